@@ -1,0 +1,1 @@
+//! A typed builder of XLA HLO modules.

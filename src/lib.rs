@@ -1,0 +1,10 @@
+//! Gemma from JAX/Flax weights, lowered to XLA HLO and run through the PJRT C API.
+
+pub mod checkpoint;
+pub mod config;
+pub mod dtype;
+pub mod engine;
+pub mod model;
+pub mod parity;
+pub mod pjrt;
+pub mod plugin;

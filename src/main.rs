@@ -1,0 +1,3 @@
+//! The `gemma-xla` command.
+
+fn main() {}
