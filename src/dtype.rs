@@ -73,3 +73,13 @@ impl FromStr for DType {
         }
     }
 }
+
+impl From<DType> for hlo::ElementType {
+    fn from(dtype: DType) -> Self {
+        match dtype {
+            DType::F32 => hlo::ElementType::F32,
+            DType::F16 => hlo::ElementType::F16,
+            DType::BF16 => hlo::ElementType::BF16,
+        }
+    }
+}

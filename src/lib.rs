@@ -1,6 +1,7 @@
 //! Gemma from JAX/Flax weights, lowered to XLA HLO and run through the PJRT C API.
 
 pub mod checkpoint;
+pub mod cli;
 pub mod config;
 pub mod dtype;
 pub mod engine;
@@ -8,3 +9,4 @@ pub mod model;
 pub mod parity;
 pub mod pjrt;
 pub mod plugin;
+pub mod tokenizer;

@@ -1,3 +1,7 @@
 //! The `gemma-xla` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gemma_xla::cli::main()
+}

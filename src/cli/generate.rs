@@ -1,0 +1,268 @@
+//! `gemma-xla generate`: prompts in, continuations out.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+
+use super::Outcome;
+use super::input::{InputFormat, Prompt, read_prompts};
+use super::model::ModelArgs;
+use super::output::{Output, OutputFormat, write_jsonl};
+use crate::engine::{Engine, GenerateOptions, GenerateSummary, Generation, Observer};
+use crate::tokenizer::Tokenizer;
+
+/// Options of `generate`.
+#[derive(Args)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Prompts
+    #[arg(value_name = "PROMPT")]
+    prompts: Vec<String>,
+    /// File of prompts, - for standard input: a prompt a line, or JSON lines
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Form of the input [default: jsonl for a file named so, else text]
+    #[arg(long, value_enum)]
+    input_format: Option<InputFormat>,
+    /// New tokens a prompt at most
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = RangedU64ValueParser::<usize>::new().range(1..=i32::MAX as u64))]
+    max_new_tokens: usize,
+    /// Prompts that are run together
+    #[arg(long, value_name = "B", default_value_t = 8, value_parser = RangedU64ValueParser::<usize>::new().range(1..=65536))]
+    batch_size: usize,
+    /// Form of the results [default: jsonl where the input is, else text]
+    #[arg(long, value_enum)]
+    format: Option<OutputFormat>,
+    /// File for the results instead of standard output
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Write text as it comes
+    #[arg(long)]
+    stream: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
+    let prompts = read_prompts(&args.prompts, args.input.as_ref(), args.input_format)?;
+    let format = args.format.unwrap_or_else(|| default_format(args));
+
+    let config = crate::config::GemmaConfig::from_dir(&args.model.model)?;
+    let tokenizer = Tokenizer::from_dir(&args.model.model, config.bos_token_id)?;
+    if tokenizer.is_none() && format == OutputFormat::Text {
+        anyhow::bail!(
+            "--format text: {} has no tokenizer.json; use --format jsonl",
+            args.model.model.display()
+        );
+    }
+    let ids = prompts
+        .iter()
+        .map(|prompt| prompt.ids(tokenizer.as_ref(), &args.model.model))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+
+    let interrupted = Arc::new(AtomicBool::new(false));
+    // The second SIGINT ends the process at once, should a call of the device hang.
+    signal_hook::flag::register_conditional_shutdown(
+        signal_hook::consts::SIGINT,
+        130,
+        interrupted.clone(),
+    )?;
+    signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
+
+    let mut output = Output::open(args.output.as_deref())?;
+    let engine = args.model.load()?;
+    let options = GenerateOptions {
+        max_new_tokens: args.max_new_tokens,
+        batch_size: args.batch_size,
+        stream: args.stream && format == OutputFormat::Text,
+    };
+    let mut printer = Printer {
+        format,
+        prompts: &prompts,
+        ids: &ids,
+        tokenizer: tokenizer.as_ref(),
+        output: output.writer(),
+        interrupted: &interrupted,
+        rows: ids.iter().map(|_| Progress::default()).collect(),
+        current: 0,
+        failure: None,
+    };
+    let summary = engine.generate(&ids, &options, &mut printer)?;
+    if let Some(failure) = printer.failure.take() {
+        return Err(failure);
+    }
+    output.finish()?;
+    report(&engine, &summary);
+    Ok(if summary.interrupted {
+        Outcome::Interrupted
+    } else {
+        Outcome::Done
+    })
+}
+
+fn default_format(args: &GenerateArgs) -> OutputFormat {
+    let input = args
+        .input
+        .as_deref()
+        .map(|path| args.input_format.unwrap_or_else(|| InputFormat::of(path)));
+    match input {
+        Some(InputFormat::Jsonl) => OutputFormat::Jsonl,
+        _ => OutputFormat::Text,
+    }
+}
+
+/// Says on standard error where the time went.
+fn report(engine: &Engine, summary: &GenerateSummary) {
+    let times = engine.times();
+    let rate = if times.decode.is_zero() {
+        String::new()
+    } else {
+        let per_step = times.decode.as_secs_f64() * 1e3 / summary.steps.max(1) as f64;
+        format!(" ({per_step:.1} ms a step)")
+    };
+    eprintln!(
+        "{} new tokens on {}: load {:.2} s, compile {:.2} s, prefill {:.2} s, decode {:.2} s{rate}",
+        summary.new_tokens,
+        engine.device().kind(),
+        times.load.as_secs_f64(),
+        times.compile.as_secs_f64(),
+        times.prefill.as_secs_f64(),
+        times.decode.as_secs_f64(),
+    );
+}
+
+/// What has been written of a row that is streamed.
+#[derive(Default)]
+struct Progress {
+    token_ids: Vec<u32>,
+    /// Bytes of its text that have been written.
+    written: usize,
+    begun: bool,
+}
+
+/// Writes results in order as they come.
+struct Printer<'a> {
+    format: OutputFormat,
+    prompts: &'a [Prompt],
+    ids: &'a [Vec<u32>],
+    tokenizer: Option<&'a Tokenizer>,
+    output: &'a mut dyn Write,
+    interrupted: &'a AtomicBool,
+    rows: Vec<Progress>,
+    /// The row whose text is being written; later rows wait for their turn.
+    current: usize,
+    /// The first failure to write; generation stops at it.
+    failure: Option<anyhow::Error>,
+}
+
+impl Printer<'_> {
+    fn text(&self, index: usize, token_ids: &[u32]) -> anyhow::Result<Option<String>> {
+        let Some(tokenizer) = self.tokenizer else {
+            return Ok(None);
+        };
+        Ok(Some(
+            tokenizer.decode_continuation(&self.ids[index], token_ids)?,
+        ))
+    }
+
+    /// Writes the part of a row's text that has not been written. An incomplete character at the end waits for the
+    /// tokens that complete it, unless the row is `finished`.
+    fn write_text(&mut self, index: usize, finished: bool) -> anyhow::Result<()> {
+        let text = self.text(index, &self.rows[index].token_ids)?;
+        let text = text.unwrap_or_default();
+        let row = &mut self.rows[index];
+        if !row.begun {
+            row.begun = true;
+            if index > 0 {
+                self.output.write_all(b"\n")?;
+            }
+            match &self.prompts[index].text {
+                Some(prompt) => self.output.write_all(prompt.as_bytes())?,
+                None => {
+                    let prompt = self.tokenizer.map(|t| t.decode(&self.ids[index]));
+                    let prompt = prompt.transpose()?.unwrap_or_default();
+                    self.output.write_all(prompt.as_bytes())?;
+                }
+            }
+        }
+        let complete = if finished {
+            text.len()
+        } else {
+            text.trim_end_matches(char::REPLACEMENT_CHARACTER).len()
+        };
+        if let Some(new) = text.get(row.written..complete) {
+            self.output.write_all(new.as_bytes())?;
+            row.written = complete;
+        }
+        if finished {
+            self.output.write_all(b"\n")?;
+        }
+        Ok(self.output.flush()?)
+    }
+
+    fn write_finished(&mut self, generation: &Generation) -> anyhow::Result<()> {
+        let index = generation.index;
+        match self.format {
+            OutputFormat::Jsonl => {
+                let text = self.text(index, &generation.token_ids)?;
+                write_jsonl(
+                    self.output,
+                    &self.prompts[index],
+                    generation,
+                    text.as_deref(),
+                )?;
+            }
+            OutputFormat::Text => {
+                self.rows[index].token_ids.clone_from(&generation.token_ids);
+                self.write_text(index, true)?;
+            }
+        }
+        self.current = index + 1;
+        // What the next row has produced meanwhile.
+        if self.rows.get(self.current).is_some_and(|row| !row.token_ids.is_empty()) {
+            self.write_text(self.current, false)?;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, result: anyhow::Result<()>) {
+        if let Err(error) = result.context("cannot write the results") {
+            self.failure.get_or_insert(error);
+        }
+    }
+}
+
+impl Observer for Printer<'_> {
+    fn tokens(&mut self, index: usize, new: &[u32]) {
+        self.rows[index].token_ids.extend(new);
+        if index == self.current {
+            let result = self.write_text(index, false);
+            self.note(result);
+        }
+    }
+
+    fn finished(&mut self, generation: Generation) {
+        let result = self.write_finished(&generation);
+        self.note(result);
+    }
+
+    fn interrupted(&self) -> bool {
+        self.failure.is_some() || self.interrupted.load(Ordering::Relaxed)
+    }
+
+    fn shortened(&mut self, index: usize, to: usize) {
+        let message = format!(
+            "prompt {index}: only {to} new tokens fit below max_position_embeddings"
+        );
+        if std::io::stderr().is_terminal() {
+            eprintln!("\x1b[33mwarning:\x1b[0m {message}");
+        } else {
+            eprintln!("warning: {message}");
+        }
+    }
+}

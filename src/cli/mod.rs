@@ -1,0 +1,73 @@
+//! The command line: one file a subcommand. Raw arguments are turned once into checked options.
+
+mod generate;
+mod input;
+mod model;
+mod output;
+mod parity;
+mod plugin;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Runs Google's Gemma from JAX/Flax weights through XLA, without Python.
+#[derive(Parser)]
+#[command(name = "gemma-xla", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Continue prompts, greedily, in batches
+    Generate(generate::GenerateArgs),
+    /// Compare with what Flax computed
+    Parity(parity::ParityArgs),
+    /// Install PJRT plugins and look at them
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
+}
+
+/// How a command that did not fail ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// All was done.
+    Done,
+    /// The command ran and its answer is no: a comparison beyond tolerance, a plugin that does not work.
+    Negative,
+    /// SIGINT; what was finished has been written.
+    Interrupted,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    // clap prints usage errors itself and exits with 2.
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("GEMMA_XLA_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let outcome = match cli.command {
+        Command::Generate(args) => generate::run(&args),
+        Command::Parity(args) => parity::run(&args),
+        Command::Plugin(command) => plugin::run(&command),
+    };
+    match outcome {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Negative) => ExitCode::FAILURE,
+        Ok(Outcome::Interrupted) => ExitCode::from(130),
+        Err(error) => {
+            let chain: Vec<String> = error
+                .chain()
+                .map(|e| e.to_string().replace(['\n', '\r'], " "))
+                .collect();
+            eprintln!("error: {}", chain.join(": "));
+            ExitCode::FAILURE
+        }
+    }
+}

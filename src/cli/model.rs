@@ -1,0 +1,58 @@
+//! The options that say which model to load, and onto what.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::dtype::DType;
+use crate::engine::{Engine, EngineOptions};
+
+/// Which model, in which dtype, on which device.
+#[derive(Args, Clone, Debug)]
+pub struct ModelArgs {
+    /// Folder with config.json and the checkpoint
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Dtype to compute in: bf16, f16 or f32 [default: the checkpoint's]
+    #[arg(long)]
+    pub dtype: Option<DType>,
+    /// cpu, tpu, cuda, or the path of a PJRT plugin
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+}
+
+impl ModelArgs {
+    /// Loads the model, with a bar on standard error where that is a terminal.
+    pub fn load(&self) -> anyhow::Result<Engine> {
+        if !self.model.is_dir() {
+            bail!("--model {}: no such folder", self.model.display());
+        }
+        let options = EngineOptions {
+            dtype: self.dtype,
+            device: self.device.clone(),
+        };
+        // indicatif draws nothing where standard error is no terminal.
+        let bar = Mutex::new(None::<ProgressBar>);
+        let engine = Engine::load(&self.model, &options, |arrived, total| {
+            let mut bar = bar.lock().unwrap_or_else(|e| e.into_inner());
+            let bar = bar.get_or_insert_with(|| loading_bar(total));
+            bar.set_position(arrived.max(bar.position()));
+        });
+        if let Some(bar) = bar.into_inner().unwrap_or_else(|e| e.into_inner()) {
+            bar.finish_and_clear();
+        }
+        engine.with_context(|| format!("cannot load {}", self.model.display()))
+    }
+}
+
+fn loading_bar(total: u64) -> ProgressBar {
+    let template = "loading [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec}";
+    ProgressBar::new(total).with_style(
+        ProgressStyle::with_template(template)
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .progress_chars("=> "),
+    )
+}

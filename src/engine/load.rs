@@ -1,0 +1,63 @@
+//! Parameters from file to device, tensor by tensor and in parallel; the host holds no second copy.
+
+use rayon::prelude::*;
+
+use super::relayout::{read_flat, read_transposed};
+use super::{Error, Result};
+use crate::checkpoint::Checkpoint;
+use crate::model::{ModelSpec, ParameterSpec};
+use crate::pjrt::{Buffer, Client, Device, HostBuffer};
+
+/// Puts every parameter of `spec` on `device`, in the order of [`ModelSpec::parameters`].
+///
+/// `loaded` is told the bytes of each parameter once it is there.
+///
+/// # Errors
+/// A tensor that is missing or of another shape, a file that cannot be read, a device without memory for it.
+pub fn load_parameters(
+    checkpoint: &Checkpoint,
+    spec: &ModelSpec,
+    client: &Client,
+    device: &Device,
+    loaded: impl Fn(u64) + Sync,
+) -> Result<Vec<Buffer>> {
+    let expected: Vec<_> = spec
+        .parameters
+        .iter()
+        .map(|p| (p.name.clone(), p.shape.clone()))
+        .collect();
+    checkpoint.check(&expected)?;
+    spec.parameters
+        .par_iter()
+        .map(|parameter| {
+            let buffer = load_parameter(checkpoint, spec, parameter, client, device)?;
+            loaded(parameter.byte_size() as u64);
+            Ok(buffer)
+        })
+        .collect()
+}
+
+fn load_parameter(
+    checkpoint: &Checkpoint,
+    spec: &ModelSpec,
+    parameter: &ParameterSpec,
+    client: &Client,
+    device: &Device,
+) -> Result<Buffer> {
+    let tensor = checkpoint.get(&parameter.name)?;
+    let layout = spec.device.kernel_layout;
+    let mut host = HostBuffer::zeroed(parameter.byte_size())?;
+    let bytes = host.as_mut_slice();
+    match *tensor.shape() {
+        [rows, columns] if parameter.is_transposed(layout) => {
+            read_transposed(&tensor, [rows, columns], parameter.dtype, bytes)?;
+        }
+        _ => read_flat(&tensor, parameter.dtype, bytes)?,
+    }
+    let shape = parameter.device_shape(layout);
+    let buffer = client.buffer_from_owned(host, &shape, device)?;
+    // On a device with memory of its own the transfer still reads the host's copy: waiting here bounds how
+    // many of those there are by the number of loading threads.
+    buffer.ready()?.wait().map_err(Error::from)?;
+    Ok(buffer)
+}

@@ -1,0 +1,48 @@
+//! The gated MLP (GeGLU, Shazeer 2020) and its activations.
+
+use hlo::{ElementType, Value};
+
+use super::lowering::Lowering;
+use crate::config::Activation;
+
+impl Lowering<'_> {
+    /// `down(up(x) · act(gate(x)))` for `x` [rows, hidden], all in the compute dtype.
+    pub fn mlp(&self, x: Value, layer: usize) -> hlo::Result<Value> {
+        let path = |name: &str| format!("model/layers/{layer}/mlp/{name}");
+        let up = self.dense(x, &path("up_proj"))?;
+        let gate = self.activate(self.dense(x, &path("gate_proj"))?)?;
+        self.dense(self.b.mul(up, gate)?, &path("down_proj"))
+    }
+
+    /// The configured activation, in the element type of `x`, operation by operation as `jax.nn` has it.
+    fn activate(&self, x: Value) -> hlo::Result<Value> {
+        let b = self.b;
+        let dims = b.dims(x)?;
+        let element_type = b.element_type(x)?;
+        let full = |value: f64| b.full(element_type, &dims, value);
+        match self.config().activation {
+            // ½x(1 + tanh(√(2/π)(x + 0.044715x³))), Hendrycks and Gimpel 2016.
+            Activation::GeluTanh => {
+                let cube = b.mul(x, b.mul(x, x)?)?;
+                let inner = b.add(x, b.mul(full(0.044715)?, cube)?)?;
+                let root = full((2.0 / std::f64::consts::PI).sqrt())?;
+                let tanh = b.tanh(b.mul(root, inner)?)?;
+                let cdf = b.mul(full(0.5)?, b.add(full(1.0)?, tanh)?)?;
+                b.mul(x, cdf)
+            }
+            // ½x·erfc(−x/√2); erfc(−y) = 1 + erf(y), which HLO has. In float32, since a 16-bit sum of 1 and erf
+            // would lose what erfc keeps.
+            Activation::GeluExact => {
+                let wide = self.convert(x, ElementType::F32)?;
+                let full = |value: f64| b.full(ElementType::F32, &dims, value);
+                let erf = b.erf(b.mul(wide, full(0.5_f64.sqrt())?)?)?;
+                let half = b.mul(full(0.5)?, wide)?;
+                let y = b.mul(half, b.add(full(1.0)?, erf)?)?;
+                self.convert(y, element_type)
+            }
+            Activation::Silu => b.mul(x, b.logistic(x)?),
+            Activation::Relu => b.max(x, full(0.0)?),
+            Activation::Tanh => b.tanh(x),
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! The programs that the engine runs, and the order of their arguments and results.
+//!
+//! Every program takes the model's parameters first, in the order of [`ModelSpec::parameters`], then the
+//! two tables of [`RopeTables`](super::RopeTables), then what its own function names.
+
+use hlo::{AliasKind, Builder, Direction, ElementType, Module, Shape, Value};
+
+use super::ModelSpec;
+use super::cache::{LayerCache, cache_shape};
+use super::lowering::{Lowering, shape};
+use super::rope::Rotation;
+
+/// Shapes of a [`prefill`] program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PrefillShape {
+    /// Prompts.
+    pub batch: usize,
+    /// Tokens in each, padding included.
+    pub prompt: usize,
+    /// Rows of the caches, at least `batch`; those past it are zero.
+    pub rows: usize,
+    /// Length of the caches, at least `prompt`; slots past it are zero.
+    pub cache: usize,
+}
+
+/// Shapes of a [`decode`] program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DecodeShape {
+    /// Rows of the batch.
+    pub rows: usize,
+    /// Length of the caches.
+    pub cache: usize,
+    /// The most steps that one call runs.
+    pub chunk: usize,
+}
+
+/// Where results of [`decode`] stand before the caches.
+pub mod decode_result {
+    /// Tokens, s32 [rows, chunk]; columns past the steps run are undefined.
+    pub const TOKENS: usize = 0;
+    /// Steps run, s32.
+    pub const STEPS: usize = 1;
+    /// The last token of each row, s32 [rows].
+    pub const LAST: usize = 2;
+    /// Rows that have ended, pred [rows].
+    pub const DONE: usize = 3;
+    /// The first of the caches: keys of layer 0, values of layer 0, keys of layer 1, ….
+    pub const CACHES: usize = 4;
+}
+
+/// Runs left-padded prompts and fills the caches.
+///
+/// Takes `input_ids` s32 [batch, prompt] and `attention_mask` s32 [batch, prompt]. Gives the greedy next
+/// token, s32 [batch], then per layer keys and values.
+///
+/// # Errors
+/// Shapes that do not fit each other, which a checked configuration cannot make.
+pub fn prefill(spec: &ModelSpec, dims: PrefillShape) -> hlo::Result<Module> {
+    let b = Builder::new("prefill");
+    let entry = Entry::new(&b, spec, dims.cache)?;
+    let lowering = Lowering::new(&b, spec, &entry.weights);
+    let prompt_shape = shape(ElementType::S32, &[dims.batch, dims.prompt]);
+    let ids = b.parameter("input_ids", prompt_shape.clone())?;
+    let mask = b.parameter("attention_mask", prompt_shape)?;
+
+    let mut caches = Vec::new();
+    let x = run_prompt(&lowering, &entry, ids, mask, dims.batch, |layer| {
+        caches.push(lowering.fill_cache(layer.cache.keys, dims.rows, dims.cache)?);
+        caches.push(lowering.fill_cache(layer.cache.values, dims.rows, dims.cache)?);
+        Ok(())
+    })?;
+    // Prompts are padded on the left, so the last token of each stands at the end.
+    let (batch, prompt) = (dims.batch as i64, dims.prompt as i64);
+    let hidden = spec.config.hidden_size as i64;
+    let x = b.reshape(x, &[batch, prompt, hidden])?;
+    let x = b.slice_dim(x, 1, prompt - 1, prompt)?;
+    let x = b.reshape(x, &[batch, hidden])?;
+    let logits = lowering.logits(lowering.rms_norm(x, "model/norm")?)?;
+    let mut results = vec![lowering.greedy(logits)?];
+    results.extend(caches);
+    let root = b.tuple(&results)?;
+    Ok(Module::new("prefill", b.finish(root)?))
+}
+
+/// Generates greedily, up to `chunk` tokens a row, in a loop on the device.
+///
+/// Takes `key_mask` s32 [rows, cache] (the prompt's attention mask, then ones), `limit` s32 (steps to run, at
+/// most `chunk`), `slot` s32 (the cache slot of the first token), `position` s32 [rows] (its position
+/// in each row), `token` s32 [rows] (the last token of each row, not yet in the caches), `done` pred
+/// [rows], then per layer keys and values, which are donated. The results are those of
+/// [`decode_result`].
+///
+/// A row that is done goes on as padding; the loop ends early when all rows are done.
+///
+/// # Errors
+/// Shapes that do not fit each other, which a checked configuration cannot make.
+pub fn decode(spec: &ModelSpec, dims: DecodeShape) -> hlo::Result<Module> {
+    let b = Builder::new("decode");
+    let entry = Entry::new(&b, spec, dims.cache)?;
+    let s32 = |name: &str, dims: &[usize]| b.parameter(name, shape(ElementType::S32, dims));
+    let key_mask = s32("key_mask", &[dims.rows, dims.cache])?;
+    let limit = s32("limit", &[])?;
+    let slot = s32("slot", &[])?;
+    let position = s32("position", &[dims.rows])?;
+    let token = s32("token", &[dims.rows])?;
+    let done = b.parameter("done", shape(ElementType::Pred, &[dims.rows]))?;
+    let first_cache = spec.parameters.len() + Entry::TABLES + 6;
+    let caches = (0..spec.config.num_hidden_layers * 2)
+        .map(|i| {
+            let name = format!("cache.{}.{}", i / 2, ["keys", "values"][i % 2]);
+            b.parameter(&name, cache_shape(spec, dims.rows, dims.cache))
+        })
+        .collect::<hlo::Result<Vec<_>>>()?;
+
+    let tokens = b.full(
+        ElementType::S32,
+        &[dims.rows as i64, dims.chunk as i64],
+        f64::from(spec.config.pad_token_id.unwrap_or(0)),
+    )?;
+    let initial = DecodeState {
+        step: b.scalar(ElementType::S32, 0.0)?,
+        limit,
+        slot,
+        position,
+        token,
+        done,
+        tokens,
+        key_mask,
+        tables: [entry.sin, entry.cos],
+        caches,
+        weights: entry.weights.clone(),
+    };
+    let end = b.while_with(
+        initial.pack(&b)?,
+        |b, state| {
+            let state = DecodeState::unpack(b, spec, state)?;
+            let in_limit = b.compare(state.step, state.limit, Direction::Lt)?;
+            let all_done = b.reduce_and(state.done, &[0])?;
+            b.and(in_limit, b.not(all_done)?)
+        },
+        |b, state| {
+            let state = DecodeState::unpack(b, spec, state)?;
+            decode_step(b, spec, state)?.pack(b)
+        },
+    )?;
+    let end = DecodeState::unpack(&b, spec, end)?;
+
+    let mut results = vec![end.tokens, end.step, end.token, end.done];
+    results.extend(end.caches);
+    let count = results.len();
+    let root = b.tuple(&results)?;
+    let mut module = Module::new("decode", b.finish(root)?);
+    for (offset, output) in (decode_result::CACHES..count).enumerate() {
+        let parameter = (first_cache + offset) as i64;
+        module = module.alias(&[output as i64], parameter, &[], AliasKind::May)?;
+    }
+    Ok(module)
+}
+
+/// The whole forward pass, for comparing with another implementation.
+///
+/// Takes `input_ids` and `attention_mask`, s32 [batch, length]. Gives logits [batch, length, vocab], then
+/// the hidden states: the embedding's output, each layer's, and the final norm's in place of the
+/// last layer's, each [batch, length, hidden]. All are float32 holding values of the compute dtype.
+///
+/// # Errors
+/// Shapes that do not fit each other, which a checked configuration cannot make.
+pub fn forward(spec: &ModelSpec, batch: usize, length: usize) -> hlo::Result<Module> {
+    let b = Builder::new("forward");
+    let entry = Entry::new(&b, spec, length)?;
+    let lowering = Lowering::new(&b, spec, &entry.weights);
+    let prompt_shape = shape(ElementType::S32, &[batch, length]);
+    let ids = b.parameter("input_ids", prompt_shape.clone())?;
+    let mask = b.parameter("attention_mask", prompt_shape)?;
+    let wide = |x: Value| {
+        let width = b.dims(x)?[1];
+        let x = lowering.convert(x, ElementType::F32)?;
+        b.reshape(x, &[batch as i64, length as i64, width])
+    };
+
+    let mut hidden_states = Vec::new();
+    let x = run_prompt(&lowering, &entry, ids, mask, batch, |layer| {
+        hidden_states.push(wide(layer.input)?);
+        Ok(())
+    })?;
+    let normed = lowering.rms_norm(x, "model/norm")?;
+    hidden_states.push(wide(normed)?);
+    let mut results = vec![wide(lowering.logits(normed)?)?];
+    results.extend(hidden_states);
+    let root = b.tuple(&results)?;
+    Ok(Module::new("forward", b.finish(root)?))
+}
+
+/// The arguments that every program begins with.
+struct Entry {
+    weights: Vec<Value>,
+    sin: Value,
+    cos: Value,
+}
+
+impl Entry {
+    /// How many tables follow the parameters.
+    const TABLES: usize = 2;
+
+    fn new(b: &Builder, spec: &ModelSpec, positions: usize) -> hlo::Result<Self> {
+        let weights = spec
+            .parameters
+            .iter()
+            .map(|p| b.parameter(&p.name, p.device_shape(spec.device.kernel_layout)))
+            .collect::<hlo::Result<Vec<_>>>()?;
+        let table = shape(ElementType::F32, &[positions, spec.config.head_dim / 2]);
+        Ok(Self {
+            weights,
+            sin: b.parameter("rope.sin", table.clone())?,
+            cos: b.parameter("rope.cos", table)?,
+        })
+    }
+}
+
+/// What one layer of a prompt saw and made.
+struct PromptLayer {
+    /// Hidden states that went into it, [batch · length, hidden].
+    input: Value,
+    /// Its keys and values.
+    cache: LayerCache,
+}
+
+/// Runs all layers over whole prompts and returns the last one's output, [batch · length, hidden], before the
+/// final norm.
+fn run_prompt(
+    lowering: &Lowering<'_>,
+    entry: &Entry,
+    ids: Value,
+    mask: Value,
+    batch: usize,
+    mut visit: impl FnMut(PromptLayer) -> hlo::Result<()>,
+) -> hlo::Result<Value> {
+    let b = lowering.b;
+    let dims = b.dims(mask)?;
+    let one = b.full(ElementType::S32, &dims, 1.0)?;
+    let positions = b.sub(b.cumsum(mask, 1)?, one)?;
+    let rotation = lowering.rotation(entry.sin, entry.cos, positions)?;
+    let bias = lowering.mask_bias(lowering.causal_mask(mask)?)?;
+    let mut x = lowering.embed(ids)?;
+    for layer in 0..lowering.config().num_hidden_layers {
+        let input = x;
+        let cache;
+        (x, cache) = lowering.block(input, batch, layer, rotation, bias, Ok)?;
+        visit(PromptLayer { input, cache })?;
+    }
+    Ok(x)
+}
+
+/// What the decode loop carries; weights and tables go round unchanged, since a loop's body sees nothing
+/// but its state.
+struct DecodeState {
+    step: Value,
+    limit: Value,
+    slot: Value,
+    position: Value,
+    token: Value,
+    done: Value,
+    tokens: Value,
+    key_mask: Value,
+    tables: [Value; 2],
+    caches: Vec<Value>,
+    weights: Vec<Value>,
+}
+
+impl DecodeState {
+    fn pack(&self, b: &Builder) -> hlo::Result<Value> {
+        let mut parts = vec![
+            self.step,
+            self.limit,
+            self.slot,
+            self.position,
+            self.token,
+            self.done,
+            self.tokens,
+            self.key_mask,
+        ];
+        parts.extend(self.tables);
+        parts.extend(&self.caches);
+        parts.extend(&self.weights);
+        b.tuple(&parts)
+    }
+
+    /// Reads what [`pack`](Self::pack) wrote.
+    fn unpack(b: &Builder, spec: &ModelSpec, state: Value) -> hlo::Result<Self> {
+        const FIXED: usize = 10;
+        let caches = spec.config.num_hidden_layers * 2;
+        let parts = (0..FIXED + caches + spec.parameters.len())
+            .map(|index| b.get_tuple_element(state, index as i64))
+            .collect::<hlo::Result<Vec<_>>>()?;
+        let (fixed, rest) = parts
+            .split_first_chunk::<FIXED>()
+            .expect("the vector was made longer than this");
+        let [
+            step,
+            limit,
+            slot,
+            position,
+            token,
+            done,
+            tokens,
+            key_mask,
+            sin,
+            cos,
+        ] = *fixed;
+        let (caches, weights) = rest.split_at(caches);
+        Ok(Self {
+            step,
+            limit,
+            slot,
+            position,
+            token,
+            done,
+            tokens,
+            key_mask,
+            tables: [sin, cos],
+            caches: caches.to_vec(),
+            weights: weights.to_vec(),
+        })
+    }
+}
+
+/// One step: runs each row's last token, writes its keys and values, and chooses the next.
+fn decode_step(b: &Builder, spec: &ModelSpec, state: DecodeState) -> hlo::Result<DecodeState> {
+    let lowering = Lowering::new(b, spec, &state.weights);
+    let key_dims = b.dims(state.key_mask)?;
+    let (rows, cache) = (key_dims[0], key_dims[1]);
+    let column = |x: Value| b.reshape(x, &[rows, 1]);
+
+    let [sin, cos] = state.tables;
+    let rotation: Rotation = lowering.rotation(sin, cos, column(state.position)?)?;
+    let key = b.iota(ElementType::S32, &key_dims, 1)?;
+    let written = b.compare(
+        key,
+        b.broadcast_scalar(state.slot, &key_dims)?,
+        Direction::Le,
+    )?;
+    let zeros = b.full(ElementType::S32, &key_dims, 0.0)?;
+    let visible = b.and(
+        written,
+        b.compare(state.key_mask, zeros, Direction::Gt)?,
+    )?;
+    let bias = lowering.mask_bias(b.reshape(visible, &[rows, 1, cache])?)?;
+
+    let mut caches = Vec::with_capacity(state.caches.len());
+    let mut x = lowering.embed(column(state.token)?)?;
+    for (layer, old) in state.caches.chunks_exact(2).enumerate() {
+        let new;
+        (x, new) = lowering.block(x, rows as usize, layer, rotation, bias, |token| {
+            Ok(LayerCache {
+                keys: lowering.update_cache(old[0], token.keys, state.slot)?,
+                values: lowering.update_cache(old[1], token.values, state.slot)?,
+            })
+        })?;
+        caches.extend([new.keys, new.values]);
+    }
+    let logits = lowering.logits(lowering.rms_norm(x, "model/norm")?)?;
+    let chosen = lowering.greedy(logits)?;
+
+    let pad = f64::from(spec.config.pad_token_id.unwrap_or(0));
+    let pads = b.full(ElementType::S32, &[rows], pad)?;
+    let token = b.select(state.done, pads, chosen)?;
+    let done = b.or(state.done, lowering.is_eos(token)?)?;
+    let zero = b.scalar(ElementType::S32, 0.0)?;
+    let tokens = b.dynamic_update_slice(state.tokens, column(token)?, &[zero, state.step])?;
+    let one = b.scalar(ElementType::S32, 1.0)?;
+    Ok(DecodeState {
+        step: b.add(state.step, one)?,
+        slot: b.add(state.slot, one)?,
+        position: b.add(state.position, b.full(ElementType::S32, &[rows], 1.0)?)?,
+        token,
+        done,
+        tokens,
+        caches,
+        ..state
+    })
+}

@@ -1,0 +1,108 @@
+//! Text to token ids and back, with the checkpoint's own `tokenizer.json`.
+
+use std::path::{Path, PathBuf};
+
+/// A tokenizer that cannot be read or used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file is there and is no tokenizer.
+    #[error("{}: not a tokenizer: {problem}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the library said of it.
+        problem: String,
+    },
+    /// A text that could not be encoded, or ids that could not be decoded.
+    #[error("{}: {problem}", path.display())]
+    Unusable {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// What the library said.
+        problem: String,
+    },
+}
+
+/// The tokenizer of a checkpoint.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+    bos: Option<u32>,
+}
+
+impl Tokenizer {
+    /// Reads `dir/tokenizer.json`, or nothing where there is none. `bos` is the id that texts begin with.
+    ///
+    /// # Errors
+    /// A file that is there and is no tokenizer.
+    pub fn from_dir(dir: &Path, bos: Option<u32>) -> Result<Option<Self>, Error> {
+        let path = dir.join("tokenizer.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let one_line = |problem: tokenizers::Error| {
+            problem
+                .to_string()
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        match tokenizers::Tokenizer::from_file(&path) {
+            Ok(inner) => Ok(Some(Self { inner, path, bos })),
+            Err(problem) => Err(Error::Unreadable {
+                path,
+                problem: one_line(problem),
+            }),
+        }
+    }
+
+    /// The ids of `text`, with `<bos>` in front exactly once, whether or not the tokenizer's own rules or the
+    /// text put it there.
+    ///
+    /// # Errors
+    /// A text that the tokenizer's model has no pieces for.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let encoding = self
+            .inner
+            .encode(text, true)
+            .map_err(|e| self.unusable(e))?;
+        let ids = encoding.get_ids();
+        let Some(bos) = self.bos else {
+            return Ok(ids.to_vec());
+        };
+        let doubled = ids.iter().take_while(|&&id| id == bos).count();
+        let mut with_bos = vec![bos];
+        with_bos.extend(&ids[doubled..]);
+        Ok(with_bos)
+    }
+
+    /// The text of `ids`, special tokens left out.
+    ///
+    /// # Errors
+    /// A decoder that fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, Error> {
+        self.inner.decode(ids, true).map_err(|e| self.unusable(e))
+    }
+
+    /// The text of a row that goes on behind a prompt: what the new tokens add to the prompt's own text, so that a
+    /// leading space is not lost.
+    ///
+    /// # Errors
+    /// A decoder that fails.
+    pub fn decode_continuation(&self, prompt: &[u32], new: &[u32]) -> Result<String, Error> {
+        let before = self.decode(prompt)?;
+        let all = self.decode(&[prompt, new].concat())?;
+        match all.strip_prefix(&before) {
+            Some(added) => Ok(added.to_owned()),
+            None => self.decode(new),
+        }
+    }
+
+    fn unusable(&self, problem: tokenizers::Error) -> Error {
+        Error::Unusable {
+            path: self.path.clone(),
+            problem: problem.to_string(),
+        }
+    }
+}
