@@ -1,0 +1,115 @@
+//! The index of a checkpoint in shards: which tensor is in which file.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Component, Path};
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+
+use super::{Error, Result};
+
+/// The largest index that is read. That of a model with a hundred thousand tensors has about ten megabytes.
+const MAX_FILE: u64 = 1 << 26;
+
+/// An index's content: for each shard, by name, the names of its tensors in order.
+pub(super) type Shards = BTreeMap<String, Vec<String>>;
+
+/// Reads an index file.
+pub(super) fn read(file: &Path) -> Result<Shards> {
+    let failed = |source| Error::Open {
+        file: file.to_path_buf(),
+        source,
+    };
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(io::Error::other("not a regular file")));
+    }
+    let mut text = Vec::new();
+    let read = File::open(file)
+        .and_then(|opened| opened.take(MAX_FILE + 1).read_to_end(&mut text))
+        .map_err(failed)?;
+    if read as u64 > MAX_FILE {
+        return Err(Error::IndexTooLarge {
+            file: file.to_path_buf(),
+            limit: MAX_FILE,
+        });
+    }
+    parse(file, &text)
+}
+
+/// Parses the text of an index that `file` held, and checks that shards are named as files beside it.
+pub(super) fn parse(file: &Path, text: &[u8]) -> Result<Shards> {
+    let index: Index = serde_json::from_slice(text).map_err(|source| Error::Index {
+        file: file.to_path_buf(),
+        source,
+    })?;
+    let mut shards = Shards::new();
+    for (tensor, shard) in index.weight_map.0 {
+        if !is_plain_file_name(&shard) {
+            return Err(Error::ShardName {
+                file: file.to_path_buf(),
+                tensor,
+                shard,
+            });
+        }
+        shards.entry(shard).or_default().push(tensor);
+    }
+    if shards.is_empty() {
+        return Err(Error::EmptyIndex {
+            file: file.to_path_buf(),
+        });
+    }
+    Ok(shards)
+}
+
+/// Whether a name is that of a file in the same folder: one that cannot climb out of it, in any system's notation.
+fn is_plain_file_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    components.next() == Some(Component::Normal(OsStr::new(name)))
+        && components.next().is_none()
+        && !name.contains(|c: char| c == '\\' || c == ':' || c.is_control())
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: WeightMap,
+}
+
+/// The pairs of a weight map, by tensor name.
+struct WeightMap(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for WeightMap {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(WeightMapVisitor)
+    }
+}
+
+/// Reads a weight map. A plain map type would let the second of two equal names win in silence.
+struct WeightMapVisitor;
+
+impl<'de> Visitor<'de> for WeightMapVisitor {
+    type Value = WeightMap;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a map from tensor names to file names")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(
+        self,
+        mut map: A,
+    ) -> std::result::Result<Self::Value, A::Error> {
+        let mut pairs = BTreeMap::new();
+        while let Some((tensor, shard)) = map.next_entry::<String, String>()? {
+            if pairs.contains_key(&tensor) {
+                return Err(A::Error::custom(format!(
+                    "weight_map names tensor {tensor:?} twice"
+                )));
+            }
+            pairs.insert(tensor, shard);
+        }
+        Ok(WeightMap(pairs))
+    }
+}

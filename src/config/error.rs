@@ -1,0 +1,104 @@
+//! What can be wrong with a model's configuration.
+
+use std::path::PathBuf;
+
+/// Why a configuration could not be used. Each message is one line that names the file and, where there is one, the key.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be opened or read.
+    #[error("cannot read {}", file.display())]
+    Read {
+        /// The configuration file.
+        file: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is far larger than any configuration.
+    #[error("{}: larger than the {limit} bytes that a configuration may have", file.display())]
+    TooLarge {
+        /// The configuration file.
+        file: PathBuf,
+        /// The largest size that is read, in bytes.
+        limit: u64,
+    },
+    /// The file is not JSON.
+    #[error("{}: not valid JSON", file.display())]
+    Json {
+        /// The configuration file.
+        file: PathBuf,
+        /// Where and how the text departs from JSON.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The file is JSON, but no object of keys and values.
+    #[error("{}: expected a JSON object, found {found}", file.display())]
+    NotAnObject {
+        /// The configuration file.
+        file: PathBuf,
+        /// What stands there.
+        found: String,
+    },
+    /// A key that has no default is not there, or is null.
+    #[error("{}: key \"{key}\" is missing", file.display())]
+    MissingKey {
+        /// The configuration file.
+        file: PathBuf,
+        /// The missing key.
+        key: &'static str,
+    },
+    /// A key's value has the wrong JSON type.
+    #[error("{}: key \"{key}\": expected {expected}, found {found}", file.display())]
+    WrongType {
+        /// The configuration file.
+        file: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What the key holds in a usable configuration.
+        expected: &'static str,
+        /// The value that stands there, shortened.
+        found: String,
+    },
+    /// A key's value has the right type, but no model can have it.
+    #[error("{}: key \"{key}\" is {found}: {reason}", file.display())]
+    BadValue {
+        /// The configuration file.
+        file: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// The value that stands there, shortened.
+        found: String,
+        /// What a value must satisfy.
+        reason: String,
+    },
+    /// `model_type` names no architecture that this program knows.
+    #[error("{}: unknown model_type {found:?} (known: gemma)", file.display())]
+    UnknownModelType {
+        /// The configuration file.
+        file: PathBuf,
+        /// The type that it names.
+        found: String,
+    },
+    /// `model_type` names a later Gemma, which this program does not run.
+    #[error("{}: model_type \"{found}\" is not supported yet (supported: gemma)", file.display())]
+    UnsupportedModelType {
+        /// The configuration file.
+        file: PathBuf,
+        /// The type that it names.
+        found: String,
+    },
+    /// An activation function that the reference does not have.
+    #[error(
+        "{}: key \"hidden_activation\": unknown activation {found:?} (known: {known})",
+        file.display()
+    )]
+    UnknownActivation {
+        /// The configuration file.
+        file: PathBuf,
+        /// The name that stands there.
+        found: String,
+        /// The names that are known, comma separated.
+        known: String,
+    },
+}

@@ -1,0 +1,231 @@
+//! Typed access to the keys of one configuration file.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::ConfigError;
+
+/// The largest configuration file that is read. Real ones have a few kilobytes.
+const MAX_FILE: u64 = 1 << 24;
+/// The most characters of a value that a message repeats.
+const MAX_SHOWN: usize = 60;
+
+/// The top-level object of a configuration file. A null value counts as an absent key, unless a method says otherwise.
+pub(super) struct Object<'a> {
+    file: &'a Path,
+    keys: Map<String, Value>,
+}
+
+/// Reads a whole configuration file, which must be a regular file of UTF-8 text.
+pub(super) fn read_text(file: &Path) -> Result<String, ConfigError> {
+    let failed = |source| ConfigError::Read {
+        file: file.to_path_buf(),
+        source,
+    };
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(std::io::Error::other("not a regular file")));
+    }
+    let mut text = String::new();
+    let read = File::open(file)
+        .and_then(|opened| opened.take(MAX_FILE + 1).read_to_string(&mut text))
+        .map_err(failed)?;
+    if read as u64 > MAX_FILE {
+        return Err(ConfigError::TooLarge {
+            file: file.to_path_buf(),
+            limit: MAX_FILE,
+        });
+    }
+    Ok(text)
+}
+
+impl<'a> Object<'a> {
+    /// Parses `text`, which `file` held.
+    pub(super) fn parse(file: &'a Path, text: &str) -> Result<Self, ConfigError> {
+        match serde_json::from_str(text) {
+            Ok(Value::Object(keys)) => Ok(Object { file, keys }),
+            Ok(other) => Err(ConfigError::NotAnObject {
+                file: file.to_path_buf(),
+                found: shown(&other),
+            }),
+            Err(source) => Err(ConfigError::Json {
+                file: file.to_path_buf(),
+                source,
+            }),
+        }
+    }
+
+    /// Whether the key is there, be its value null or not.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.keys.contains_key(key)
+    }
+
+    /// The value, where the key is there and not null.
+    pub(super) fn value(&self, key: &str) -> Option<&Value> {
+        self.keys.get(key).filter(|value| !value.is_null())
+    }
+
+    /// The nested object under `key`, where there is one.
+    pub(super) fn object(&self, key: &'static str) -> Result<Option<Object<'a>>, ConfigError> {
+        self.typed(key, "an object", |value| value.as_object().cloned())
+            .map(|found| {
+                found.map(|keys| Object {
+                    file: self.file,
+                    keys,
+                })
+            })
+    }
+
+    /// A string.
+    pub(super) fn string(&self, key: &'static str) -> Result<Option<&str>, ConfigError> {
+        self.typed(key, "a string", Value::as_str)
+    }
+
+    /// `true` or `false`.
+    pub(super) fn boolean(&self, key: &'static str) -> Result<Option<bool>, ConfigError> {
+        self.typed(key, "true or false", Value::as_bool)
+    }
+
+    /// A finite number.
+    pub(super) fn number(&self, key: &'static str) -> Result<Option<f64>, ConfigError> {
+        self.typed(key, "a number", |value| {
+            value.as_f64().filter(|number| number.is_finite())
+        })
+    }
+
+    /// A whole number from 1 to `max`.
+    pub(super) fn size(&self, key: &'static str, max: usize) -> Result<Option<usize>, ConfigError> {
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        if !value.is_i64() && !value.is_u64() {
+            return Err(self.wrong_type(key, "a whole number", value));
+        }
+        value
+            .as_u64()
+            .and_then(|number| usize::try_from(number).ok())
+            .filter(|number| (1..=max).contains(number))
+            .map(Some)
+            .ok_or_else(|| self.bad(key, value, format!("it must be from 1 to {max}")))
+    }
+
+    /// [`Object::size`] of a key that has no default.
+    pub(super) fn required_size(
+        &self,
+        key: &'static str,
+        max: usize,
+    ) -> Result<usize, ConfigError> {
+        self.size(key, max)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// A token id, or a list of them: whole numbers below `vocab_size`.
+    pub(super) fn token_ids(
+        &self,
+        key: &'static str,
+        vocab_size: usize,
+    ) -> Result<Option<Vec<u32>>, ConfigError> {
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        let mut ids = Vec::new();
+        for id in value
+            .as_array()
+            .map_or(std::slice::from_ref(value), |list| list)
+        {
+            if !id.is_i64() && !id.is_u64() {
+                return Err(self.wrong_type(key, "a token id or a list of them", id));
+            }
+            let id = id
+                .as_u64()
+                .and_then(|number| u32::try_from(number).ok())
+                .filter(|number| (*number as usize) < vocab_size)
+                .ok_or_else(|| self.out_of_vocabulary(key, id, vocab_size))?;
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        Ok(Some(ids))
+    }
+
+    /// A single token id below `vocab_size`.
+    pub(super) fn token_id(
+        &self,
+        key: &'static str,
+        vocab_size: usize,
+    ) -> Result<Option<u32>, ConfigError> {
+        match self.value(key) {
+            Some(value) if value.is_array() => Err(self.wrong_type(key, "a token id", value)),
+            _ => Ok(self
+                .token_ids(key, vocab_size)?
+                .and_then(|ids| ids.first().copied())),
+        }
+    }
+
+    /// The error that the key has no default and is not there.
+    pub(super) fn missing(&self, key: &'static str) -> ConfigError {
+        ConfigError::MissingKey {
+            file: self.file.to_path_buf(),
+            key,
+        }
+    }
+
+    /// The error that no model can have this value.
+    pub(super) fn bad(
+        &self,
+        key: &'static str,
+        found: &Value,
+        reason: impl Into<String>,
+    ) -> ConfigError {
+        ConfigError::BadValue {
+            file: self.file.to_path_buf(),
+            key,
+            found: shown(found),
+            reason: reason.into(),
+        }
+    }
+
+    fn out_of_vocabulary(&self, key: &'static str, id: &Value, vocab_size: usize) -> ConfigError {
+        self.bad(
+            key,
+            id,
+            format!(
+                "a token id must be from 0 to {}",
+                vocab_size.saturating_sub(1)
+            ),
+        )
+    }
+
+    fn wrong_type(&self, key: &'static str, expected: &'static str, found: &Value) -> ConfigError {
+        ConfigError::WrongType {
+            file: self.file.to_path_buf(),
+            key,
+            expected,
+            found: shown(found),
+        }
+    }
+
+    fn typed<'s, T>(
+        &'s self,
+        key: &'static str,
+        expected: &'static str,
+        read: impl Fn(&'s Value) -> Option<T>,
+    ) -> Result<Option<T>, ConfigError> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(value) => read(value)
+                .map(Some)
+                .ok_or_else(|| self.wrong_type(key, expected, value)),
+        }
+    }
+}
+
+/// The value as JSON on one line, cut where it is long.
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
+}
