@@ -219,6 +219,30 @@ impl Checkpoint {
         self.inner.tensors.get(name)
     }
 
+    /// The tensor with this name and shape.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`] or [`Error::WrongShape`].
+    pub fn require(&self, name: &str, shape: &[usize]) -> Result<&Tensor> {
+        let Some(tensor) = self.get(name) else {
+            return Err(Error::MissingTensor {
+                file: self.path().to_path_buf(),
+                tensor: name.to_owned(),
+                shape: shape.to_vec(),
+                others: 0,
+            });
+        };
+        if tensor.shape() != shape {
+            return Err(Error::WrongShape {
+                file: tensor.file().to_path_buf(),
+                tensor: name.to_owned(),
+                expected: shape.to_vec(),
+                found: tensor.shape().to_vec(),
+            });
+        }
+        Ok(tensor)
+    }
+
     /// The bytes of all tensors together.
     pub fn total_bytes(&self) -> u64 {
         self.tensors().map(|tensor| tensor.byte_len() as u64).sum()
@@ -240,16 +264,8 @@ impl Checkpoint {
         }
         let mut left_over = self.inner.tensors.clone();
         for (name, shape) in expected {
-            if let Some(tensor) = left_over.remove(name.as_str())
-                && tensor.shape() != shape.as_slice()
-            {
-                return Err(Error::WrongShape {
-                    file: tensor.file().to_path_buf(),
-                    tensor: name.clone(),
-                    expected: shape.clone(),
-                    found: tensor.shape().to_vec(),
-                });
-            }
+            self.require(name, shape)?;
+            left_over.remove(name.as_str());
         }
         if let Some((name, tensor)) = left_over.first_key_value() {
             return Err(Error::LeftOver {

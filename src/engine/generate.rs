@@ -397,7 +397,7 @@ impl<'a> BatchRun<'a> {
     }
 
     fn pad(&self) -> i32 {
-        self.engine.spec.config.pad_token_id.unwrap_or(0) as i32
+        self.engine.spec.config.padding_id() as i32
     }
 }
 

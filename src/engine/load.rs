@@ -21,12 +21,6 @@ pub fn load_parameters(
     device: &Device,
     loaded: impl Fn(u64) + Sync,
 ) -> Result<Vec<Buffer>> {
-    let expected: Vec<_> = spec
-        .parameters
-        .iter()
-        .map(|p| (p.name.clone(), p.shape.clone()))
-        .collect();
-    checkpoint.check(&expected)?;
     spec.parameters
         .par_iter()
         .map(|parameter| {
@@ -44,15 +38,15 @@ fn load_parameter(
     client: &Client,
     device: &Device,
 ) -> Result<Buffer> {
-    let tensor = checkpoint.get(&parameter.name)?;
+    let tensor = checkpoint.require(&parameter.name, &parameter.shape)?;
     let layout = spec.device.kernel_layout;
     let mut host = HostBuffer::zeroed(parameter.byte_size())?;
     let bytes = host.as_mut_slice();
     match *tensor.shape() {
         [rows, columns] if parameter.is_transposed(layout) => {
-            read_transposed(&tensor, [rows, columns], parameter.dtype, bytes)?;
+            read_transposed(tensor, [rows, columns], parameter.dtype, bytes)?;
         }
-        _ => read_flat(&tensor, parameter.dtype, bytes)?,
+        _ => read_flat(tensor, parameter.dtype, bytes)?,
     }
     let shape = parameter.device_shape(layout);
     let buffer = client.buffer_from_owned(host, &shape, device)?;

@@ -17,10 +17,10 @@ pub use forward::ForwardOutput;
 pub use generate::{FinishReason, Generation, GenerateOptions, GenerateSummary, Observer};
 
 use crate::checkpoint::Checkpoint;
-use crate::config::GemmaConfig;
+use crate::config::{FLAX_ROPE_THETA, GemmaConfig};
 use crate::dtype::DType;
 use crate::model::programs::{self, DecodeShape, PrefillShape};
-use crate::model::{DeviceTraits, ModelSpec, Role, RopeTables, parameters};
+use crate::model::{DeviceTraits, EMBEDDING, ModelSpec, RopeTables, parameters};
 use crate::pjrt::{Buffer, Client, CompileOptions, Device, Executable, Plugin};
 use crate::plugin;
 
@@ -114,6 +114,13 @@ impl Engine {
             .ok_or_else(|| Error::NoDevice(options.device.clone()))?;
         let traits = DeviceTraits::for_platform(client.platform_name());
         let spec = ModelSpec::new(config, compute, traits, stored);
+
+        if spec.config.rope_theta_differs_from_flax() {
+            tracing::warn!(
+                "config.json has rope_theta {}, which is followed; Flax's Gemma ignores it and uses {FLAX_ROPE_THETA}",
+                spec.config.rope_theta
+            );
+        }
 
         let start = Instant::now();
         let total: u64 = spec.parameters.iter().map(|p| p.byte_size() as u64).sum();
@@ -224,10 +231,6 @@ impl Engine {
 
 /// The dtype that a checkpoint is computed in unless another is asked for: that of its embedding.
 fn checkpoint_dtype(checkpoint: &Checkpoint, config: &GemmaConfig) -> Result<DType> {
-    let embedding = parameters(config, DType::F32, |_| DType::F32)
-        .into_iter()
-        .find(|p| p.role == Role::Embedding)
-        .map(|p| p.name)
-        .unwrap_or_default();
-    Ok(checkpoint.get(&embedding)?.dtype())
+    let shape = [config.vocab_size, config.hidden_size];
+    Ok(checkpoint.require(EMBEDDING, &shape)?.dtype())
 }

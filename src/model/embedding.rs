@@ -3,6 +3,7 @@
 use hlo::Value;
 
 use super::lowering::Lowering;
+use super::parameters::EMBEDDING;
 
 impl Lowering<'_> {
     /// Embeds `ids` [batch, length] (s32): rows of the table times √hidden, [batch · length, hidden] in
@@ -10,7 +11,7 @@ impl Lowering<'_> {
     /// in JAX.
     pub fn embed(&self, ids: Value) -> hlo::Result<Value> {
         let b = self.b;
-        let table = self.weight("model/embed_tokens/embedding")?;
+        let table = self.weight(EMBEDDING)?;
         let ids_dims = b.dims(ids)?;
         let rows = ids_dims.iter().product();
         let flat = b.reshape(ids, &[rows])?;

@@ -3,6 +3,7 @@
 use hlo::Value;
 
 use super::lowering::Lowering;
+use super::parameters::EMBEDDING;
 
 impl Lowering<'_> {
     /// Logits [rows, vocab] of normed hidden states `x` [rows, hidden], rounded to the compute dtype, as
@@ -10,7 +11,7 @@ impl Lowering<'_> {
     pub fn logits(&self, x: Value) -> hlo::Result<Value> {
         if self.config().tie_word_embeddings {
             let x = self.convert(x, self.compute())?;
-            self.project(x, self.weight("model/embed_tokens/embedding")?, 1)
+            self.project(x, self.weight(EMBEDDING)?, 1)
         } else {
             self.dense(x, "lm_head")
         }

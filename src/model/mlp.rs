@@ -40,6 +40,10 @@ impl Lowering<'_> {
                 let y = b.mul(half, b.add(full(1.0)?, erf)?)?;
                 self.convert(y, element_type)
             }
+            Activation::QuickGelu => {
+                let gate = b.logistic(b.mul(full(1.702)?, x)?)?;
+                b.mul(x, gate)
+            }
             Activation::Silu => b.mul(x, b.logistic(x)?),
             Activation::Relu => b.max(x, full(0.0)?),
             Activation::Tanh => b.tanh(x),

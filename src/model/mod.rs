@@ -20,7 +20,7 @@ pub mod programs;
 mod rope;
 mod sampling;
 
-pub use parameters::{KernelLayout, ParameterSpec, Role, parameters};
+pub use parameters::{EMBEDDING, KernelLayout, ParameterSpec, Role, parameters};
 pub use rope::RopeTables;
 
 use crate::config::GemmaConfig;

@@ -5,6 +5,9 @@ use hlo::{ArrayShape, ElementType};
 use crate::config::GemmaConfig;
 use crate::dtype::DType;
 
+/// The name of the embedding table.
+pub const EMBEDDING: &str = "model/embed_tokens/embedding";
+
 /// What a parameter is used for; it decides its dtype and layout on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -96,10 +99,10 @@ pub fn parameters(
     };
 
     let hidden = config.hidden_size;
-    let queries = config.num_attention_heads * config.head_dim;
-    let keys = config.num_key_value_heads * config.head_dim;
+    let queries = config.query_size();
+    let keys = config.key_value_size();
     push(
-        "model/embed_tokens/embedding".into(),
+        EMBEDDING.into(),
         &[config.vocab_size, hidden],
         Role::Embedding,
     );

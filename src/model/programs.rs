@@ -115,7 +115,7 @@ pub fn decode(spec: &ModelSpec, dims: DecodeShape) -> hlo::Result<Module> {
     let tokens = b.full(
         ElementType::S32,
         &[dims.rows as i64, dims.chunk as i64],
-        f64::from(spec.config.pad_token_id.unwrap_or(0)),
+        f64::from(spec.config.padding_id()),
     )?;
     let initial = DecodeState {
         step: b.scalar(ElementType::S32, 0.0)?,
@@ -361,7 +361,7 @@ fn decode_step(b: &Builder, spec: &ModelSpec, state: DecodeState) -> hlo::Result
     let logits = lowering.logits(lowering.rms_norm(x, "model/norm")?)?;
     let chosen = lowering.greedy(logits)?;
 
-    let pad = f64::from(spec.config.pad_token_id.unwrap_or(0));
+    let pad = f64::from(spec.config.padding_id());
     let pads = b.full(ElementType::S32, &[rows], pad)?;
     let token = b.select(state.done, pads, chosen)?;
     let done = b.or(state.done, lowering.is_eos(token)?)?;

@@ -275,7 +275,7 @@ fn compare_sequences(
     let mut ours = Collect(Vec::new());
     engine.generate(&prompts, &options, &mut ours)?;
 
-    let pad = engine.spec().config.pad_token_id.unwrap_or(0) as i32;
+    let pad = engine.spec().config.padding_id() as i32;
     let mut parted = Vec::new();
     for generation in &ours.0 {
         let row = generation.index;
