@@ -1,1 +1,37 @@
-//! Placeholder.
+//! Safe PJRT: XLA's devices and compilers, through the C interface of a plugin.
+//!
+//! A [`Plugin`] is a shared library; a [`Client`] is its hold on its devices. A client compiles an HLO module to an
+//! [`Executable`], moves arrays to and from [`Buffer`]s on a [`Device`], and runs the executable on them. A [`Topology`]
+//! compiles for devices that this machine does not have.
+//!
+//! All unsafe code of the crate is in this module. What it rests on:
+//! - A plugin is trusted to do what `pjrt_c_api.h` says.
+//! - Every object keeps what it was made from alive: buffers, executables, events and devices their client; the client its
+//!   plugin; and a plugin is never unloaded.
+//! - Structures that cross the boundary may be older than the plugin: `abi` says how that is met.
+
+mod abi;
+mod buffer;
+mod client;
+mod device;
+mod element_type;
+mod error;
+mod event;
+mod executable;
+mod host;
+mod options;
+mod plugin;
+mod program;
+mod topology;
+
+pub use buffer::{Buffer, TransferOptions};
+pub use client::Client;
+pub use device::{Device, DeviceDescription, MemoryStats};
+pub use error::{Error, ErrorCode, Result};
+pub use event::Event;
+pub use executable::{Executable, Execution};
+pub use host::{HostBuffer, HostBytes, HostData};
+pub use options::{CompileOptions, ExecuteOptions, NamedValue, OptionValue};
+pub use plugin::{Extension, Plugin};
+pub use program::{CompiledMemoryStats, CompiledProgram, OutputShape, Program};
+pub use topology::Topology;

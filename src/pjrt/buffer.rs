@@ -1,0 +1,501 @@
+//! Arrays on a device.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use hlo::ElementType;
+use pjrt_sys::*;
+
+use super::abi::{Padded, call, object, slice};
+use super::client::{Client, ClientHandle};
+use super::device::Device;
+use super::element_type::{self, byte_size};
+use super::error::{Error, Result};
+use super::event::Event;
+use super::host::{HostBytes, HostData};
+
+/// An array on a device.
+///
+/// A program that takes it as a donated parameter consumes it: every later use is an error.
+pub struct Buffer {
+    client: Arc<ClientHandle>,
+    raw: NonNull<PJRT_Buffer>,
+    element_type: ElementType,
+    dims: Vec<i64>,
+}
+
+// SAFETY: the plugin counts references to a buffer's memory under a lock of its own, and its functions on buffers may be
+// called from any thread; the rest is plain data.
+unsafe impl Send for Buffer {}
+// SAFETY: as for Send. Deletion and donation on one thread make a use on another an error of the plugin.
+unsafe impl Sync for Buffer {}
+
+/// How host bytes are laid out, and how the device is to lay them out. By default both are dense, the last dimension
+/// fastest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TransferOptions {
+    /// The device's dimensions from the fastest to the slowest.
+    pub device_minor_to_major: Option<Vec<i64>>,
+    /// For each dimension, the bytes from one element to the next on the host. With these a part of a larger array is
+    /// sent without a copy of it being made first. Not negative.
+    pub host_byte_strides: Option<Vec<i64>>,
+}
+
+impl Client {
+    /// Sends an array to a device: dense on the host and on the device, the last dimension fastest, in this machine's
+    /// byte order.
+    ///
+    /// The transfer may still be under way when this returns; [`Buffer::ready`] says.
+    ///
+    /// # Errors
+    /// Where dimensions and bytes do not fit each other, the device is another client's, or the plugin fails (out of
+    /// memory).
+    pub fn buffer_from_host<'a>(
+        &self,
+        data: impl Into<HostData<'a>>,
+        dims: &[i64],
+        element_type: ElementType,
+        device: &Device,
+    ) -> Result<Buffer> {
+        let options = TransferOptions::default();
+        self.buffer_from_host_with(data, dims, element_type, device, &options)
+    }
+
+    /// [`Client::buffer_from_host`] with layouts.
+    ///
+    /// # Errors
+    /// As there; and where a layout does not fit the dimensions.
+    pub fn buffer_from_host_with<'a>(
+        &self,
+        data: impl Into<HostData<'a>>,
+        dims: &[i64],
+        element_type: ElementType,
+        device: &Device,
+        options: &TransferOptions,
+    ) -> Result<Buffer> {
+        let data = data.into();
+        check_size(data.bytes().len(), dims, element_type, options)?;
+        let strides = options.host_byte_strides.as_deref().unwrap_or_default();
+        let mut layout = options
+            .device_minor_to_major
+            .as_deref()
+            .map(|order| {
+                check_order(order, dims)?;
+                Ok(dense_layout(order))
+            })
+            .transpose()?;
+        if !device.belongs_to(self.handle()) {
+            return Err(Error::ForeignObject { what: "the device" });
+        }
+
+        let mut args = Padded::<PJRT_Client_BufferFromHostBuffer_Args>::new();
+        args.client = self.handle().raw();
+        args.type_ = element_type::to_raw(element_type);
+        args.dims = dims.as_ptr();
+        args.num_dims = dims.len();
+        args.byte_strides = strides.as_ptr();
+        args.num_byte_strides = strides.len();
+        args.device = device.raw();
+        if let Some(layout) = &mut layout {
+            args.device_layout = layout.as_mut_ptr();
+        }
+        // Owned bytes are leaked here and freed when the plugin is done with them. The raw pointer is taken before the
+        // bytes' address, so that nothing moves or is uniquely borrowed while the plugin reads.
+        let owner: Option<*mut dyn HostBytes> = match data {
+            HostData::Copy(bytes) => {
+                args.data = bytes.as_ptr().cast();
+                args.host_buffer_semantics =
+                    PJRT_HostBufferSemantics_PJRT_HostBufferSemantics_kImmutableOnlyDuringCall;
+                None
+            }
+            HostData::Owned(owner) => {
+                let owner = Box::into_raw(owner);
+                // SAFETY: just made from a box, and not freed before the call.
+                args.data = unsafe { (*owner).as_ref().as_ptr().cast() };
+                args.host_buffer_semantics =
+                    PJRT_HostBufferSemantics_PJRT_HostBufferSemantics_kImmutableZeroCopy;
+                Some(owner)
+            }
+        };
+        let api = self.handle().api();
+        // SAFETY: client and device are alive and belong together; dims, strides and layout live through the call; the
+        // data is as long as check_size has made sure, and lives through the call (borrowed) or until the plugin says that
+        // it is done with it (leaked above).
+        let called = unsafe { call!(api, PJRT_Client_BufferFromHostBuffer, &mut args) };
+        // SAFETY: on success the event is handed over; on failure it is null.
+        let done = unsafe { Event::from_raw(self.handle(), args.done_with_host_buffer) };
+        if let Some(owner) = owner.map(Owner) {
+            match &called {
+                // If the plugin does not take the callback, the bytes stay leaked: it may be using them.
+                Ok(()) => done.on_ready(move |_| owner.free())?,
+                // There is neither a buffer nor an event: the plugin has let go of the bytes.
+                Err(_) => owner.free(),
+            }
+        }
+        called?;
+        // SAFETY: the plugin hands the buffer over.
+        unsafe { Buffer::from_raw(self.handle(), args.buffer) }
+    }
+}
+
+/// Leaked host bytes on their way to the callback that frees them.
+struct Owner(*mut dyn HostBytes);
+
+// SAFETY: HostBytes are Send, and the pointer owns them.
+unsafe impl Send for Owner {}
+
+impl Owner {
+    fn free(self) {
+        // SAFETY: made by Box::into_raw, and consumed here.
+        drop(unsafe { Box::from_raw(self.0) });
+    }
+}
+
+impl Buffer {
+    /// # Safety
+    /// `raw` is null or a buffer of `client` that the caller hands over.
+    pub(super) unsafe fn from_raw(
+        client: &Arc<ClientHandle>,
+        raw: *mut PJRT_Buffer,
+    ) -> Result<Buffer> {
+        let mut buffer = Buffer {
+            client: Arc::clone(client),
+            raw: object(raw, "a function that makes a buffer")?,
+            element_type: ElementType::Pred,
+            dims: Vec::new(),
+        };
+        let mut kind = Padded::<PJRT_Buffer_ElementType_Args>::with(|args| args.buffer = raw);
+        let mut dims = Padded::<PJRT_Buffer_Dimensions_Args>::with(|args| args.buffer = raw);
+        // SAFETY: the buffer is alive, and the dimensions live as long as it.
+        unsafe {
+            call!(client.api(), PJRT_Buffer_ElementType, &mut kind)?;
+            call!(client.api(), PJRT_Buffer_Dimensions, &mut dims)?;
+            buffer.dims = slice(dims.dims, dims.num_dims).to_vec();
+        }
+        buffer.element_type = element_type::from_raw(kind.type_)?;
+        Ok(buffer)
+    }
+
+    pub(super) fn raw(&self) -> *mut PJRT_Buffer {
+        self.raw.as_ptr()
+    }
+
+    pub(super) fn belongs_to(&self, client: &Arc<ClientHandle>) -> bool {
+        Arc::ptr_eq(&self.client, client)
+    }
+
+    /// The size of each dimension.
+    pub fn dims(&self) -> &[i64] {
+        &self.dims
+    }
+
+    /// The type of the elements.
+    pub fn element_type(&self) -> ElementType {
+        self.element_type
+    }
+
+    /// Bytes of the array on the host, dense.
+    ///
+    /// # Errors
+    /// [`Error::Dimensions`] where that cannot be addressed.
+    pub fn host_size(&self) -> Result<usize> {
+        byte_size(self.element_type, &self.dims)
+    }
+
+    /// Bytes that the array takes on the device, padding included.
+    ///
+    /// # Errors
+    /// Where the buffer is deleted or the plugin cannot say.
+    pub fn on_device_size(&self) -> Result<usize> {
+        self.check_alive()?;
+        let mut args =
+            Padded::<PJRT_Buffer_OnDeviceSizeInBytes_Args>::with(|args| args.buffer = self.raw());
+        // SAFETY: the buffer is alive as long as self.
+        unsafe {
+            call!(
+                self.client.api(),
+                PJRT_Buffer_OnDeviceSizeInBytes,
+                &mut args
+            )
+        }?;
+        Ok(args.on_device_size_in_bytes)
+    }
+
+    /// Waits for the array and copies it to `dst`: dense, the last dimension fastest, whatever the device's layout.
+    ///
+    /// # Errors
+    /// Where `dst` is not of the array's size, the buffer is deleted, or what computed it failed.
+    pub fn to_host(&self, dst: &mut [u8]) -> Result<()> {
+        let expected = self.host_size()?;
+        if dst.len() != expected {
+            return Err(Error::HostSize {
+                element_type: self.element_type,
+                dims: self.dims.clone(),
+                expected,
+                actual: dst.len(),
+            });
+        }
+        self.check_alive()?;
+        let row_major: Vec<i64> = (0..self.dims.len() as i64).rev().collect();
+        let mut layout = dense_layout(&row_major);
+        let mut args = Padded::<PJRT_Buffer_ToHostBuffer_Args>::new();
+        args.src = self.raw();
+        args.host_layout = layout.as_mut_ptr();
+        args.dst = dst.as_mut_ptr().cast();
+        args.dst_size = dst.len();
+        // SAFETY: the buffer is alive as long as self, the layout lives through the call, and dst is borrowed until the
+        // wait below has ended.
+        let event = unsafe {
+            call!(self.client.api(), PJRT_Buffer_ToHostBuffer, &mut args)?;
+            Event::from_raw(&self.client, args.event)
+        };
+        event.wait()
+    }
+
+    /// [`Buffer::to_host`] into a new vector.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn to_host_vec(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.host_size()?];
+        self.to_host(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The elements of an F32 array.
+    ///
+    /// # Errors
+    /// [`Error::ElementTypeMismatch`]; and as [`Buffer::to_host`].
+    pub fn to_vec_f32(&self) -> Result<Vec<f32>> {
+        self.to_elements(ElementType::F32, f32::from_ne_bytes)
+    }
+
+    /// The elements of an S32 array.
+    ///
+    /// # Errors
+    /// [`Error::ElementTypeMismatch`]; and as [`Buffer::to_host`].
+    pub fn to_vec_i32(&self) -> Result<Vec<i32>> {
+        self.to_elements(ElementType::S32, i32::from_ne_bytes)
+    }
+
+    fn to_elements<T, const SIZE: usize>(
+        &self,
+        asked: ElementType,
+        parse: impl Fn([u8; SIZE]) -> T,
+    ) -> Result<Vec<T>> {
+        if self.element_type != asked {
+            return Err(Error::ElementTypeMismatch {
+                asked,
+                actual: self.element_type,
+            });
+        }
+        let bytes = self.to_host_vec()?;
+        Ok(bytes.as_chunks().0.iter().copied().map(parse).collect())
+    }
+
+    /// Copies the array to another device of the client.
+    ///
+    /// # Errors
+    /// Where it is on that device already, the device is another client's, or the plugin fails.
+    pub fn copy_to_device(&self, device: &Device) -> Result<Buffer> {
+        if !device.belongs_to(&self.client) {
+            return Err(Error::ForeignObject { what: "the device" });
+        }
+        self.check_alive()?;
+        let mut args = Padded::<PJRT_Buffer_CopyToDevice_Args>::with(|args| {
+            args.buffer = self.raw();
+            args.dst_device = device.raw();
+        });
+        // SAFETY: buffer and device are alive and of one client.
+        match unsafe { call!(self.client.api(), PJRT_Buffer_CopyToDevice, &mut args) } {
+            // SAFETY: the plugin hands the copy over.
+            Ok(()) => unsafe { Buffer::from_raw(&self.client, args.dst_buffer) },
+            Err(error) if error.is_unimplemented() => self.copy_to_memory(device),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same by way of the device's memory, for plugins that only have this.
+    fn copy_to_memory(&self, device: &Device) -> Result<Buffer> {
+        let memory = device.default_memory()?;
+        let mut args = Padded::<PJRT_Buffer_CopyToMemory_Args>::with(|args| {
+            args.buffer = self.raw();
+            args.dst_memory = memory.as_ptr();
+        });
+        // SAFETY: buffer and memory are alive and of one client; the plugin hands the copy over.
+        unsafe {
+            call!(self.client.api(), PJRT_Buffer_CopyToMemory, &mut args)?;
+            Buffer::from_raw(&self.client, args.dst_buffer)
+        }
+    }
+
+    /// Gives the device's memory back as soon as no work uses it. Using the buffer afterwards is an error.
+    ///
+    /// # Errors
+    /// Where the plugin fails.
+    pub fn delete(&self) -> Result<()> {
+        let mut args = Padded::<PJRT_Buffer_Delete_Args>::with(|args| args.buffer = self.raw());
+        // SAFETY: the buffer is alive as long as self; deleting twice is allowed.
+        unsafe { call!(self.client.api(), PJRT_Buffer_Delete, &mut args) }
+    }
+
+    /// Whether the buffer was deleted, or donated to an execution.
+    ///
+    /// # Errors
+    /// Where the plugin cannot say.
+    pub fn is_deleted(&self) -> Result<bool> {
+        let mut args = Padded::<PJRT_Buffer_IsDeleted_Args>::with(|args| args.buffer = self.raw());
+        // SAFETY: the buffer is alive as long as self.
+        unsafe { call!(self.client.api(), PJRT_Buffer_IsDeleted, &mut args) }?;
+        Ok(args.is_deleted)
+    }
+
+    /// The event of the array being there. Its wait gives the error of the transfer or execution that was to fill it.
+    ///
+    /// # Errors
+    /// Where the buffer is deleted or the plugin fails.
+    pub fn ready(&self) -> Result<Event> {
+        self.check_alive()?;
+        let mut args = Padded::<PJRT_Buffer_ReadyEvent_Args>::with(|args| args.buffer = self.raw());
+        // SAFETY: the buffer is alive as long as self; the plugin hands the event over.
+        unsafe {
+            call!(self.client.api(), PJRT_Buffer_ReadyEvent, &mut args)?;
+            Ok(Event::from_raw(&self.client, args.event))
+        }
+    }
+
+    fn check_alive(&self) -> Result<()> {
+        if self.is_deleted()? {
+            return Err(Error::BufferDeleted);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut args = Padded::<PJRT_Buffer_Destroy_Args>::with(|args| args.buffer = self.raw());
+        // SAFETY: the buffer is ours and is not used after this. Work under way keeps its memory.
+        if let Err(error) = unsafe { call!(self.client.api(), PJRT_Buffer_Destroy, &mut args) } {
+            tracing::debug!("freeing a buffer: {error}");
+        }
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer({}{:?})", self.element_type.name(), self.dims)
+    }
+}
+
+/// An untiled layout. It points to `order`, which must outlive it.
+fn dense_layout(order: &[i64]) -> Padded<PJRT_Buffer_MemoryLayout> {
+    Padded::with(|layout: &mut PJRT_Buffer_MemoryLayout| {
+        layout.type_ = PJRT_Buffer_MemoryLayout_Type_PJRT_Buffer_MemoryLayout_Type_Tiled;
+        // Stands inside the structure, so it has no room for a tail, and its size is its own.
+        layout.__bindgen_anon_1.tiled = PJRT_Buffer_MemoryLayout_Tiled {
+            struct_size: size_of::<PJRT_Buffer_MemoryLayout_Tiled>(),
+            extension_start: std::ptr::null_mut(),
+            minor_to_major: order.as_ptr(),
+            minor_to_major_size: order.len(),
+            tile_dims: std::ptr::null(),
+            tile_dim_sizes: std::ptr::null(),
+            num_tiles: 0,
+        };
+    })
+}
+
+/// `order` is a permutation of the dimensions' numbers.
+fn check_order(order: &[i64], dims: &[i64]) -> Result<()> {
+    let mut sorted = order.to_vec();
+    sorted.sort_unstable();
+    if sorted.into_iter().eq(0..dims.len() as i64) {
+        return Ok(());
+    }
+    Err(Error::Layout {
+        what: "minor_to_major",
+        values: order.to_vec(),
+        dims: dims.to_vec(),
+    })
+}
+
+/// The host bytes are what the dimensions and strides reach: exactly where they are dense, no less where strided.
+fn check_size(
+    actual: usize,
+    dims: &[i64],
+    element_type: ElementType,
+    options: &TransferOptions,
+) -> Result<()> {
+    let dense = byte_size(element_type, dims)?;
+    let (expected, fits) = match options.host_byte_strides.as_deref() {
+        None => (dense, actual == dense),
+        Some(strides) => {
+            let expected = strided_size(strides, dims, element_type)?;
+            (expected, actual >= expected)
+        }
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(Error::HostSize {
+        element_type,
+        dims: dims.to_vec(),
+        expected,
+        actual,
+    })
+}
+
+/// Bytes from the first to the end of the last element of a strided array.
+fn strided_size(strides: &[i64], dims: &[i64], element_type: ElementType) -> Result<usize> {
+    let misfit = || Error::Layout {
+        what: "byte_strides",
+        values: strides.to_vec(),
+        dims: dims.to_vec(),
+    };
+    if strides.len() != dims.len() {
+        return Err(misfit());
+    }
+    if dims.contains(&0) {
+        return Ok(0);
+    }
+    let mut end = element_type.size();
+    for (&stride, &dim) in strides.iter().zip(dims) {
+        let stride = usize::try_from(stride).map_err(|_| misfit())?;
+        let last = usize::try_from(dim - 1).map_err(|_| misfit())?;
+        end = stride
+            .checked_mul(last)
+            .and_then(|offset| end.checked_add(offset))
+            .ok_or_else(misfit)?;
+    }
+    Ok(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strides_reach_exactly_to_the_end_of_the_last_element() {
+        // Two rows of three f32, five apart.
+        assert_eq!(strided_size(&[20, 4], &[2, 3], ElementType::F32), Ok(32));
+        assert_eq!(strided_size(&[], &[], ElementType::F64), Ok(8));
+        assert_eq!(strided_size(&[8, 4], &[0, 3], ElementType::F32), Ok(0));
+        assert_eq!(strided_size(&[0, 4], &[9, 3], ElementType::F32), Ok(12));
+    }
+
+    #[test]
+    fn strides_that_leave_the_data_are_refused() {
+        assert!(strided_size(&[-4], &[2], ElementType::F32).is_err());
+        assert!(strided_size(&[4], &[2, 2], ElementType::F32).is_err());
+        assert!(strided_size(&[i64::MAX, 4], &[3, 2], ElementType::F32).is_err());
+    }
+
+    #[test]
+    fn a_layout_must_name_every_dimension_once() {
+        assert_eq!(check_order(&[0, 2, 1], &[5, 6, 7]), Ok(()));
+        assert_eq!(check_order(&[], &[]), Ok(()));
+        for wrong in [&[0, 1][..], &[0, 0, 1], &[1, 2, 3], &[-1, 0, 1]] {
+            assert!(check_order(wrong, &[5, 6, 7]).is_err(), "{wrong:?}");
+        }
+    }
+}

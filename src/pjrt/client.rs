@@ -1,0 +1,208 @@
+//! A client: a plugin's hold on its devices.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use pjrt_sys::*;
+
+use super::abi::{Api, Padded, call, object, slice, text};
+use super::device::Device;
+use super::error::{Error, Result};
+use super::options::{self, NamedValue, count};
+use super::plugin::Plugin;
+
+/// A client. Clones share it; it is destroyed when the last of its clones, devices, buffers, executables and events is
+/// gone.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    handle: Arc<ClientHandle>,
+    platform_name: String,
+    platform_version: String,
+    process_index: i32,
+    devices: Vec<Device>,
+    addressable: Vec<Device>,
+}
+
+/// The plugin's client itself, which everything made with it keeps alive.
+pub(super) struct ClientHandle {
+    plugin: Plugin,
+    raw: NonNull<PJRT_Client>,
+}
+
+// SAFETY: PJRT clients may be used from any thread, and by many at once; XLA's own front ends do so.
+unsafe impl Send for ClientHandle {}
+// SAFETY: as for Send.
+unsafe impl Sync for ClientHandle {}
+
+impl ClientHandle {
+    pub(super) fn api(&self) -> Api {
+        self.plugin.api()
+    }
+
+    pub(super) fn raw(&self) -> *mut PJRT_Client {
+        self.raw.as_ptr()
+    }
+}
+
+impl Drop for ClientHandle {
+    fn drop(&mut self) {
+        let mut args = Padded::<PJRT_Client_Destroy_Args>::with(|args| args.client = self.raw());
+        // SAFETY: the last handle: all that was made with the client is gone, and it is not used after this.
+        if let Err(error) = unsafe { call!(self.api(), PJRT_Client_Destroy, &mut args) } {
+            tracing::warn!("closing a PJRT client: {error}");
+        }
+    }
+}
+
+impl Client {
+    pub(super) fn create(plugin: &Plugin, options: &[(String, NamedValue)]) -> Result<Client> {
+        let api = plugin.api();
+        let raw_options = options::to_raw(options);
+        let mut args = Padded::<PJRT_Client_Create_Args>::with(|args| {
+            args.create_options = raw_options.as_ptr();
+            args.num_options = raw_options.len();
+        });
+        // SAFETY: the options live through the call. There are no key-value callbacks: null is allowed.
+        unsafe { call!(api, PJRT_Client_Create, &mut args) }?;
+        let handle = Arc::new(ClientHandle {
+            plugin: plugin.clone(),
+            raw: object(args.client, "PJRT_Client_Create")?,
+        });
+        let client = handle.raw();
+
+        let mut name = Padded::<PJRT_Client_PlatformName_Args>::with(|args| args.client = client);
+        let mut version =
+            Padded::<PJRT_Client_PlatformVersion_Args>::with(|args| args.client = client);
+        let mut process =
+            Padded::<PJRT_Client_ProcessIndex_Args>::with(|args| args.client = client);
+        let mut all = Padded::<PJRT_Client_Devices_Args>::with(|args| args.client = client);
+        let mut local =
+            Padded::<PJRT_Client_AddressableDevices_Args>::with(|args| args.client = client);
+        // SAFETY: the client is alive, and with it its strings and its arrays of devices.
+        unsafe {
+            call!(api, PJRT_Client_PlatformName, &mut name)?;
+            call!(api, PJRT_Client_PlatformVersion, &mut version)?;
+            call!(api, PJRT_Client_ProcessIndex, &mut process)?;
+            call!(api, PJRT_Client_Devices, &mut all)?;
+            call!(api, PJRT_Client_AddressableDevices, &mut local)?;
+            let devices = slice(all.devices, all.num_devices)
+                .iter()
+                .map(|&raw| Device::from_raw(&handle, object(raw, "PJRT_Client_Devices")?))
+                .collect::<Result<Vec<_>>>()?;
+            let addressable = pick(
+                &devices,
+                slice(local.addressable_devices, local.num_addressable_devices),
+                "PJRT_Client_AddressableDevices",
+            )?;
+            Ok(Client(Arc::new(Inner {
+                platform_name: text(name.platform_name, name.platform_name_size),
+                platform_version: text(version.platform_version, version.platform_version_size),
+                process_index: process.process_index,
+                devices,
+                addressable,
+                handle,
+            })))
+        }
+    }
+
+    pub(super) fn handle(&self) -> &Arc<ClientHandle> {
+        &self.0.handle
+    }
+
+    /// The plugin that the client was made with.
+    pub fn plugin(&self) -> &Plugin {
+        &self.0.handle.plugin
+    }
+
+    /// The platform: `cpu`, `tpu`, `cuda`.
+    pub fn platform_name(&self) -> &str {
+        &self.0.platform_name
+    }
+
+    /// The platform's version, in the plugin's own words.
+    pub fn platform_version(&self) -> &str {
+        &self.0.platform_version
+    }
+
+    /// Which process of a job over many hosts this is; 0 where there is one.
+    pub fn process_index(&self) -> i32 {
+        self.0.process_index
+    }
+
+    /// All devices, those of other hosts included.
+    pub fn devices(&self) -> &[Device] {
+        &self.0.devices
+    }
+
+    /// The devices that this process can run programs on.
+    pub fn addressable_devices(&self) -> &[Device] {
+        &self.0.addressable
+    }
+
+    /// The ids of the devices that the client would choose for a program: `partitions` of them for the first replica,
+    /// then the second's, and so on.
+    ///
+    /// # Errors
+    /// Where the client has too few devices.
+    pub fn default_device_assignment(
+        &self,
+        replicas: usize,
+        partitions: usize,
+    ) -> Result<Vec<i64>> {
+        let devices = replicas
+            .checked_mul(partitions)
+            .filter(|&devices| i32::try_from(devices).is_ok())
+            .ok_or(Error::OutOfRange {
+                what: "replica count",
+                value: replicas as u64,
+            })?;
+        let mut ids = vec![0; devices];
+        let mut args = Padded::<PJRT_Client_DefaultDeviceAssignment_Args>::new();
+        args.client = self.handle().raw();
+        args.num_replicas = count("replica count", replicas)?;
+        args.num_partitions = count("partition count", partitions)?;
+        args.default_assignment_size = ids.len();
+        args.default_assignment = ids.as_mut_ptr();
+        // SAFETY: the client is alive, and the array is as long as it is said to be.
+        unsafe {
+            call!(
+                self.handle().api(),
+                PJRT_Client_DefaultDeviceAssignment,
+                &mut args
+            )
+        }?;
+        Ok(ids.into_iter().map(i64::from).collect())
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("platform_name", &self.0.platform_name)
+            .field("platform_version", &self.0.platform_version)
+            .field("devices", &self.0.devices.len())
+            .finish()
+    }
+}
+
+/// The devices of `devices` that a plugin answered by pointer.
+pub(super) fn pick(
+    devices: &[Device],
+    raw: &[*mut PJRT_Device],
+    call: &'static str,
+) -> Result<Vec<Device>> {
+    raw.iter()
+        .map(|&raw| {
+            devices
+                .iter()
+                .find(|device| device.raw() == raw)
+                .cloned()
+                .ok_or(Error::BadAnswer {
+                    call,
+                    what: "a device that the client does not list",
+                })
+        })
+        .collect()
+}

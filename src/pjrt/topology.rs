@@ -1,0 +1,166 @@
+//! Devices that need not be there, to compile for.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use pjrt_sys::*;
+
+use super::abi::{Api, Padded, call, object, slice, text};
+use super::device::DeviceDescription;
+use super::error::Result;
+use super::options::{self, CompileOptions, NamedValue};
+use super::plugin::Plugin;
+use super::program::{CompiledProgram, Owner, raw_program};
+
+/// A set of devices by name, such as `v5e:2x2`, whether or not this machine has them: programs can be compiled for it.
+#[derive(Clone)]
+pub struct Topology {
+    handle: Arc<TopologyHandle>,
+    platform_name: String,
+    platform_version: String,
+    devices: Vec<DeviceDescription>,
+}
+
+/// The plugin's topology itself, which the programs compiled for it keep alive.
+pub(super) struct TopologyHandle {
+    plugin: Plugin,
+    raw: NonNull<PJRT_TopologyDescription>,
+}
+
+// SAFETY: a topology does not change once it is made; its functions may be called from any thread.
+unsafe impl Send for TopologyHandle {}
+// SAFETY: as for Send.
+unsafe impl Sync for TopologyHandle {}
+
+impl TopologyHandle {
+    pub(super) fn api(&self) -> Api {
+        self.plugin.api()
+    }
+}
+
+impl Drop for TopologyHandle {
+    fn drop(&mut self) {
+        let mut args = Padded::<PJRT_TopologyDescription_Destroy_Args>::with(|args| {
+            args.topology = self.raw.as_ptr();
+        });
+        // SAFETY: the topology is ours and is not used after this.
+        if let Err(error) =
+            unsafe { call!(self.api(), PJRT_TopologyDescription_Destroy, &mut args) }
+        {
+            tracing::debug!("freeing a topology: {error}");
+        }
+    }
+}
+
+impl Topology {
+    /// The topology of that name, in the plugin's own naming: `v5e:2x2`, `v5p:2x2x1` with libtpu.
+    ///
+    /// # Errors
+    /// Where the plugin does not know the name, or has no topologies (the CPU plugins).
+    pub fn create(
+        plugin: &Plugin,
+        name: &str,
+        options: &[(String, NamedValue)],
+    ) -> Result<Topology> {
+        let api = plugin.api();
+        let raw_options = options::to_raw(options);
+        let mut args = Padded::<PJRT_TopologyDescription_Create_Args>::with(|args| {
+            args.topology_name = name.as_ptr().cast();
+            args.topology_name_size = name.len();
+            args.create_options = raw_options.as_ptr();
+            args.num_options = raw_options.len();
+        });
+        // SAFETY: name and options live through the call.
+        unsafe { call!(api, PJRT_TopologyDescription_Create, &mut args) }?;
+        let handle = TopologyHandle {
+            plugin: plugin.clone(),
+            raw: object(args.topology, "PJRT_TopologyDescription_Create")?,
+        };
+        let topology = handle.raw.as_ptr();
+        let mut platform = Padded::<PJRT_TopologyDescription_PlatformName_Args>::with(|args| {
+            args.topology = topology;
+        });
+        let mut version = Padded::<PJRT_TopologyDescription_PlatformVersion_Args>::with(|args| {
+            args.topology = topology;
+        });
+        let mut devices =
+            Padded::<PJRT_TopologyDescription_GetDeviceDescriptions_Args>::with(|args| {
+                args.topology = topology;
+            });
+        // SAFETY: the topology is alive, and with it its texts and descriptions, which are copied here.
+        unsafe {
+            call!(api, PJRT_TopologyDescription_PlatformName, &mut platform)?;
+            call!(api, PJRT_TopologyDescription_PlatformVersion, &mut version)?;
+            call!(
+                api,
+                PJRT_TopologyDescription_GetDeviceDescriptions,
+                &mut devices
+            )?;
+            let devices = slice(devices.descriptions, devices.num_descriptions)
+                .iter()
+                .map(|&raw| {
+                    let call = "PJRT_TopologyDescription_GetDeviceDescriptions";
+                    DeviceDescription::read(api, object(raw, call)?)
+                })
+                .collect::<Result<Vec<_>>>()?;
+            Ok(Topology {
+                platform_name: text(platform.platform_name, platform.platform_name_size),
+                platform_version: text(version.platform_version, version.platform_version_size),
+                devices,
+                handle: Arc::new(handle),
+            })
+        }
+    }
+
+    /// The platform, such as `tpu`.
+    pub fn platform_name(&self) -> &str {
+        &self.platform_name
+    }
+
+    /// The platform's version, in the plugin's own words.
+    pub fn platform_version(&self) -> &str {
+        &self.platform_version
+    }
+
+    /// The devices of the topology.
+    pub fn devices(&self) -> &[DeviceDescription] {
+        &self.devices
+    }
+
+    /// Compiles a serialized `HloModuleProto` for these devices, without loading it anywhere.
+    ///
+    /// # Errors
+    /// What the compiler says (a TPU's says here that a program does not fit its memory), and
+    /// [`CompileOptions::to_bytes`]'s errors.
+    pub fn compile(
+        &self,
+        hlo_module_proto: &[u8],
+        options: &CompileOptions,
+    ) -> Result<CompiledProgram> {
+        let options = options.to_bytes()?;
+        let mut program = raw_program("hlo", hlo_module_proto);
+        let mut args = Padded::<PJRT_Compile_Args>::new();
+        args.topology = self.handle.raw.as_ptr();
+        args.program = program.as_mut_ptr();
+        args.compile_options = options.as_ptr().cast();
+        args.compile_options_size = options.len();
+        // SAFETY: the topology is alive, and program and options live through the call. No client is needed. The plugin
+        // hands the executable over.
+        unsafe {
+            call!(self.handle.api(), PJRT_Compile, &mut args)?;
+            Ok(CompiledProgram::from_raw(
+                Owner::Topology(Arc::clone(&self.handle)),
+                object(args.executable, "PJRT_Compile")?,
+            ))
+        }
+    }
+}
+
+impl std::fmt::Debug for Topology {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Topology")
+            .field("platform_name", &self.platform_name)
+            .field("devices", &self.devices.len())
+            .finish()
+    }
+}
