@@ -224,7 +224,11 @@ impl Printer<'_> {
         }
         self.current = index + 1;
         // What the next row has produced meanwhile.
-        if self.rows.get(self.current).is_some_and(|row| !row.token_ids.is_empty()) {
+        if self
+            .rows
+            .get(self.current)
+            .is_some_and(|row| !row.token_ids.is_empty())
+        {
             self.write_text(self.current, false)?;
         }
         Ok(())
@@ -256,9 +260,8 @@ impl Observer for Printer<'_> {
     }
 
     fn shortened(&mut self, index: usize, to: usize) {
-        let message = format!(
-            "prompt {index}: only {to} new tokens fit below max_position_embeddings"
-        );
+        let message =
+            format!("prompt {index}: only {to} new tokens fit below max_position_embeddings");
         if std::io::stderr().is_terminal() {
             eprintln!("\x1b[33mwarning:\x1b[0m {message}");
         } else {

@@ -78,9 +78,9 @@ impl Prompt {
     pub fn ids(&self, tokenizer: Option<&Tokenizer>, model: &Path) -> anyhow::Result<Vec<u32>> {
         let ids = match (&self.token_ids, &self.text, tokenizer) {
             (Some(ids), _, _) => ids.clone(),
-            (None, Some(text), Some(tokenizer)) => tokenizer
-                .encode(text)
-                .with_context(|| self.place.clone())?,
+            (None, Some(text), Some(tokenizer)) => {
+                tokenizer.encode(text).with_context(|| self.place.clone())?
+            }
             _ => bail!(
                 "{}: a text, but {} has no tokenizer.json; give {{\"token_ids\": […]}} in JSON lines",
                 self.place,
@@ -107,7 +107,9 @@ pub fn read_prompts(
         .collect();
     let Some(path) = input else {
         if prompts.is_empty() {
-            bail!("no prompt: give one as an argument, or a file with --input (- for standard input)");
+            bail!(
+                "no prompt: give one as an argument, or a file with --input (- for standard input)"
+            );
         }
         return Ok(prompts);
     };
@@ -141,9 +143,6 @@ fn read_input(path: &Path) -> anyhow::Result<(String, String)> {
     };
     match String::from_utf8(bytes) {
         Ok(content) => Ok((name, content)),
-        Err(e) => bail!(
-            "{name}: not UTF-8 at byte {}",
-            e.utf8_error().valid_up_to()
-        ),
+        Err(e) => bail!("{name}: not UTF-8 at byte {}", e.utf8_error().valid_up_to()),
     }
 }

@@ -113,7 +113,10 @@ impl Output {
             Output::Stream(mut stream) => Ok(stream.flush()?),
             Output::File { file, path } => {
                 let name = || format!("--output {}", path.display());
-                let file = file.into_inner().map_err(|e| e.into_error()).with_context(name)?;
+                let file = file
+                    .into_inner()
+                    .map_err(|e| e.into_error())
+                    .with_context(name)?;
                 file.persist(&path).with_context(name)?;
                 Ok(())
             }

@@ -116,5 +116,12 @@ fn print(report: &Report) {
             if d.within { "(near tie)" } else { "BEYOND" }
         );
     }
-    println!("{}", if report.within { "within tolerance" } else { "BEYOND tolerance" });
+    println!(
+        "{}",
+        if report.within {
+            "within tolerance"
+        } else {
+            "BEYOND tolerance"
+        }
+    );
 }

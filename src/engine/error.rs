@@ -55,7 +55,9 @@ pub enum Error {
         vocab_size: usize,
     },
     /// Arrays that do not have the shape they are said to have.
-    #[error("input_ids has {ids} and attention_mask {mask} elements, expected [{batch}, {length}] of both")]
+    #[error(
+        "input_ids has {ids} and attention_mask {mask} elements, expected [{batch}, {length}] of both"
+    )]
     InputShape {
         /// Rows.
         batch: usize,

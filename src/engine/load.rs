@@ -40,8 +40,8 @@ fn load_parameter(
 ) -> Result<Buffer> {
     let tensor = checkpoint.require(&parameter.name, &parameter.shape)?;
     let layout = spec.device.kernel_layout;
-    let mut host = HostBuffer::zeroed(parameter.byte_size())?;
-    let bytes = host.as_mut_slice();
+    let mut host = HostBuffer::zeroed(parameter.byte_size());
+    let bytes = host.as_mut();
     match *tensor.shape() {
         [rows, columns] if parameter.is_transposed(layout) => {
             read_transposed(tensor, [rows, columns], parameter.dtype, bytes)?;
@@ -49,7 +49,7 @@ fn load_parameter(
         _ => read_flat(tensor, parameter.dtype, bytes)?,
     }
     let shape = parameter.device_shape(layout);
-    let buffer = client.buffer_from_owned(host, &shape, device)?;
+    let buffer = client.buffer_from_host(host, &shape.dims, shape.element_type, device)?;
     // On a device with memory of its own the transfer still reads the host's copy: waiting here bounds how
     // many of those there are by the number of loading threads.
     buffer.ready()?.wait().map_err(Error::from)?;

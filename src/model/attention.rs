@@ -73,7 +73,7 @@ impl Lowering<'_> {
         let mixed = self.dot(
             weights,
             cache.values,
-            &DotDims {
+            DotDims {
                 lhs_batch: vec![0, 1],
                 rhs_batch: vec![0, 1],
                 lhs_contracting: vec![3],
@@ -104,8 +104,8 @@ impl Lowering<'_> {
             b.div(x, root)
         };
         match self.spec.compute {
-            DType::F32 => self.dot(divided(q)?, keys, &dims),
-            DType::F16 | DType::BF16 => divided(self.dot(q, keys, &dims)?),
+            DType::F32 => self.dot(divided(q)?, keys, dims),
+            DType::F16 | DType::BF16 => divided(self.dot(q, keys, dims)?),
         }
     }
 

@@ -39,7 +39,10 @@ impl<'a> Lowering<'a> {
     pub fn weight(&self, name: &str) -> hlo::Result<Value> {
         self.find_weight(name)
             .map(|(value, _)| value)
-            .ok_or_else(|| hlo::Error::invalid("parameter", format!("the model has no '{name}'")))
+            .ok_or_else(|| hlo::Error::Module {
+                module: self.b.name().to_owned(),
+                reason: format!("the model has no parameter '{name}'"),
+            })
     }
 
     /// `x` in another element type.
@@ -78,13 +81,13 @@ impl<'a> Lowering<'a> {
             rhs_contracting: vec![contracting],
             ..DotDims::default()
         };
-        let y = self.dot(x, w, &dims)?;
+        let y = self.dot(x, w, dims)?;
         self.convert(y, self.compute())
     }
 
     /// A dot with a float32 result. Products of two 16-bit floats are summed in float32 anyway; asking
     /// for that result and rounding it afterwards reaches the fast kernels, which a 16-bit result does not.
-    pub fn dot(&self, lhs: Value, rhs: Value, dims: &DotDims) -> hlo::Result<Value> {
+    pub fn dot(&self, lhs: Value, rhs: Value, dims: DotDims) -> hlo::Result<Value> {
         self.b
             .dot_general(lhs, rhs, dims, Some(ElementType::F32), Precision::Default)
     }

@@ -30,15 +30,14 @@ impl Lowering<'_> {
                 let cdf = b.mul(full(0.5)?, b.add(full(1.0)?, tanh)?)?;
                 b.mul(x, cdf)
             }
-            // ½x·erfc(−x/√2); erfc(−y) = 1 + erf(y), which HLO has. In float32, since a 16-bit sum of 1 and erf
-            // would lose what erfc keeps.
+            // ½x·erfc(−x/√2). erfc(−y) is 1 + erf(y), which HLO has: summed in float32 and then rounded, as a
+            // 16-bit erfc is.
             Activation::GeluExact => {
-                let wide = self.convert(x, ElementType::F32)?;
-                let full = |value: f64| b.full(ElementType::F32, &dims, value);
-                let erf = b.erf(b.mul(wide, full(0.5_f64.sqrt())?)?)?;
-                let half = b.mul(full(0.5)?, wide)?;
-                let y = b.mul(half, b.add(full(1.0)?, erf)?)?;
-                self.convert(y, element_type)
+                let y = b.mul(x, full(0.5_f64.sqrt())?)?;
+                let erf = b.erf(self.convert(y, ElementType::F32)?)?;
+                let erfc = b.add(b.full(ElementType::F32, &dims, 1.0)?, erf)?;
+                let half = b.mul(full(0.5)?, x)?;
+                b.mul(half, self.convert(erfc, element_type)?)
             }
             Activation::QuickGelu => {
                 let gate = b.logistic(b.mul(full(1.702)?, x)?)?;

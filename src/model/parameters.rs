@@ -60,11 +60,7 @@ impl ParameterSpec {
 
     /// Shape on the device.
     pub fn device_shape(&self, layout: KernelLayout) -> ArrayShape {
-        let dims: Vec<i64> = self
-            .device_dims(layout)
-            .iter()
-            .map(|&d| d as i64)
-            .collect();
+        let dims: Vec<i64> = self.device_dims(layout).iter().map(|&d| d as i64).collect();
         ArrayShape::new(ElementType::from(self.dtype), &dims)
     }
 

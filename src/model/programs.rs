@@ -3,7 +3,7 @@
 //! Every program takes the model's parameters first, in the order of [`ModelSpec::parameters`], then the
 //! two tables of [`RopeTables`](super::RopeTables), then what its own function names.
 
-use hlo::{AliasKind, Builder, Direction, ElementType, Module, Shape, Value};
+use hlo::{AliasKind, Builder, Direction, ElementType, Module, Value};
 
 use super::ModelSpec;
 use super::cache::{LayerCache, cache_shape};
@@ -152,7 +152,7 @@ pub fn decode(spec: &ModelSpec, dims: DecodeShape) -> hlo::Result<Module> {
     let mut module = Module::new("decode", b.finish(root)?);
     for (offset, output) in (decode_result::CACHES..count).enumerate() {
         let parameter = (first_cache + offset) as i64;
-        module = module.alias(&[output as i64], parameter, &[], AliasKind::May)?;
+        module.alias(&[output as i64], parameter, &[], AliasKind::May)?;
     }
     Ok(module)
 }
@@ -340,10 +340,7 @@ fn decode_step(b: &Builder, spec: &ModelSpec, state: DecodeState) -> hlo::Result
         Direction::Le,
     )?;
     let zeros = b.full(ElementType::S32, &key_dims, 0.0)?;
-    let visible = b.and(
-        written,
-        b.compare(state.key_mask, zeros, Direction::Gt)?,
-    )?;
+    let visible = b.and(written, b.compare(state.key_mask, zeros, Direction::Gt)?)?;
     let bias = lowering.mask_bias(b.reshape(visible, &[rows, 1, cache])?)?;
 
     let mut caches = Vec::with_capacity(state.caches.len());

@@ -128,10 +128,9 @@ pub fn compare(engine: &Engine, reference: &Reference, tolerance: Tolerance) -> 
             &reference.attention_mask,
         )?;
         arrays = compare_arrays(reference, &ours, tolerance);
-        logits = reference
-            .logits
-            .as_ref()
-            .map(|(vocab, theirs)| compare_logits(reference, *vocab, theirs, &ours.logits, tolerance));
+        logits = reference.logits.as_ref().map(|(vocab, theirs)| {
+            compare_logits(reference, *vocab, theirs, &ours.logits, tolerance)
+        });
     }
     let (generated, divergences) = match &reference.sequences {
         Some((total, sequences)) if *total > reference.length => {
@@ -171,7 +170,12 @@ fn check_geometry(engine: &Engine, reference: &Reference) -> Result<()> {
     }
     if let Some((hidden, layers)) = &reference.hidden_states {
         if *hidden != config.hidden_size {
-            return Err(mismatch("hidden_states", *hidden, "hidden_size", config.hidden_size));
+            return Err(mismatch(
+                "hidden_states",
+                *hidden,
+                "hidden_size",
+                config.hidden_size,
+            ));
         }
         let expected = config.num_hidden_layers + 1;
         if layers.len() != expected {
@@ -179,7 +183,10 @@ fn check_geometry(engine: &Engine, reference: &Reference) -> Result<()> {
             return Err(mismatch("hidden_states", layers.len(), key, expected));
         }
     }
-    if reference.logits.is_none() && reference.hidden_states.is_none() && reference.sequences.is_none() {
+    if reference.logits.is_none()
+        && reference.hidden_states.is_none()
+        && reference.sequences.is_none()
+    {
         return Err(Error::Option {
             option: "REFERENCE.npz",
             problem: "has neither logits, hidden_states nor sequences".into(),
@@ -266,7 +273,9 @@ fn compare_sequences(
     tolerance: Tolerance,
 ) -> Result<Vec<Divergence>> {
     let total = reference.length + new;
-    let prompts: Vec<Vec<u32>> = (0..reference.batch).map(|row| reference.prompt(row)).collect();
+    let prompts: Vec<Vec<u32>> = (0..reference.batch)
+        .map(|row| reference.prompt(row))
+        .collect();
     let options = GenerateOptions {
         max_new_tokens: new,
         batch_size: reference.batch,
@@ -317,10 +326,16 @@ fn margins(
             let logits = &forward.logits[position * vocab..][..vocab];
             let logit = |id: i32| {
                 let id = usize::try_from(id).ok();
-                f64::from(id.and_then(|id| logits.get(id)).copied().unwrap_or(f32::NAN))
+                f64::from(
+                    id.and_then(|id| logits.get(id))
+                        .copied()
+                        .unwrap_or(f32::NAN),
+                )
             };
             let margin = logit(ours) - logit(reference_token);
-            let scale = logits.iter().fold(0.0_f64, |m, &x| m.max(f64::from(x).abs()));
+            let scale = logits
+                .iter()
+                .fold(0.0_f64, |m, &x| m.max(f64::from(x).abs()));
             let relative_margin = margin.abs() / scale;
             Divergence {
                 row,

@@ -93,7 +93,10 @@ impl Client {
         args.type_ = element_type::to_raw(element_type);
         args.dims = dims.as_ptr();
         args.num_dims = dims.len();
-        args.byte_strides = strides.as_ptr();
+        // An empty slice has a pointer too, and a plugin takes any pointer for one to strides of all dimensions.
+        if !strides.is_empty() {
+            args.byte_strides = strides.as_ptr();
+        }
         args.num_byte_strides = strides.len();
         args.device = device.raw();
         if let Some(layout) = &mut layout {

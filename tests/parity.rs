@@ -1,0 +1,161 @@
+//! The same inputs here and in Flax: logits, hidden states and greedy tokens.
+
+mod common;
+
+use std::fs;
+
+use common::{checkpoints, copy_of, data, gemma_xla};
+use gemma_xla::dtype::DType;
+use gemma_xla::engine::{Engine, EngineOptions, GenerateOptions, Generation, Observer};
+use gemma_xla::parity::{Reference, Report, Tolerance, compare};
+
+struct Collect(Vec<Generation>);
+
+impl Observer for Collect {
+    fn finished(&mut self, generation: Generation) {
+        self.0.push(generation);
+    }
+}
+
+/// Calls `check` with every reference of this dtype in tests/data, and with the engine that it is for.
+fn for_each_reference(dtype: DType, check: impl Fn(&str, &Engine, &Reference)) {
+    let mut checked = 0;
+    for dir in checkpoints() {
+        let path = dir.join(format!("reference-{dtype}.npz"));
+        if !path.is_file() {
+            continue;
+        }
+        let name = dir
+            .file_name()
+            .expect("a folder has a name")
+            .to_string_lossy();
+        let reference = Reference::read(&path).expect("the reference can be read");
+        assert_eq!(reference.dtype(), Some(dtype), "{name}");
+        let options = EngineOptions {
+            dtype: Some(dtype),
+            ..EngineOptions::default()
+        };
+        let engine = Engine::load(&dir, &options, |_, _| {}).expect("the checkpoint loads");
+        check(&name, &engine, &reference);
+        checked += 1;
+    }
+    assert!(checked > 0, "no reference in {dtype}");
+}
+
+fn compared(engine: &Engine, reference: &Reference) -> Report {
+    let tolerance = Tolerance::for_dtype(engine.spec().compute);
+    let report = compare(engine, reference, tolerance).expect("the comparison runs");
+    assert!(report.logits.is_some() && report.arrays.len() >= 4);
+    report
+}
+
+#[test]
+fn float32_hidden_states_and_logits_agree_to_1e_4_of_their_scale() {
+    for_each_reference(DType::F32, |name, engine, reference| {
+        let report = compared(engine, reference);
+        for array in &report.arrays {
+            let relative = array.agreement.max_relative;
+            assert!(
+                relative <= 1e-4,
+                "{name}: {} differs by {relative:e}",
+                array.name
+            );
+        }
+    });
+}
+
+#[test]
+fn float32_greedy_tokens_equal_flax_in_a_left_padded_batch_and_alone() {
+    for_each_reference(DType::F32, |name, engine, reference| {
+        let (total, sequences) = reference.sequences.as_ref().expect("sequences");
+        let prompts: Vec<_> = (0..reference.batch)
+            .map(|row| reference.prompt(row))
+            .collect();
+        let lengths: std::collections::BTreeSet<_> = prompts.iter().map(Vec::len).collect();
+        assert!(lengths.len() > 1, "{name}: the batch has padding");
+        let pad = engine.spec().config.padding_id();
+        for batch_size in [reference.batch, 1, 3] {
+            let options = GenerateOptions {
+                max_new_tokens: total - reference.length,
+                batch_size,
+                stream: false,
+            };
+            let mut rows = Collect(Vec::new());
+            engine
+                .generate(&prompts, &options, &mut rows)
+                .expect("generation runs");
+            assert_eq!(rows.0.len(), reference.batch);
+            for (row, generation) in rows.0.iter().enumerate() {
+                assert_eq!(generation.index, row, "results come in order");
+                let expected =
+                    &sequences[row * total + reference.length..][..options.max_new_tokens];
+                let mut found: Vec<i32> =
+                    generation.token_ids.iter().map(|&id| id as i32).collect();
+                found.resize(options.max_new_tokens, pad as i32);
+                assert_eq!(
+                    found, expected,
+                    "{name}: row {row} in batches of {batch_size}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn an_untouched_checkpoint_is_within_tolerance_and_a_perturbed_one_is_not() {
+    let reference = data("gemma-small/reference-float32.npz");
+    let run = |model: &std::path::Path| {
+        gemma_xla()
+            .args(["parity", "--json", "--model"])
+            .arg(model)
+            .arg(&reference)
+            .output()
+            .expect("the binary runs")
+    };
+    let output = run(&data("gemma-small"));
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let report: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!(report["within"], true);
+    assert_eq!(report["dtype"], "float32");
+
+    let copy = copy_of("gemma-small");
+    let file = copy.path().join("flax_model.msgpack");
+    let mut bytes = fs::read(&file).expect("the checkpoint can be read");
+    let key = b"down_proj";
+    let at = bytes
+        .windows(key.len())
+        .position(|w| w == key)
+        .expect("a down_proj");
+    // 64 weights of the first layer become 1.0, whatever the element type's size.
+    for pair in bytes[at + 512..at + 640].chunks_exact_mut(2) {
+        pair.copy_from_slice(&[0x80, 0x3f]);
+    }
+    fs::write(&file, bytes).expect("the checkpoint can be written");
+    let page = copy.path().join("report.html");
+    let output = gemma_xla()
+        .args(["parity", "--model"])
+        .arg(copy.path())
+        .arg(&reference)
+        .arg("--report")
+        .arg(&page)
+        .output()
+        .expect("the binary runs");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = |name: &str| {
+        let mut lines = text.lines().filter(|line| line.starts_with(name));
+        lines
+            .next()
+            .unwrap_or_else(|| panic!("no {name} in {text}"))
+            .to_owned()
+    };
+    assert!(
+        line("embedding").ends_with("ok"),
+        "before the damage: {text}"
+    );
+    assert!(line("layer 0").ends_with("BEYOND"), "at the damage: {text}");
+    assert!(line("logits").ends_with("BEYOND"), "after it: {text}");
+    let page = fs::read_to_string(page).expect("the page is written");
+    assert!(page.contains("beyond") && page.contains("layer 0"));
+}
