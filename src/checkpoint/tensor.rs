@@ -107,6 +107,7 @@ impl Tensor {
                 byte_len: self.byte_len,
             });
         }
+        // Pieces are contiguous and end at `byte_len`, so that no sum here overflows and no difference is negative.
         let pieces = &self.entry.pieces;
         let first = pieces.partition_point(|piece| piece.start + piece.len <= byte_offset);
         let (mut at, mut rest) = (byte_offset, out);

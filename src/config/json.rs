@@ -88,10 +88,10 @@ impl<'a> Object<'a> {
         self.typed(key, "true or false", Value::as_bool)
     }
 
-    /// A finite number.
+    /// A number that is finite in float32, as computations have it.
     pub(super) fn number(&self, key: &'static str) -> Result<Option<f64>, ConfigError> {
         self.typed(key, "a number", |value| {
-            value.as_f64().filter(|number| number.is_finite())
+            value.as_f64().filter(|number| (*number as f32).is_finite())
         })
     }
 

@@ -301,8 +301,8 @@ fn rope_theta(keys: &Object) -> Result<f64, ConfigError> {
         .number("rope_theta")?
         .or(nested)
         .unwrap_or(FLAX_ROPE_THETA);
-    if theta <= 0.0 {
-        return Err(keys.bad("rope_theta", &Value::from(theta), "it must be positive"));
+    if theta < 1.0 {
+        return Err(keys.bad("rope_theta", &Value::from(theta), "it must be at least 1"));
     }
     Ok(theta)
 }
