@@ -308,6 +308,16 @@ pub(super) unsafe fn slice<'a, T>(data: *const T, len: usize) -> &'a [T] {
     unsafe { std::slice::from_raw_parts(data, len) }
 }
 
+/// The pointer of a list that may be absent: null where it is empty. Some plugins take any other pointer for a list that
+/// is there, and hold its length against the rank.
+pub(super) fn list<T>(values: &[T]) -> *const T {
+    if values.is_empty() {
+        std::ptr::null()
+    } else {
+        values.as_ptr()
+    }
+}
+
 /// The object that a plugin answered, or an error where it answered none.
 pub(super) fn object<T>(raw: *mut T, call: &'static str) -> Result<NonNull<T>> {
     NonNull::new(raw).ok_or(Error::BadAnswer {

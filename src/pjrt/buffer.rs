@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hlo::ElementType;
 use pjrt_sys::*;
 
-use super::abi::{Padded, call, object, slice};
+use super::abi::{Padded, call, list, object, slice};
 use super::client::{Client, ClientHandle};
 use super::device::Device;
 use super::element_type::{self, byte_size};
@@ -91,12 +91,9 @@ impl Client {
         let mut args = Padded::<PJRT_Client_BufferFromHostBuffer_Args>::new();
         args.client = self.handle().raw();
         args.type_ = element_type::to_raw(element_type);
-        args.dims = dims.as_ptr();
+        args.dims = list(dims);
         args.num_dims = dims.len();
-        // An empty slice has a pointer too, and a plugin takes any pointer for one to strides of all dimensions.
-        if !strides.is_empty() {
-            args.byte_strides = strides.as_ptr();
-        }
+        args.byte_strides = list(strides);
         args.num_byte_strides = strides.len();
         args.device = device.raw();
         if let Some(layout) = &mut layout {
@@ -399,7 +396,7 @@ fn dense_layout(order: &[i64]) -> Padded<PJRT_Buffer_MemoryLayout> {
         layout.__bindgen_anon_1.tiled = PJRT_Buffer_MemoryLayout_Tiled {
             struct_size: size_of::<PJRT_Buffer_MemoryLayout_Tiled>(),
             extension_start: std::ptr::null_mut(),
-            minor_to_major: order.as_ptr(),
+            minor_to_major: list(order),
             minor_to_major_size: order.len(),
             tile_dims: std::ptr::null(),
             tile_dim_sizes: std::ptr::null(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pjrt_sys::*;
 
-use super::abi::{Api, Padded, call, object, slice, text};
+use super::abi::{Api, Padded, call, list, object, slice, text};
 use super::device::Device;
 use super::error::{Error, Result};
 use super::options::{self, NamedValue, count};
@@ -61,7 +61,7 @@ impl Client {
         let api = plugin.api();
         let raw_options = options::to_raw(options);
         let mut args = Padded::<PJRT_Client_Create_Args>::with(|args| {
-            args.create_options = raw_options.as_ptr();
+            args.create_options = list(&raw_options);
             args.num_options = raw_options.len();
         });
         // SAFETY: the options live through the call. There are no key-value callbacks: null is allowed.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use pjrt_sys::*;
 
-use super::abi::{Padded, call, object, slice};
+use super::abi::{Padded, call, list, object, slice};
 use super::buffer::Buffer;
 use super::client::{Client, ClientHandle, pick};
 use super::device::Device;
@@ -173,7 +173,7 @@ impl Executable {
             .collect::<Result<Vec<i64>>>()?;
         let mut raw_options = Padded::<PJRT_ExecuteOptions>::with(|raw| {
             raw.launch_id = options.launch_id;
-            raw.non_donatable_input_indices = non_donatable.as_ptr();
+            raw.non_donatable_input_indices = list(&non_donatable);
             raw.num_non_donatable_input_indices = non_donatable.len();
         });
         let arguments: Vec<Vec<*mut PJRT_Buffer>> = args

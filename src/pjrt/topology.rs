@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pjrt_sys::*;
 
-use super::abi::{Api, Padded, call, object, slice, text};
+use super::abi::{Api, Padded, call, list, object, slice, text};
 use super::device::DeviceDescription;
 use super::error::Result;
 use super::options::{self, CompileOptions, NamedValue};
@@ -67,7 +67,7 @@ impl Topology {
         let mut args = Padded::<PJRT_TopologyDescription_Create_Args>::with(|args| {
             args.topology_name = name.as_ptr().cast();
             args.topology_name_size = name.len();
-            args.create_options = raw_options.as_ptr();
+            args.create_options = list(&raw_options);
             args.num_options = raw_options.len();
         });
         // SAFETY: name and options live through the call.
