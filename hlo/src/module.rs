@@ -36,6 +36,9 @@ pub struct Module {
 
 impl Module {
     /// A module. Its parameters have the layouts that they were declared with, its result is in row-major layout.
+    ///
+    /// PJRT takes one buffer per parameter and gives one per part of a root tuple: tuple parameters and nested result
+    /// tuples are valid HLO, but no program for it.
     pub fn new(name: &str, entry: Computation) -> Self {
         Self {
             name: name.to_owned(),
