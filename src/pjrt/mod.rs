@@ -15,6 +15,7 @@ mod buffer;
 mod client;
 mod device;
 mod element_type;
+pub mod environment;
 mod error;
 mod event;
 mod executable;
