@@ -93,7 +93,7 @@ FIXTURES = {
         references=("float32", "bfloat16"),
         first_seed=9,
     ),
-    # Several files and an index, names joined by slashes.
+    # Several files and an index; each shard is a nested map of its own, the index joins names by slashes.
     "random-sharded": Fixture(
         dict(vocab_size=211, hidden_size=64, intermediate_size=112, num_hidden_layers=3, num_attention_heads=4,
              num_key_value_heads=2, head_dim=16, hidden_activation="gelu_pytorch_tanh", max_position_embeddings=256),
