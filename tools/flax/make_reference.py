@@ -13,7 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-from reference import DTYPES, CheckpointError, make_reference, save_reference
+from reference import DTYPES, CheckpointError, check_folder, make_reference, save_reference
 
 
 def parse_arguments():
@@ -77,6 +77,7 @@ def read_prompts(arguments):
 def main():
     arguments = parse_arguments()
     try:
+        check_folder(arguments.model)
         arrays, metadata = make_reference(
             arguments.model,
             read_prompts(arguments),

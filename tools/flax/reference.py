@@ -27,8 +27,8 @@ class CheckpointError(Exception):
     """A checkpoint or a prompt that cannot be used; the message is one line for the user."""
 
 
-def load_model(folder, dtype="float32"):
-    """Loads a Flax Gemma checkpoint folder to compute in `dtype`, with the parameters as they are stored."""
+def check_folder(folder):
+    """Raises `CheckpointError` unless `folder` looks like a Flax Gemma checkpoint that Flax can run."""
     folder = Path(folder)
     config_path = folder / "config.json"
     if not config_path.is_file():
@@ -48,6 +48,11 @@ def load_model(folder, dtype="float32"):
             f"{config_path}: max_position_embeddings {positions} is under 2 * head_dim = {2 * head_dim}, "
             "which FlaxGemma cannot run"
         )
+
+
+def load_model(folder, dtype="float32"):
+    """Loads a Flax Gemma checkpoint folder to compute in `dtype`, with the parameters as they are stored."""
+    check_folder(folder)
     return FlaxGemmaForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], local_files_only=True)
 
 

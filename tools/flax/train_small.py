@@ -4,7 +4,7 @@
 
 Every passage of a few sentences becomes `<bos> … <eos>`; passages are put one after another into rows of equal length, so
 the model learns to begin after `<bos>` and to stop. Everything is seeded: the same versions on the same kind of machine
-give the same weights. About a quarter of an hour on two cores.
+give the same weights. Ten minutes to half an hour on two cores.
 """
 
 import argparse
