@@ -3,44 +3,50 @@
 use rayon::prelude::*;
 
 use super::relayout::{read_flat, read_transposed};
-use super::{Error, Result};
+use super::Result;
+use super::devices::{Devices, PerDevice};
 use crate::checkpoint::Checkpoint;
 use crate::model::{ModelSpec, ParameterSpec};
 use crate::pjrt::{Buffer, Client, Device, HostBuffer};
 
-/// Puts every parameter of `spec` on `device`, in the order of [`ModelSpec::parameters`].
+/// Puts every device's share of every parameter of `spec` on it, in the order of [`ModelSpec::parameters`].
 ///
-/// `loaded` is told the bytes of each parameter once it is there.
+/// `loaded` is told the bytes of each share once it is there.
 ///
 /// # Errors
 /// A tensor that is missing or of another shape, a file that cannot be read, a device without memory for it.
 pub fn load_parameters(
     checkpoint: &Checkpoint,
     spec: &ModelSpec,
-    client: &Client,
-    device: &Device,
+    devices: &Devices,
     loaded: impl Fn(u64) + Sync,
-) -> Result<Vec<Buffer>> {
+) -> Result<Vec<PerDevice>> {
     spec.parameters
         .par_iter()
         .map(|parameter| {
-            let buffer = load_parameter(checkpoint, spec, parameter, client, device)?;
-            loaded(parameter.byte_size() as u64);
-            Ok(buffer)
+            let shares = devices.all().par_iter().enumerate().map(|(replica, device)| {
+                let index = devices.mesh().model_index(replica);
+                let buffer = load_share(checkpoint, spec, parameter, index, devices.client(), device)?;
+                loaded(parameter.byte_size(&spec.geometry) as u64);
+                Ok(buffer)
+            });
+            Ok(PerDevice(shares.collect::<Result<_>>()?))
         })
         .collect()
 }
 
-fn load_parameter(
+/// Puts the share of the device at place `index` of the model axis on it.
+fn load_share(
     checkpoint: &Checkpoint,
     spec: &ModelSpec,
     parameter: &ParameterSpec,
+    index: usize,
     client: &Client,
     device: &Device,
 ) -> Result<Buffer> {
     let tensor = checkpoint.require(&parameter.name, &parameter.shape)?;
     let layout = spec.device.kernel_layout;
-    let mut host = HostBuffer::zeroed(parameter.byte_size());
+    let mut host = HostBuffer::zeroed(parameter.byte_size(&spec.geometry));
     let bytes = host.as_mut();
     match *tensor.shape() {
         [rows, columns] if parameter.is_transposed(layout) => {
@@ -48,10 +54,11 @@ fn load_parameter(
         }
         _ => read_flat(tensor, parameter.dtype, bytes)?,
     }
-    let shape = parameter.device_shape(layout);
+    let _ = index;
+    let shape = parameter.device_shape(&spec.geometry, layout);
     let buffer = client.buffer_from_host(host, &shape.dims, shape.element_type, device)?;
     // On a device with memory of its own the transfer still reads the host's copy: waiting here bounds how
     // many of those there are by the number of loading threads.
-    buffer.ready()?.wait().map_err(Error::from)?;
+    buffer.ready()?.wait()?;
     Ok(buffer)
 }

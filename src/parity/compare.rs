@@ -94,8 +94,10 @@ pub struct Divergence {
 pub struct Report {
     /// The dtype that was computed in here.
     pub dtype: String,
-    /// The device.
+    /// The kind of device.
     pub device: String,
+    /// The mesh of devices.
+    pub mesh: String,
     /// How the reference was made.
     pub reference: serde_json::Map<String, serde_json::Value>,
     /// What was allowed.
@@ -145,7 +147,12 @@ pub fn compare(engine: &Engine, reference: &Reference, tolerance: Tolerance) -> 
         && divergences.iter().all(|d| d.within);
     Ok(Report {
         dtype: engine.spec().compute.to_string(),
-        device: engine.device().kind().to_owned(),
+        device: engine
+            .devices()
+            .first()
+            .map(|device| device.kind().to_owned())
+            .unwrap_or_default(),
+        mesh: engine.spec().geometry.mesh.to_string(),
         reference: reference.metadata.clone(),
         tolerance,
         arrays,
