@@ -254,7 +254,10 @@ fn report_of(mut child: Child, patience: Duration) -> anyhow::Result<Report> {
     let stderr = stderr.join().unwrap_or_default();
     if !status.success() {
         let last = stderr.lines().rfind(|line| !line.trim().is_empty());
-        bail!("ended with {status}: {}", last.unwrap_or("no message").trim());
+        bail!(
+            "ended with {status}: {}",
+            last.unwrap_or("no message").trim()
+        );
     }
     // A plugin may print too; the report is the last line.
     let last = stdout.lines().next_back().unwrap_or_default();

@@ -59,12 +59,22 @@ impl Devices {
     }
 
     /// The same elements on every device.
-    pub fn upload(&self, bytes: &[u8], element_type: hlo::ElementType, dims: &[i64]) -> Result<PerDevice> {
+    pub fn upload(
+        &self,
+        bytes: &[u8],
+        element_type: hlo::ElementType,
+        dims: &[i64],
+    ) -> Result<PerDevice> {
         self.upload_each(|_| bytes, element_type, dims)
     }
 
     /// Rows split over the data axis: `dims` are one device's, and `bytes` hold those of all groups, one after another.
-    pub fn upload_rows(&self, bytes: &[u8], element_type: hlo::ElementType, dims: &[i64]) -> Result<PerDevice> {
+    pub fn upload_rows(
+        &self,
+        bytes: &[u8],
+        element_type: hlo::ElementType,
+        dims: &[i64],
+    ) -> Result<PerDevice> {
         let part = bytes.len() / self.mesh.data;
         let of_group = |replica: usize| {
             let group = replica / self.mesh.model;
@@ -80,7 +90,9 @@ impl Devices {
         dims: &[i64],
     ) -> Result<PerDevice> {
         let each = self.devices.iter().enumerate().map(|(replica, device)| {
-            Ok(self.client.buffer_from_host(bytes(replica), dims, element_type, device)?)
+            Ok(self
+                .client
+                .buffer_from_host(bytes(replica), dims, element_type, device)?)
         });
         Ok(PerDevice(each.collect::<Result<_>>()?))
     }
@@ -96,7 +108,11 @@ impl Devices {
     }
 
     /// Reads rows that are split over the data axis, from the first device of each group.
-    pub fn rows<T>(&self, from: &PerDevice, read: impl Fn(&Buffer) -> Result<Vec<T>>) -> Result<Vec<T>> {
+    pub fn rows<T>(
+        &self,
+        from: &PerDevice,
+        read: impl Fn(&Buffer) -> Result<Vec<T>>,
+    ) -> Result<Vec<T>> {
         let mut all = Vec::new();
         for buffer in from.0.iter().step_by(self.mesh.model) {
             all.append(&mut read(buffer)?);
@@ -113,10 +129,19 @@ impl Devices {
     pub fn run(&self, executable: &Executable, arguments: &[&PerDevice]) -> Result<Vec<PerDevice>> {
         // The executable lists its devices in an order of its own.
         let replica_of = |device: &Device| self.devices.iter().position(|d| d.id() == device.id());
-        let order: Vec<usize> = executable.addressable_devices().iter().filter_map(replica_of).collect();
+        let order: Vec<usize> = executable
+            .addressable_devices()
+            .iter()
+            .filter_map(replica_of)
+            .collect();
         let lists: Vec<Vec<&Buffer>> = order
             .iter()
-            .map(|&replica| arguments.iter().map(|argument| &argument.0[replica]).collect())
+            .map(|&replica| {
+                arguments
+                    .iter()
+                    .map(|argument| &argument.0[replica])
+                    .collect()
+            })
             .collect();
         let results = executable.execute(&lists, &ExecuteOptions::default())?;
         let mut by_replica: Vec<(usize, Vec<Buffer>)> = order.into_iter().zip(results).collect();

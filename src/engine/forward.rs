@@ -68,7 +68,9 @@ impl Engine {
         })?;
         let dims = [rows as i64, length as i64];
         let ids = self.devices.upload_rows_s32(&padded(input_ids), &dims)?;
-        let mask = self.devices.upload_rows_s32(&padded(attention_mask), &dims)?;
+        let mask = self
+            .devices
+            .upload_rows_s32(&padded(attention_mask), &dims)?;
         let results = self.run(&program, &[&ids, &mask])?;
         let expected = config.num_hidden_layers + 2;
         if results.len() != expected {

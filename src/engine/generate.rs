@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::buckets::{cache_bucket, prompt_bucket};
-use super::{Engine, Error, ProgramKey, Result};
 use super::devices::PerDevice;
+use super::{Engine, Error, ProgramKey, Result};
 use crate::model::programs::{DecodeShape, PrefillShape, decode_result};
 use crate::sharding::Mesh;
 

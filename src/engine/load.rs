@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::relayout::{read_flat, read_transposed};
 use super::Result;
 use super::devices::{Devices, PerDevice};
+use super::relayout::{read_flat, read_transposed};
 use crate::checkpoint::Checkpoint;
 use crate::model::{ModelSpec, ParameterSpec};
 use crate::pjrt::{Buffer, Client, Device, HostBuffer};
@@ -24,12 +24,17 @@ pub fn load_parameters(
     spec.parameters
         .par_iter()
         .map(|parameter| {
-            let shares = devices.all().par_iter().enumerate().map(|(replica, device)| {
-                let index = devices.mesh().model_index(replica);
-                let buffer = load_share(checkpoint, spec, parameter, index, devices.client(), device)?;
-                loaded(parameter.byte_size(&spec.geometry) as u64);
-                Ok(buffer)
-            });
+            let shares = devices
+                .all()
+                .par_iter()
+                .enumerate()
+                .map(|(replica, device)| {
+                    let index = devices.mesh().model_index(replica);
+                    let buffer =
+                        load_share(checkpoint, spec, parameter, index, devices.client(), device)?;
+                    loaded(parameter.byte_size(&spec.geometry) as u64);
+                    Ok(buffer)
+                });
             Ok(PerDevice(shares.collect::<Result<_>>()?))
         })
         .collect()

@@ -81,15 +81,14 @@ enum ProgramKey {
 }
 
 impl ProgramKey {
-    /// XLA may drop a rounding to 16 bits between two operations that it fuses ("excess precision", on by
-    /// default). Flax's `generate` is compiled, and so drops them as our generating programs do; a plain call of
-    /// its model runs operation by operation and rounds each time. So the program that is held against such
-    /// calls rounds each time too: that makes it equal to the bit where dropping differs by a hundredth, and
-    /// it tells whether the lowering is right rather than what was fused.
+    /// XLA may drop a rounding to 16 bits between two operations that it fuses ("excess precision", on by default).
+    /// Flax's `generate` compiles its decode loop, and so drops them as ours does; the prompt and a plain call of the model it
+    /// runs operation by operation, rounding each time. So the prefill and the compared pass round each time too: that makes
+    /// them equal to Flax's to the bit, where dropping differs by a hundredth (`1 + weight` of a bfloat16 norm alone).
     fn compile_options(self, devices: &Devices) -> CompileOptions {
         let overrides = match self {
-            ProgramKey::Prefill(_) | ProgramKey::Decode(_) => Vec::new(),
-            ProgramKey::Forward { .. } => vec![(
+            ProgramKey::Decode(_) => Vec::new(),
+            ProgramKey::Prefill(_) | ProgramKey::Forward { .. } => vec![(
                 "xla_allow_excess_precision".to_owned(),
                 OptionValue::Bool(false),
             )],
@@ -148,7 +147,11 @@ impl Engine {
         }
 
         let start = Instant::now();
-        let share: usize = spec.parameters.iter().map(|p| p.byte_size(&spec.geometry)).sum();
+        let share: usize = spec
+            .parameters
+            .iter()
+            .map(|p| p.byte_size(&spec.geometry))
+            .sum();
         let total = (share * options.mesh.devices()) as u64;
         let arrived = std::sync::atomic::AtomicU64::new(0);
         let weights = load::load_parameters(&checkpoint, &spec, &devices, |bytes| {
@@ -231,7 +234,12 @@ impl Engine {
     /// Runs `program` on the parameters, its tables and `rest`.
     fn run(&self, program: &Program, rest: &[&PerDevice]) -> Result<Vec<PerDevice>> {
         let tables = program.tables.iter();
-        let arguments: Vec<&PerDevice> = self.weights.iter().chain(tables).chain(rest.iter().copied()).collect();
+        let arguments: Vec<&PerDevice> = self
+            .weights
+            .iter()
+            .chain(tables)
+            .chain(rest.iter().copied())
+            .collect();
         self.devices.run(&program.executable, &arguments)
     }
 }
@@ -243,20 +251,30 @@ fn open_client(options: &EngineOptions) -> Result<Client> {
         (device @ ("tpu" | "cuda"), Some(_)) => {
             return Err(Error::Option {
                 option: "--devices",
-                problem: format!("a CPU client's devices are counted by it; a {device} has those that it has"),
+                problem: format!(
+                    "a CPU client's devices are counted by it; a {device} has those that it has"
+                ),
             });
         }
         (_, Some(count)) if count < needed => {
             return Err(Error::Option {
                 option: "--devices",
-                problem: format!("{count} are fewer than the {needed} of --mesh {}", options.mesh),
+                problem: format!(
+                    "{count} are fewer than the {needed} of --mesh {}",
+                    options.mesh
+                ),
             });
         }
         ("cpu", None) => Some(needed),
         (_, given) => given,
     };
     let create: Vec<_> = count
-        .map(|count| ("cpu_device_count".to_owned(), NamedValue::Int64(count as i64)))
+        .map(|count| {
+            (
+                "cpu_device_count".to_owned(),
+                NamedValue::Int64(count as i64),
+            )
+        })
         .into_iter()
         .collect();
     let path = plugin::find(&options.device)?;

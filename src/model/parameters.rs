@@ -128,21 +128,36 @@ pub fn parameters(
             ("o_proj", [queries, hidden], 0, Split::Heads),
         ] {
             let path = format!("self_attn/{projection}");
-            push(at(&format!("{path}/kernel")), &shape, Role::Kernel, Some((dim, split)));
+            push(
+                at(&format!("{path}/kernel")),
+                &shape,
+                Role::Kernel,
+                Some((dim, split)),
+            );
             if config.attention_bias {
                 // What is split over rows is summed over devices; its bias is added once, after the sum.
                 let split = (dim == 1).then_some((0, split));
                 push(at(&format!("{path}/bias")), &shape[1..], Role::Bias, split);
             }
         }
-        push(at("post_attention_layernorm/weight"), &[hidden], Role::Norm, None);
+        push(
+            at("post_attention_layernorm/weight"),
+            &[hidden],
+            Role::Norm,
+            None,
+        );
         for (projection, shape, dim) in [
             ("gate_proj", [hidden, inner], 1),
             ("up_proj", [hidden, inner], 1),
             ("down_proj", [inner, hidden], 0),
         ] {
             let path = format!("mlp/{projection}/kernel");
-            push(at(&path), &shape, Role::Kernel, Some((dim, Split::Intermediate)));
+            push(
+                at(&path),
+                &shape,
+                Role::Kernel,
+                Some((dim, Split::Intermediate)),
+            );
         }
     }
     push("model/norm/weight".into(), &[hidden], Role::Norm, None);

@@ -209,7 +209,12 @@ impl Entry {
         let weights = spec
             .parameters
             .iter()
-            .map(|p| b.parameter(&p.name, p.device_shape(&spec.geometry, spec.device.kernel_layout)))
+            .map(|p| {
+                b.parameter(
+                    &p.name,
+                    p.device_shape(&spec.geometry, spec.device.kernel_layout),
+                )
+            })
             .collect::<hlo::Result<Vec<_>>>()?;
         let table = shape(ElementType::F32, &[positions, spec.config.head_dim / 2]);
         Ok(Self {

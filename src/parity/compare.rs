@@ -17,8 +17,11 @@ pub struct Tolerance {
 }
 
 impl Tolerance {
-    /// The tolerance for a compute dtype. In float32 only the order of summation differs; in 16 bits every
-    /// rounding may fall the other way, and Flax's own runs with other batch shapes differ as well.
+    /// The tolerance for a compute dtype. In float32 only the order of summation differs.
+    ///
+    /// In bfloat16 it is what Flax's own runs differ by when the batch has another shape or the call is compiled: up to 2.6e-2
+    /// of the logits' scale over the checkpoints in tests/data, measured with `tools/flax/make_reference.py --measure-noise`.
+    /// In float16 those runs are equal on a CPU, and it is a little more than their distance from float32, 3.9e-3.
     pub fn for_dtype(dtype: DType) -> Self {
         match dtype {
             DType::F32 => Self {
@@ -30,7 +33,7 @@ impl Tolerance {
                 kl: 1e-3,
             },
             DType::BF16 => Self {
-                relative: 4e-2,
+                relative: 3e-2,
                 kl: 0.015,
             },
         }

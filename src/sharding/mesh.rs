@@ -40,14 +40,22 @@ impl Mesh {
     /// The replicas that share parameters: one list a group.
     pub fn model_groups(self) -> Vec<Vec<i64>> {
         (0..self.data)
-            .map(|d| (0..self.model).map(|m| (d * self.model + m) as i64).collect())
+            .map(|d| {
+                (0..self.model)
+                    .map(|m| (d * self.model + m) as i64)
+                    .collect()
+            })
             .collect()
     }
 
     /// The replicas that hold the same parameters: one list a place on the model axis.
     pub fn data_groups(self) -> Vec<Vec<i64>> {
         (0..self.model)
-            .map(|m| (0..self.data).map(|d| (d * self.model + m) as i64).collect())
+            .map(|m| {
+                (0..self.data)
+                    .map(|d| (d * self.model + m) as i64)
+                    .collect()
+            })
             .collect()
     }
 }

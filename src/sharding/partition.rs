@@ -89,8 +89,16 @@ impl Geometry {
             let by_heads = !whole.heads.is_multiple_of(model);
             return Err(GeometryError {
                 mesh,
-                what: if by_heads { "num_attention_heads" } else { "num_key_value_heads" },
-                size: if by_heads { whole.heads } else { whole.key_value_heads },
+                what: if by_heads {
+                    "num_attention_heads"
+                } else {
+                    "num_key_value_heads"
+                },
+                size: if by_heads {
+                    whole.heads
+                } else {
+                    whole.key_value_heads
+                },
                 possible: possible.join(", "),
             });
         }
@@ -142,7 +150,8 @@ mod tests {
             r#"{{"model_type": "gemma", "vocab_size": 101, "hidden_size": 16, "intermediate_size": 30,
                 "num_hidden_layers": 1, "num_attention_heads": {heads}, "num_key_value_heads": {kv}, "head_dim": 4}}"#
         );
-        let config = GemmaConfig::from_json("config.json".as_ref(), &text).expect("a configuration");
+        let config =
+            GemmaConfig::from_json("config.json".as_ref(), &text).expect("a configuration");
         Geometry::new(&config, Mesh { data: 1, model })
     }
 
@@ -167,7 +176,11 @@ mod tests {
                     Split::KeyValueHeads => (model / kv).max(1),
                     _ => 1,
                 };
-                assert_eq!(held, vec![times; whole], "{split:?} of {heads}/{kv} over {model}");
+                assert_eq!(
+                    held,
+                    vec![times; whole],
+                    "{split:?} of {heads}/{kv} over {model}"
+                );
             }
         }
     }
@@ -189,7 +202,9 @@ mod tests {
 
     #[test]
     fn sizes_that_would_do_are_named() {
-        let error = geometry(8, 1, 3).expect_err("3 does not divide 8").to_string();
+        let error = geometry(8, 1, 3)
+            .expect_err("3 does not divide 8")
+            .to_string();
         assert!(error.contains("num_attention_heads (8)"), "{error}");
         assert!(error.ends_with("1, 2, 4, 8"), "{error}");
         let error = geometry(12, 4, 6).expect_err("6 and 4").to_string();
