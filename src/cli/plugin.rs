@@ -127,11 +127,20 @@ fn list(json: bool) -> anyhow::Result<Outcome> {
 }
 
 fn doctor(devices: &[String], json: bool) -> anyhow::Result<Outcome> {
-    let patients = patients(devices)?;
     let mut worst = Outcome::Done;
     let mut reports = Vec::new();
-    for (name, located) in patients {
-        let report = examine(&located)?;
+    for (name, located) in patients(devices)? {
+        let (path, report) = match located {
+            Ok(located) => {
+                let report = examine(&located)?;
+                (Some(located.path), report)
+            }
+            Err(error) => {
+                let mut report = Report::default();
+                report.add("file", Verdict::Bad, error.to_string());
+                (None, report)
+            }
+        };
         let verdict = report.verdict();
         // Devices that were not asked for by name may be absent.
         if verdict == Verdict::Bad || (verdict == Verdict::Absent && !devices.is_empty()) {
@@ -139,10 +148,10 @@ fn doctor(devices: &[String], json: bool) -> anyhow::Result<Outcome> {
         }
         if json {
             reports.push(json!({
-                "device": name, "path": located.path, "verdict": verdict, "checks": report.checks,
+                "device": name, "path": path, "verdict": verdict, "checks": report.checks,
             }));
         } else {
-            print_report(&name, &located.path, &report)?;
+            print_report(&name, path.as_deref(), &report)?;
         }
     }
     if json {
@@ -151,27 +160,36 @@ fn doctor(devices: &[String], json: bool) -> anyhow::Result<Outcome> {
     Ok(worst)
 }
 
-/// The plugins to try: those of the devices named, else all that are found.
-fn patients(devices: &[String]) -> anyhow::Result<Vec<(String, Located)>> {
+/// A plugin to try, or why it cannot be.
+type Patient = (String, plugin::Result<Located>);
+
+/// The plugins to try: those of the devices named, which must be there, else all that are found.
+fn patients(devices: &[String]) -> anyhow::Result<Vec<Patient>> {
     if !devices.is_empty() {
         return devices
             .iter()
-            .map(|device| Ok((device.clone(), plugin::locate(device)?)))
+            .map(|device| Ok((device.clone(), Ok(plugin::locate(device)?))))
             .collect();
     }
-    let mut found: Vec<(String, Located)> = Vec::new();
     let installed = plugin::list()?;
     let installed = installed
         .iter()
         .filter(|listed| listed.state != State::Missing)
         .map(|listed| listed.pin.name);
+    let mut found: Vec<Patient> = Vec::new();
     for device in DEVICES.into_iter().chain(installed) {
-        match plugin::locate(device) {
-            Ok(located) if found.iter().all(|(_, other)| other.path != located.path) => {
-                found.push((device.to_owned(), located));
-            }
-            Ok(_) | Err(plugin::Error::NotInstalled { .. }) => {}
-            Err(error) => return Err(error.into()),
+        let located = plugin::locate(device);
+        if matches!(located, Err(plugin::Error::NotInstalled { .. })) {
+            continue;
+        }
+        // One file may be found by two names; one failure too.
+        let known = found.iter().any(|(_, other)| match (other, &located) {
+            (Ok(other), Ok(located)) => other.path == located.path,
+            (Err(other), Err(error)) => other.to_string() == error.to_string(),
+            _ => false,
+        });
+        if !known {
+            found.push((device.to_owned(), located));
         }
     }
     if found.is_empty() {
@@ -180,9 +198,12 @@ fn patients(devices: &[String]) -> anyhow::Result<Vec<(String, Located)>> {
     Ok(found)
 }
 
-fn print_report(name: &str, path: &Path, report: &Report) -> std::io::Result<()> {
+fn print_report(name: &str, path: Option<&Path>, report: &Report) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{name}: {}", path.display())?;
+    match path {
+        Some(path) => writeln!(out, "{name}: {}", path.display())?,
+        None => writeln!(out, "{name}:")?,
+    }
     for check in &report.checks {
         let mark = match check.verdict {
             Verdict::Good => "ok",
