@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use super::msgpack::Problem;
+use super::npz::NpzProblem;
+use super::safetensors::SafetensorsProblem;
 
 /// Why a checkpoint could not be opened or read. Each message is one line that names the file and, where there is one, the
 /// tensor.
@@ -65,6 +67,44 @@ pub enum Error {
         offset: u64,
         /// What is wrong.
         problem: Problem,
+    },
+    /// A safetensors file is malformed, or has what is not supported.
+    #[error("{}: {}{problem}", file.display(), in_tensor(tensor))]
+    Safetensors {
+        /// The file.
+        file: PathBuf,
+        /// The tensor that is wrong; empty where it is the file as a whole.
+        tensor: String,
+        /// What is wrong.
+        problem: SafetensorsProblem,
+    },
+    /// An npz file is malformed, or has what is not supported.
+    #[error("{}: {}{problem}", file.display(), in_member(tensor))]
+    Npz {
+        /// The file.
+        file: PathBuf,
+        /// The member that is wrong; empty where it is the archive as a whole.
+        tensor: String,
+        /// What is wrong.
+        problem: NpzProblem,
+    },
+    /// A file's name does not say what form it has.
+    #[error("{}: unknown form of weights (known: .msgpack, .npz, .safetensors, .index.json)", file.display())]
+    UnknownForm {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A tensor has a name that is known, and a shape that does not belong to it.
+    #[error("{}: tensor {tensor:?} has shape {found:?}, expected axes [{expected}]", file.display())]
+    ForeignShape {
+        /// The file.
+        file: PathBuf,
+        /// The tensor, by its stored name.
+        tensor: String,
+        /// Its axes: a letter each, or the size that an axis must have.
+        expected: &'static str,
+        /// Its shape.
+        found: Vec<usize>,
     },
     /// Two tensors have the same name.
     #[error("{}: tensor {tensor:?} is also in {}", file.display(), first.display())]
@@ -182,6 +222,14 @@ fn in_tensor(name: &str) -> String {
         String::new()
     } else {
         format!("tensor {name:?}, ")
+    }
+}
+
+fn in_member(name: &str) -> String {
+    if name.is_empty() {
+        String::new()
+    } else {
+        format!("member {name:?}: ")
     }
 }
 

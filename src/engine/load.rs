@@ -2,7 +2,6 @@
 
 use rayon::prelude::*;
 
-use super::relayout::{read_flat, read_transposed};
 use super::{Error, Result};
 use crate::checkpoint::Checkpoint;
 use crate::model::{ModelSpec, ParameterSpec};
@@ -42,11 +41,11 @@ fn load_parameter(
     let layout = spec.device.kernel_layout;
     let mut host = HostBuffer::zeroed(parameter.byte_size());
     let bytes = host.as_mut();
-    match *tensor.shape() {
-        [rows, columns] if parameter.is_transposed(layout) => {
-            read_transposed(tensor, [rows, columns], parameter.dtype, bytes)?;
-        }
-        _ => read_flat(tensor, parameter.dtype, bytes)?,
+    // Either way round is a view of what is stored: a kernel that the file has as the device wants it is copied straight.
+    if parameter.is_transposed(layout) {
+        tensor.transposed().read_into(parameter.dtype, bytes)?;
+    } else {
+        tensor.read_into(parameter.dtype, bytes)?;
     }
     let shape = parameter.device_shape(layout);
     let buffer = client.buffer_from_host(host, &shape.dims, shape.element_type, device)?;

@@ -5,7 +5,6 @@ mod error;
 mod forward;
 mod generate;
 mod load;
-mod relayout;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -21,7 +20,9 @@ use crate::config::{FLAX_ROPE_THETA, GemmaConfig};
 use crate::dtype::DType;
 use crate::model::programs::{self, DecodeShape, PrefillShape};
 use crate::model::{DeviceTraits, EMBEDDING, ModelSpec, RopeTables, parameters};
-use crate::pjrt::{Buffer, Client, CompileOptions, Device, Executable, ExecuteOptions, OptionValue, Plugin};
+use crate::pjrt::{
+    Buffer, Client, CompileOptions, Device, Executable, ExecuteOptions, OptionValue, Plugin,
+};
 use crate::plugin;
 
 /// How an [`Engine`] is made.
