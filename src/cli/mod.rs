@@ -1,7 +1,9 @@
 //! The command line: one file a subcommand. Raw arguments are turned once into checked options.
 
+mod convert;
 mod generate;
 mod input;
+mod inspect;
 mod model;
 mod output;
 mod parity;
@@ -25,6 +27,10 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// Compare with what Flax computed
     Parity(parity::ParityArgs),
+    /// Say what a checkpoint has, and whether it fits its configuration
+    Inspect(inspect::InspectArgs),
+    /// Write a checkpoint in another form
+    Convert(convert::ConvertArgs),
     /// Install PJRT plugins and look at them
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -59,6 +65,8 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Generate(args) => generate::run(&args),
         Command::Parity(args) => parity::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Plugin(command) => plugin::run(&command),
     };
     match outcome {

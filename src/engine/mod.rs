@@ -6,7 +6,6 @@ mod error;
 mod forward;
 mod generate;
 mod load;
-mod relayout;
 
 use std::collections::HashMap;
 use std::path::Path;
