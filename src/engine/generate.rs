@@ -10,7 +10,7 @@ use crate::sharding::Mesh;
 
 /// Steps that one call of the decode program can run. A call costs the host well under a
 /// millisecond, so more would gain nothing, and an interruption is noticed between calls.
-const CHUNK: usize = 32;
+pub const CHUNK: usize = 32;
 /// Steps a call when somebody watches the tokens come.
 const STREAMED_CHUNK: usize = 1;
 

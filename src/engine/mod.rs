@@ -6,22 +6,24 @@ mod error;
 mod forward;
 mod generate;
 mod load;
+mod programs;
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use buckets::{cache_bucket, prompt_bucket};
 pub use error::{Error, Result};
 pub use forward::ForwardOutput;
-pub use generate::{FinishReason, GenerateOptions, GenerateSummary, Generation, Observer};
+pub use generate::{CHUNK, FinishReason, GenerateOptions, GenerateSummary, Generation, Observer};
+pub use programs::ProgramKey;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{FLAX_ROPE_THETA, GemmaConfig};
 use crate::dtype::DType;
-use crate::model::programs::{self, DecodeShape, PrefillShape};
 use crate::model::{DeviceTraits, EMBEDDING, ModelSpec, RopeTables, parameters};
-use crate::pjrt::{Client, CompileOptions, Device, Executable, NamedValue, OptionValue, Plugin};
+use crate::pjrt::{Client, Device, Executable, NamedValue, Plugin};
 use crate::plugin;
 use crate::sharding::{Geometry, Mesh};
 use devices::{Devices, PerDevice};
@@ -70,34 +72,6 @@ pub struct Times {
     pub prefill: Duration,
     /// Running decode loops.
     pub decode: Duration,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum ProgramKey {
-    Prefill(PrefillShape),
-    Decode(DecodeShape),
-    Forward { batch: usize, length: usize },
-}
-
-impl ProgramKey {
-    /// XLA may drop a rounding to 16 bits between two operations that it fuses ("excess precision", on by default).
-    /// Flax's `generate` compiles its decode loop, and so drops them as ours does; the prompt and a plain call of the model it
-    /// runs operation by operation, rounding each time. So the prefill and the compared pass round each time too: that makes
-    /// them equal to Flax's to the bit, where dropping differs by a hundredth (`1 + weight` of a bfloat16 norm alone).
-    fn compile_options(self, devices: &Devices) -> CompileOptions {
-        let overrides = match self {
-            ProgramKey::Decode(_) => Vec::new(),
-            ProgramKey::Prefill(_) | ProgramKey::Forward { .. } => vec![(
-                "xla_allow_excess_precision".to_owned(),
-                OptionValue::Bool(false),
-            )],
-        };
-        CompileOptions {
-            device_assignment: Some(devices.assignment()),
-            overrides,
-            ..CompileOptions::with_replicas(devices.mesh().devices())
-        }
-    }
 }
 
 /// A compiled program with the rotation tables that it takes after the parameters.
@@ -197,23 +171,16 @@ impl Engine {
             return Ok(program.clone());
         }
         let start = Instant::now();
-        let (module, positions) = match key {
-            ProgramKey::Prefill(shape) => (programs::prefill(&self.spec, shape)?, shape.cache),
-            ProgramKey::Decode(shape) => (programs::decode(&self.spec, shape)?, shape.cache),
-            ProgramKey::Forward { batch, length } => {
-                (programs::forward(&self.spec, batch, length)?, length)
-            }
-        };
-        let executable = self
-            .devices
-            .client()
-            .compile(&module.serialize(), &key.compile_options(&self.devices))?;
+        let module = key.lower(&self.spec)?;
+        let options = key.compile_options(&self.devices.assignment());
+        let client = self.devices.client();
+        let executable = client.compile_module(&module, &options)?;
         let elapsed = start.elapsed();
         tracing::debug!(?key, ?elapsed, "compiled");
         self.record(|times| times.compile += elapsed);
         let program = Program {
             executable,
-            tables: Arc::new(self.rope_tables(positions)?),
+            tables: Arc::new(self.rope_tables(key.positions())?),
         };
         programs.insert(key, program.clone());
         Ok(program)
@@ -246,6 +213,12 @@ impl Engine {
 /// A client of the device that the options name.
 fn open_client(options: &EngineOptions) -> Result<Client> {
     let needed = options.mesh.devices();
+    // A plugin without its hardware would search for it, a TPU's for minutes.
+    match options.device.as_str() {
+        "tpu" if plugin::tpu_chips() == 0 => return Err(Error::NoHardware("TPU")),
+        "cuda" if !plugin::has_nvidia_gpu() => return Err(Error::NoHardware("NVIDIA GPU")),
+        _ => {}
+    }
     let count = match (options.device.as_str(), options.cpu_devices) {
         (device @ ("tpu" | "cuda"), Some(_)) => {
             return Err(Error::Option {

@@ -1,0 +1,65 @@
+//! The programs that generation and comparison need, by their shapes, and how each is compiled.
+
+use crate::model::ModelSpec;
+use crate::model::programs::{self, DecodeShape, PrefillShape};
+use crate::pjrt::{CompileOptions, OptionValue};
+
+/// A program, by what it does and its shapes (those of one device).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProgramKey {
+    /// [`programs::prefill`].
+    Prefill(PrefillShape),
+    /// [`programs::decode`].
+    Decode(DecodeShape),
+    /// [`programs::forward`].
+    Forward {
+        /// Rows.
+        batch: usize,
+        /// Tokens a row.
+        length: usize,
+    },
+}
+
+impl ProgramKey {
+    /// Lowers the program.
+    ///
+    /// # Errors
+    /// Shapes that do not fit each other, which a checked configuration cannot make.
+    pub fn lower(self, spec: &ModelSpec) -> hlo::Result<hlo::Module> {
+        match self {
+            ProgramKey::Prefill(shape) => programs::prefill(spec, shape),
+            ProgramKey::Decode(shape) => programs::decode(spec, shape),
+            ProgramKey::Forward { batch, length } => programs::forward(spec, batch, length),
+        }
+    }
+
+    /// Positions that the program's rotation tables have.
+    pub(super) fn positions(self) -> usize {
+        match self {
+            ProgramKey::Prefill(shape) => shape.cache,
+            ProgramKey::Decode(shape) => shape.cache,
+            ProgramKey::Forward { length, .. } => length,
+        }
+    }
+
+    /// How it is compiled, for devices with these ids, one a replica.
+    ///
+    /// XLA may drop a rounding to 16 bits between two operations that it fuses ("excess precision", on by default).
+    /// Flax's `generate` compiles its decode loop, and so drops them as ours does; the prompt and a plain call of the model it
+    /// runs operation by operation, rounding each time. So the prefill and the compared pass round each time too: that makes
+    /// them equal to Flax's to the bit, where dropping differs by a hundredth (`1 + weight` of a bfloat16 norm alone).
+    pub fn compile_options(self, devices: &[i64]) -> CompileOptions {
+        let overrides = match self {
+            ProgramKey::Decode(_) => Vec::new(),
+            ProgramKey::Prefill(_) | ProgramKey::Forward { .. } => vec![(
+                "xla_allow_excess_precision".to_owned(),
+                OptionValue::Bool(false),
+            )],
+        };
+        CompileOptions {
+            overrides,
+            device_assignment: Some(devices.to_vec()),
+            ..CompileOptions::with_replicas(devices.len())
+        }
+    }
+}
