@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use super::msgpack::Problem;
+use super::npz::NpzProblem;
+use super::safetensors::SafetensorsProblem;
 
 /// Why a checkpoint could not be opened or read. Each message is one line that names the file and, where there is one, the
 /// tensor.
@@ -40,6 +42,22 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A part of a dimension was asked for that the tensor does not have as a view.
+    #[error("{}: tensor {tensor:?} of shape {shape:?} has no part {start}..{end} of dimension {dim}", file.display())]
+    Slice {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// The dimension.
+        dim: usize,
+        /// The first index asked for.
+        start: usize,
+        /// The index after the last one asked for.
+        end: usize,
+    },
     /// A range of bytes was asked for that is not within the tensor.
     #[error("{}: tensor {tensor:?} has {byte_len} bytes, asked for {len} from {start} on", file.display())]
     OutOfRange {
@@ -65,6 +83,44 @@ pub enum Error {
         offset: u64,
         /// What is wrong.
         problem: Problem,
+    },
+    /// A safetensors file is malformed, or has what is not supported.
+    #[error("{}: {}{problem}", file.display(), in_tensor(tensor))]
+    Safetensors {
+        /// The file.
+        file: PathBuf,
+        /// The tensor that is wrong; empty where it is the file as a whole.
+        tensor: String,
+        /// What is wrong.
+        problem: SafetensorsProblem,
+    },
+    /// An npz file is malformed, or has what is not supported.
+    #[error("{}: {}{problem}", file.display(), in_member(tensor))]
+    Npz {
+        /// The file.
+        file: PathBuf,
+        /// The member that is wrong; empty where it is the archive as a whole.
+        tensor: String,
+        /// What is wrong.
+        problem: NpzProblem,
+    },
+    /// A file's name does not say what form it has.
+    #[error("{}: unknown form of weights (known: .msgpack, .npz, .safetensors, .index.json)", file.display())]
+    UnknownForm {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A tensor has a name that is known, and a shape that does not belong to it.
+    #[error("{}: tensor {tensor:?} has shape {found:?}, expected axes [{expected}]", file.display())]
+    ForeignShape {
+        /// The file.
+        file: PathBuf,
+        /// The tensor, by its stored name.
+        tensor: String,
+        /// Its axes: a letter each, or the size that an axis must have.
+        expected: &'static str,
+        /// Its shape.
+        found: Vec<usize>,
     },
     /// Two tensors have the same name.
     #[error("{}: tensor {tensor:?} is also in {}", file.display(), first.display())]
@@ -182,6 +238,14 @@ fn in_tensor(name: &str) -> String {
         String::new()
     } else {
         format!("tensor {name:?}, ")
+    }
+}
+
+fn in_member(name: &str) -> String {
+    if name.is_empty() {
+        String::new()
+    } else {
+        format!("member {name:?}: ")
     }
 }
 

@@ -5,25 +5,35 @@
 //! page counts towards the process's resident memory, and a mapped file that shrinks ends the process with a signal, while
 //! here it is an error that names file and tensor.
 //!
+//! Whatever form the files have, and whoever's names and layouts: what is given are Flax's, as views of what is stored.
+//!
 //! Nothing that a file holds can panic, and what is kept of a file is bounded by the file's own size.
 
+mod cast;
 mod error;
+mod foreign;
 mod index;
+mod layout;
 mod msgpack;
+mod npz;
+mod open;
+mod read;
+mod safetensors;
 mod source;
 mod tensor;
+pub mod write;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use error::Error;
+pub use foreign::Naming;
 pub use msgpack::Problem;
-use source::OpenFile;
+pub use npz::NpzProblem;
+pub use safetensors::SafetensorsProblem;
 pub use source::ReadAt;
-use tensor::DataFile;
 pub use tensor::Tensor;
 
 #[cfg(target_endian = "big")]
@@ -38,6 +48,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub const FLAX_FILE: &str = "flax_model.msgpack";
 /// The index of a Flax model that was saved in shards.
 pub const FLAX_INDEX_FILE: &str = "flax_model.msgpack.index.json";
+/// The names of an npz file with a model's parameters, the preferred one first.
+pub const NPZ_FILES: [&str; 2] = ["flax_model.npz", "model.npz"];
+/// The safetensors file of a model.
+pub const SAFETENSORS_FILE: &str = "model.safetensors";
+/// The index of a model that was saved as safetensors in shards.
+pub const SAFETENSORS_INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// The form that a checkpoint's files have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +63,12 @@ pub enum Format {
     FlaxMsgpack,
     /// The same in several files with an index.
     FlaxMsgpackSharded,
+    /// A zip archive of npy files, as `numpy.savez` writes it.
+    Npz,
+    /// safetensors in one file.
+    Safetensors,
+    /// The same in several files with an index.
+    SafetensorsSharded,
 }
 
 impl fmt::Display for Format {
@@ -54,6 +76,9 @@ impl fmt::Display for Format {
         f.write_str(match self {
             Format::FlaxMsgpack => "Flax msgpack",
             Format::FlaxMsgpackSharded => "Flax msgpack in shards",
+            Format::Npz => "npz",
+            Format::Safetensors => "safetensors",
+            Format::SafetensorsSharded => "safetensors in shards",
         })
     }
 }
@@ -67,128 +92,12 @@ pub struct Checkpoint {
 struct Inner {
     path: PathBuf,
     format: Format,
+    naming: Naming,
     files: Vec<PathBuf>,
     tensors: BTreeMap<Arc<str>, Tensor>,
 }
 
 impl Checkpoint {
-    /// Opens the weights in a folder: [`FLAX_FILE`], else [`FLAX_INDEX_FILE`] with the shards that it names.
-    ///
-    /// # Errors
-    /// Where there is neither, where a file cannot be read or is malformed, and where index and shards disagree.
-    pub fn open(dir: &Path) -> Result<Self> {
-        let single = dir.join(FLAX_FILE);
-        if exists(&single)? {
-            return Self::open_msgpack_file(&single);
-        }
-        let index = dir.join(FLAX_INDEX_FILE);
-        if exists(&index)? {
-            return Self::open_index_file(&index);
-        }
-        Err(Error::NotFound {
-            dir: dir.to_path_buf(),
-            looked_for: format!("{FLAX_FILE}, {FLAX_INDEX_FILE}"),
-        })
-    }
-
-    /// Opens one msgpack file, with nested names or joined ones.
-    ///
-    /// # Errors
-    /// Where the file cannot be read, or is malformed.
-    pub fn open_msgpack_file(file: &Path) -> Result<Self> {
-        let source = OpenFile::open(file).map_err(|source| Error::Open {
-            file: file.to_path_buf(),
-            source,
-        })?;
-        Self::from_msgpack(file, source)
-    }
-
-    /// Opens msgpack bytes that lie anywhere. `file` is the name that errors and [`Tensor::file`] give them.
-    ///
-    /// # Errors
-    /// Where the bytes cannot be read, or are malformed.
-    pub fn from_msgpack(file: &Path, source: impl ReadAt + 'static) -> Result<Self> {
-        let mut tensors = BTreeMap::new();
-        for tensor in parse_msgpack(file, source)? {
-            insert(&mut tensors, tensor)?;
-        }
-        Ok(Self::new(
-            file,
-            Format::FlaxMsgpack,
-            vec![file.to_path_buf()],
-            tensors,
-        ))
-    }
-
-    /// Opens an index file and the shards that it names, which lie beside it.
-    ///
-    /// # Errors
-    /// Where a file is missing, cannot be read or is malformed; where the index names a shard by anything but a plain file
-    /// name; and where index and shards disagree on a tensor.
-    pub fn open_index_file(file: &Path) -> Result<Self> {
-        let dir = file.parent().unwrap_or(Path::new(""));
-        let mut files = Vec::new();
-        let mut tensors = BTreeMap::new();
-        for (shard, names) in index::read(file)? {
-            let path = dir.join(&shard);
-            let source = OpenFile::open(&path).map_err(|source| match source.kind() {
-                io::ErrorKind::NotFound => Error::MissingShard {
-                    file: file.to_path_buf(),
-                    tensor: names.first().cloned().unwrap_or_default(),
-                    shard: shard.clone(),
-                },
-                _ => Error::Open {
-                    file: path.clone(),
-                    source,
-                },
-            })?;
-            let mut found = 0;
-            for tensor in parse_msgpack(&path, source)? {
-                // The names came out of a sorted map.
-                if names
-                    .binary_search_by(|name| name.as_str().cmp(tensor.name()))
-                    .is_err()
-                {
-                    return Err(Error::NotInIndex {
-                        file: file.to_path_buf(),
-                        tensor: tensor.name().to_owned(),
-                        shard,
-                    });
-                }
-                insert(&mut tensors, tensor)?;
-                found += 1;
-            }
-            if found < names.len() {
-                let missing = names
-                    .into_iter()
-                    .find(|name| !tensors.contains_key(name.as_str()));
-                return Err(Error::NotInShard {
-                    file: file.to_path_buf(),
-                    tensor: missing.unwrap_or_default(),
-                    shard,
-                });
-            }
-            files.push(path);
-        }
-        Ok(Self::new(file, Format::FlaxMsgpackSharded, files, tensors))
-    }
-
-    fn new(
-        path: &Path,
-        format: Format,
-        files: Vec<PathBuf>,
-        tensors: BTreeMap<Arc<str>, Tensor>,
-    ) -> Self {
-        Checkpoint {
-            inner: Arc::new(Inner {
-                path: path.to_path_buf(),
-                format,
-                files,
-                tensors,
-            }),
-        }
-    }
-
     /// What was opened: the file, or the index of the shards.
     pub fn path(&self) -> &Path {
         &self.inner.path
@@ -197,6 +106,11 @@ impl Checkpoint {
     /// The form of its files.
     pub fn format(&self) -> Format {
         self.inner.format
+    }
+
+    /// Whose names and layouts its tensors are stored in.
+    pub fn naming(&self) -> Naming {
+        self.inner.naming
     }
 
     /// The files with tensors, by name.
@@ -287,45 +201,4 @@ impl fmt::Debug for Checkpoint {
             .field("tensors", &self.inner.tensors.len())
             .finish()
     }
-}
-
-/// Whether there is a file of this name. A folder that cannot be looked into is an error, not an absence.
-fn exists(file: &Path) -> Result<bool> {
-    file.try_exists().map_err(|source| Error::Open {
-        file: file.to_path_buf(),
-        source,
-    })
-}
-
-/// The tensors of one msgpack file, in its order.
-fn parse_msgpack(
-    file: &Path,
-    source: impl ReadAt + 'static,
-) -> Result<impl Iterator<Item = Tensor>> {
-    let entries = msgpack::parse(&source).map_err(|error| Error::Msgpack {
-        file: file.to_path_buf(),
-        tensor: error.tensor,
-        offset: error.offset,
-        problem: error.problem,
-    })?;
-    let file = Arc::new(DataFile {
-        path: file.to_path_buf(),
-        source: Box::new(source),
-    });
-    Ok(entries
-        .into_iter()
-        .map(move |entry| Tensor::new(Arc::clone(&file), entry)))
-}
-
-/// Adds a tensor whose name must be new.
-fn insert(tensors: &mut BTreeMap<Arc<str>, Tensor>, tensor: Tensor) -> Result<()> {
-    if let Some(first) = tensors.get(tensor.name()) {
-        return Err(Error::Duplicate {
-            file: tensor.file().to_path_buf(),
-            tensor: tensor.name().to_owned(),
-            first: first.file().to_path_buf(),
-        });
-    }
-    tensors.insert(tensor.shared_name(), tensor);
-    Ok(())
 }

@@ -34,6 +34,11 @@ impl OpenFile {
         let size = file.metadata()?.len();
         Ok(OpenFile { file, size })
     }
+
+    /// A file that is open, of this size.
+    pub(super) fn new(file: File, size: u64) -> Self {
+        OpenFile { file, size }
+    }
 }
 
 impl ReadAt for OpenFile {

@@ -1,9 +1,11 @@
 //! A view of one tensor: what it is, and where its bytes lie.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::layout::{Axis, Layout};
 use super::source::ReadAt;
 use super::{Error, Result};
 use crate::dtype::DType;
@@ -37,11 +39,44 @@ pub(super) struct Entry {
     pub(super) pieces: Vec<Piece>,
 }
 
+impl Entry {
+    /// An entry whose bytes lie together.
+    pub(super) fn contiguous(
+        name: &str,
+        dtype: DType,
+        shape: Vec<usize>,
+        offset: u64,
+        len: usize,
+    ) -> Self {
+        Entry {
+            name: name.into(),
+            dtype,
+            shape,
+            pieces: vec![Piece {
+                start: 0,
+                offset,
+                len,
+            }],
+        }
+    }
+}
+
+/// Another name and layout than the stored ones.
+#[derive(Debug)]
+struct View {
+    name: Arc<str>,
+    shape: Vec<usize>,
+    layout: Layout,
+}
+
 /// A view of one tensor of a checkpoint. It holds no tensor bytes, and cloning it is cheap.
+///
+/// Its name and layout are Flax's, whatever the file's are: see [`Tensor::stored_name`] and [`Tensor::stored_shape`] for those.
 #[derive(Clone)]
 pub struct Tensor {
     file: Arc<DataFile>,
     entry: Arc<Entry>,
+    view: Option<Arc<View>>,
     byte_len: usize,
 }
 
@@ -54,17 +89,70 @@ impl Tensor {
         Tensor {
             file,
             entry: Arc::new(entry),
+            view: None,
             byte_len,
+        }
+    }
+
+    /// A view of this tensor's stored elements by another name. The layout stays within them.
+    pub(super) fn viewed(&self, name: Arc<str>, layout: Layout) -> Self {
+        let shape = layout.shape();
+        let elements: usize = shape.iter().product();
+        Tensor {
+            byte_len: elements * self.dtype().size(),
+            view: Some(Arc::new(View {
+                name,
+                shape,
+                layout,
+            })),
+            ..self.clone()
+        }
+    }
+
+    /// This tensor by another name.
+    pub(super) fn renamed(&self, name: Arc<str>) -> Self {
+        self.viewed(name, self.layout())
+    }
+
+    /// The same elements with the dimensions in reverse order: a view, no copy.
+    pub fn transposed(&self) -> Self {
+        self.viewed(self.shared_name(), self.layout().transposed())
+    }
+
+    /// The part of this tensor with these indices of dimension `dim`: a view, no copy.
+    ///
+    /// # Errors
+    /// [`Error::Slice`] where the tensor has no such part, or a dimension that is stored as several (heads and head_dim) is cut
+    /// within one of the outer's steps.
+    pub fn slice(&self, dim: usize, range: Range<usize>) -> Result<Self> {
+        match self.layout().sliced(dim, &range) {
+            Some(layout) => Ok(self.viewed(self.shared_name(), layout)),
+            None => Err(Error::Slice {
+                file: self.file.path.clone(),
+                tensor: self.name().to_owned(),
+                shape: self.shape().to_vec(),
+                dim,
+                start: range.start,
+                end: range.end,
+            }),
+        }
+    }
+
+    /// How its elements lie among the stored ones.
+    pub(super) fn layout(&self) -> Layout {
+        match &self.view {
+            Some(view) => view.layout.clone(),
+            None => Layout::stored(&self.entry.shape),
         }
     }
 
     /// The name, joined by slashes: `model/layers/0/self_attn/q_proj/kernel`.
     pub fn name(&self) -> &str {
-        &self.entry.name
+        self.view.as_ref().map_or(&self.entry.name, |v| &v.name)
     }
 
     pub(super) fn shared_name(&self) -> Arc<str> {
-        Arc::clone(&self.entry.name)
+        Arc::clone(self.view.as_ref().map_or(&self.entry.name, |v| &v.name))
     }
 
     /// The element type that it is stored in.
@@ -74,7 +162,7 @@ impl Tensor {
 
     /// The dimensions, outermost first; empty for a scalar.
     pub fn shape(&self) -> &[usize] {
-        &self.entry.shape
+        self.view.as_ref().map_or(&self.entry.shape, |v| &v.shape)
     }
 
     /// The number of bytes: the product of the shape times the element's size.
@@ -87,9 +175,20 @@ impl Tensor {
         &self.file.path
     }
 
+    /// The name that the file has it by. Several tensors can come from one that is stored.
+    pub fn stored_name(&self) -> &str {
+        &self.entry.name
+    }
+
+    /// The shape that the file has it in.
+    pub fn stored_shape(&self) -> &[usize] {
+        &self.entry.shape
+    }
+
     /// Fills `out` with the tensor's bytes from `byte_offset` on: elements in C order, little endian.
     ///
-    /// The bytes go from the file straight into `out`. Any number of threads may read at once.
+    /// The bytes go from the file straight into `out`. Any number of threads may read at once. Where the file has the elements
+    /// in another order, each run of them is read by itself: [`Tensor::read_into`] reads whole tensors faster then.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] where the tensor has not that many bytes; [`Error::Read`] where the file cannot be read, or has
@@ -99,15 +198,54 @@ impl Tensor {
             .checked_add(out.len())
             .is_none_or(|end| end > self.byte_len)
         {
-            return Err(Error::OutOfRange {
-                file: self.file.path.clone(),
-                tensor: self.entry.name.to_string(),
-                start: byte_offset,
-                len: out.len(),
-                byte_len: self.byte_len,
-            });
+            return Err(self.out_of_range(byte_offset, out.len()));
         }
-        // Pieces are contiguous and end at `byte_len`, so that no sum here overflows and no difference is negative.
+        let Some(view) = &self.view else {
+            return self.read_stored(byte_offset, out);
+        };
+        let size = self.dtype().size();
+        let mut axes = view.layout.axes();
+        // The elements of one run lie together in the file.
+        let run = match axes.last() {
+            Some(Axis { size, stride: 1 }) => {
+                let size = *size;
+                axes.pop();
+                size
+            }
+            _ => 1,
+        };
+        let (mut at, mut rest) = (byte_offset, out);
+        while !rest.is_empty() {
+            let element = at / size;
+            let mut place = view.layout.offset + element % run;
+            let mut index = element / run;
+            for axis in axes.iter().rev() {
+                place += index % axis.size * axis.stride;
+                index /= axis.size;
+            }
+            let within = at % size;
+            let len = ((run - element % run) * size - within).min(rest.len());
+            let (now, later) = rest.split_at_mut(len);
+            self.read_stored(place * size + within, now)?;
+            at += len;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    pub(super) fn out_of_range(&self, start: usize, len: usize) -> Error {
+        Error::OutOfRange {
+            file: self.file.path.clone(),
+            tensor: self.name().to_owned(),
+            start,
+            len,
+            byte_len: self.byte_len,
+        }
+    }
+
+    /// Fills `out` with bytes in the stored order. The range lies within them.
+    pub(super) fn read_stored(&self, byte_offset: usize, out: &mut [u8]) -> Result<()> {
+        // Pieces are contiguous and end at the stored bytes' end, so that no sum here overflows and no difference is negative.
         let pieces = &self.entry.pieces;
         let first = pieces.partition_point(|piece| piece.start + piece.len <= byte_offset);
         let (mut at, mut rest) = (byte_offset, out);
@@ -139,6 +277,7 @@ impl fmt::Debug for Tensor {
         f.debug_struct("Tensor")
             .field("file", &self.file.path)
             .field("entry", &self.entry)
+            .field("view", &self.view)
             .finish()
     }
 }

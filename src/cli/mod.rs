@@ -1,7 +1,9 @@
 //! The command line: one file a subcommand. Raw arguments are turned once into checked options.
 
+mod convert;
 mod generate;
 mod input;
+mod inspect;
 mod model;
 mod output;
 mod parity;
@@ -25,6 +27,10 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// Compare with what Flax computed
     Parity(parity::ParityArgs),
+    /// Say what a checkpoint has, and whether it fits its configuration
+    Inspect(inspect::InspectArgs),
+    /// Write a checkpoint in another form
+    Convert(convert::ConvertArgs),
     /// Install PJRT plugins and look at them
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -43,6 +49,10 @@ pub(crate) enum Outcome {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    // Before anything else: only a process with one thread may change its environment.
+    if let Err(error) = crate::pjrt::environment::set_defaults(&crate::pjrt::environment::QUIET) {
+        eprintln!("warning: {error}");
+    }
     // clap prints usage errors itself and exits with 2.
     let cli = Cli::parse();
     tracing_subscriber::fmt()
@@ -55,6 +65,8 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Generate(args) => generate::run(&args),
         Command::Parity(args) => parity::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Plugin(command) => plugin::run(&command),
     };
     match outcome {

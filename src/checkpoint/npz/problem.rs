@@ -1,0 +1,133 @@
+//! What can be wrong with an npz file.
+
+use std::io;
+
+use super::MAX_RANK;
+use super::npy::MAX_HEADER;
+use super::zip::{MAX_NAME, MAX_RATIO};
+
+/// Where an npz file departs from what numpy writes, or holds what is no parameter.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NpzProblem {
+    /// The system failed to read the file, or to write the file that compressed arrays are unpacked to.
+    #[error("{what}: {source}")]
+    Io {
+        /// What failed.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The archive has not the structure of a zip file.
+    #[error("not a valid zip archive: {what}")]
+    NotZip {
+        /// What is missing or wrong.
+        what: &'static str,
+    },
+    /// A member's name is not UTF-8.
+    #[error("a member's name is not valid UTF-8")]
+    NameNotUtf8,
+    /// A member's name is longer than any model's.
+    #[error("a member's name is longer than {MAX_NAME} bytes")]
+    NameTooLong,
+    /// A member's name leads out of the folder that an archive would be unpacked to.
+    #[error("the member's name is not a plain relative path")]
+    NameClimbs,
+    /// A member is a link.
+    #[error("the member is a link")]
+    Link,
+    /// A member is no array.
+    #[error("the member is no array: its name does not end in .npy")]
+    NotArray,
+    /// Two members have the same name.
+    #[error("the archive has this member twice")]
+    DuplicateName,
+    /// A member is encrypted.
+    #[error("the member is encrypted")]
+    Encrypted,
+    /// A member is compressed in a way that numpy does not use.
+    #[error("compression method {method} is not supported (0: stored, 8: deflated)")]
+    Compression {
+        /// The method's number.
+        method: u16,
+    },
+    /// A member's bytes are not within the file.
+    #[error("the member's {len} bytes at {offset} are not within the file's {file_len}")]
+    OutOfFile {
+        /// Where they begin.
+        offset: u64,
+        /// How many there are.
+        len: u64,
+        /// The file's size.
+        file_len: u64,
+    },
+    /// A member would unpack to more than its compressed bytes can hold.
+    #[error("{compressed} bytes cannot unpack to {size}: deflate packs by {MAX_RATIO} at most")]
+    Bomb {
+        /// How many bytes it has packed.
+        compressed: u64,
+        /// How many it says it has unpacked.
+        size: u64,
+    },
+    /// A member's compressed bytes are damaged, or unpack to another number of bytes than the archive says.
+    #[error("the member cannot be unpacked: {what}")]
+    Inflate {
+        /// What is wrong.
+        what: String,
+    },
+    /// A member is no npy file.
+    #[error("not an npy file: {what}")]
+    NotNpy {
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// An array's header is longer than any that numpy writes.
+    #[error("the header has {found} bytes, more than {MAX_HEADER}")]
+    HeaderTooLarge {
+        /// Its size.
+        found: u64,
+    },
+    /// An array's header is not the Python dictionary that numpy writes.
+    #[error("the header is malformed at character {at}: {what}")]
+    Header {
+        /// Where, counted from 0.
+        at: usize,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// An array of Python objects, which only Python's pickle can read, and which could run anything.
+    #[error("an array of Python objects (pickle) is refused")]
+    Pickle,
+    /// A dtype that is not read.
+    #[error(
+        "unknown dtype {found:?} (known: <f4, <f2, and |V2 or bfloat16, as numpy writes bfloat16)"
+    )]
+    UnknownDType {
+        /// The dtype as the header has it.
+        found: String,
+    },
+    /// More dimensions than numpy has.
+    #[error("{found} dimensions, more than {MAX_RANK}")]
+    TooManyDimensions {
+        /// The number of dimensions.
+        found: usize,
+    },
+    /// A shape whose bytes cannot be counted.
+    #[error("shape {shape:?} is too large")]
+    ShapeTooLarge {
+        /// The shape.
+        shape: Vec<usize>,
+    },
+    /// The bytes are not as many as shape and dtype say.
+    #[error("shape {shape:?} of {dtype} needs {expected} bytes, found {found}")]
+    WrongLength {
+        /// The shape.
+        shape: Vec<usize>,
+        /// The dtype's name.
+        dtype: &'static str,
+        /// How many bytes these need.
+        expected: u64,
+        /// How many there are.
+        found: u64,
+    },
+}

@@ -1,0 +1,272 @@
+//! Reads whole tensors into the form that is wanted: cast, and in C order whatever order the file has the elements in. All
+//! cores read at once, each its own part of the result, so that nothing is held beyond the result but one small block a core.
+
+use rayon::prelude::*;
+
+use super::cast::cast;
+use super::layout::{Axis, Layout};
+use super::{Result, Tensor};
+use crate::dtype::DType;
+
+/// Elements that one task makes where the stored order is the wanted one, and about so many where it is not.
+const TASK_ELEMENTS: usize = 1 << 18;
+/// Elements that lie together in the file and are read at once, where the order differs.
+const BLOCK_COLUMNS: usize = 2048;
+/// Runs of such elements that are read before they are written: 64 two-byte elements are two cache lines.
+const BLOCK_ROWS: usize = 64;
+
+impl Tensor {
+    /// Reads the whole tensor into `out`: elements in C order, cast to `to`, little endian.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`](super::Error::OutOfRange) where `out` has not exactly the bytes that the tensor takes in `to`;
+    /// [`Error::Read`](super::Error::Read) as with [`Tensor::read_at`].
+    pub fn read_into(&self, to: DType, out: &mut [u8]) -> Result<()> {
+        let (from, to_size) = (self.dtype(), to.size());
+        let elements = self.byte_len() / from.size();
+        if elements.checked_mul(to_size) != Some(out.len()) {
+            return Err(self.out_of_range(0, out.len() / to_size * from.size()));
+        }
+        if elements == 0 {
+            return Ok(());
+        }
+        let layout = self.layout();
+        match layout.axes().as_slice() {
+            [] | [Axis { stride: 1, .. }] => self.read_flat(layout.offset, to, out),
+            axes if to_size == 2 => self.read_strided::<2>(layout.offset, axes, to, out),
+            axes => self.read_strided::<4>(layout.offset, axes, to, out),
+        }
+    }
+
+    /// Views that together are this tensor's elements in order, each of at most about so many elements.
+    pub(super) fn slabs(&self, elements: usize) -> impl Iterator<Item = Tensor> {
+        let layout = self.layout();
+        let mut axes = layout.axes();
+        let outer = match axes.is_empty() {
+            true => Axis { size: 1, stride: 1 },
+            false => axes.remove(0),
+        };
+        let step: usize = axes.iter().map(|axis| axis.size).product();
+        let steps = elements.checked_div(step).unwrap_or(1).max(1);
+        (0..outer.size).step_by(steps).map(move |first| {
+            let part = Axis {
+                size: steps.min(outer.size - first),
+                stride: outer.stride,
+            };
+            let mut dimensions = vec![vec![part]];
+            dimensions.extend(axes.iter().map(|axis| vec![*axis]));
+            let offset = layout.offset + first * outer.stride;
+            self.viewed(self.shared_name(), Layout { offset, dimensions })
+        })
+    }
+
+    /// Reads the stored elements from `first` on.
+    fn read_flat(&self, first: usize, to: DType, out: &mut [u8]) -> Result<()> {
+        let from = self.dtype();
+        out.par_chunks_mut(TASK_ELEMENTS * to.size())
+            .enumerate()
+            .try_for_each_init(Vec::new, |raw: &mut Vec<u8>, (task, out)| {
+                let offset = (first + task * TASK_ELEMENTS) * from.size();
+                if from == to {
+                    return self.read_stored(offset, out);
+                }
+                raw.resize(out.len() / to.size() * from.size(), 0);
+                self.read_stored(offset, raw)?;
+                cast(from, raw, to, out);
+                Ok(())
+            })
+    }
+
+    /// Reads elements that the axes enumerate from `first` on. `SIZE` is that of an element of `to`.
+    fn read_strided<const SIZE: usize>(
+        &self,
+        first: usize,
+        axes: &[Axis],
+        to: DType,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let Some((outer, inner)) = axes.split_first() else {
+            return Ok(());
+        };
+        // Each task makes some of the outermost axis's steps. Where these lie together in the file, it takes enough to read
+        // long runs.
+        let step: usize = inner.iter().map(|axis| axis.size).product();
+        let steps = match outer.stride {
+            1 => BLOCK_COLUMNS,
+            _ => TASK_ELEMENTS.div_ceil(step),
+        };
+        let steps = steps.min(outer.size);
+        out.par_chunks_mut(steps * step * SIZE)
+            .enumerate()
+            .try_for_each(|(task, out)| {
+                let mut axes = axes.to_vec();
+                if let Some(outer) = axes.first_mut() {
+                    outer.size = out.len() / (step * SIZE);
+                }
+                let first = first + task * steps * outer.stride;
+                self.read_task::<SIZE>(first, &axes, to, out)
+            })
+    }
+
+    fn read_task<const SIZE: usize>(
+        &self,
+        first: usize,
+        axes: &[Axis],
+        to: DType,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let Plan {
+            columns,
+            rows,
+            others,
+        } = Plan::new(axes);
+        let mut block = Block::<SIZE>::new(columns.read.size.min(BLOCK_COLUMNS));
+        let count: usize = others.iter().map(|axis| axis.read.size).product();
+        for combination in 0..count {
+            let (mut source, mut target, mut index) = (first, 0, combination);
+            for axis in others.iter().rev() {
+                source += index % axis.read.size * axis.read.stride;
+                target += index % axis.read.size * axis.write_stride;
+                index /= axis.read.size;
+            }
+            for row in (0..rows.read.size).step_by(BLOCK_ROWS) {
+                let height = BLOCK_ROWS.min(rows.read.size - row);
+                for column in (0..columns.read.size).step_by(BLOCK_COLUMNS) {
+                    let width = BLOCK_COLUMNS.min(columns.read.size - column);
+                    let source = source + row * rows.read.stride + column;
+                    block.fill(self, source, rows.read.stride, [height, width], to)?;
+                    let target = target + row * rows.write_stride + column * columns.write_stride;
+                    let strides = [rows.write_stride, columns.write_stride];
+                    block.write(&mut out[target * SIZE..], [height, width], strides);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An axis of what is read, with the elements that each of its steps passes in what is written.
+#[derive(Clone, Copy)]
+struct Transfer {
+    read: Axis,
+    write_stride: usize,
+}
+
+/// Which axes make the blocks that are read and written at once.
+struct Plan {
+    /// The axis whose steps lie together in the file.
+    columns: Transfer,
+    /// The axis whose steps lie together in what is written; where that is `columns`, the next one in the file's order.
+    rows: Transfer,
+    others: Vec<Transfer>,
+}
+
+impl Plan {
+    fn new(axes: &[Axis]) -> Self {
+        let sizes: Vec<usize> = axes.iter().map(|axis| axis.size).collect();
+        let mut transfers: Vec<Transfer> = axes
+            .iter()
+            .zip(super::layout::c_order(&sizes))
+            .map(|(&read, write)| Transfer {
+                read,
+                write_stride: write.stride,
+            })
+            .collect();
+        // An axis of one step stands in where there is none of its kind.
+        let single = Transfer {
+            read: Axis { size: 1, stride: 1 },
+            write_stride: 1,
+        };
+        let columns = transfers
+            .iter()
+            .position(|axis| axis.read.stride == 1)
+            .map_or(single, |at| transfers.remove(at));
+        let rows = if columns.write_stride == 1 {
+            let nearest = |&at: &usize| transfers.get(at).map(|axis| axis.read.stride);
+            (0..transfers.len()).min_by_key(nearest)
+        } else {
+            transfers.iter().position(|axis| axis.write_stride == 1)
+        };
+        let rows = rows.map_or(single, |at| transfers.remove(at));
+        Plan {
+            columns,
+            rows,
+            others: transfers,
+        }
+    }
+}
+
+/// A part of a tensor on its way, already cast.
+struct Block<const SIZE: usize> {
+    raw: Vec<u8>,
+    lines: Vec<u8>,
+    /// Bytes from one line to the next. Beside the power of two, it keeps the lines out of each other's cache sets.
+    stride: usize,
+}
+
+impl<const SIZE: usize> Block<SIZE> {
+    fn new(width: usize) -> Self {
+        let stride = (width + 64 / SIZE) * SIZE;
+        Block {
+            raw: Vec::new(),
+            lines: vec![0; stride * BLOCK_ROWS],
+            stride,
+        }
+    }
+
+    /// Reads `height` lines of `width` elements; each begins `row_stride` stored elements after the one before.
+    fn fill(
+        &mut self,
+        tensor: &Tensor,
+        first: usize,
+        row_stride: usize,
+        [height, width]: [usize; 2],
+        to: DType,
+    ) -> Result<()> {
+        let from = tensor.dtype();
+        let line = width * from.size();
+        // Lines that follow each other in the file are read at once.
+        let together = row_stride == width;
+        self.raw
+            .resize(if together { height * line } else { line }, 0);
+        if together {
+            tensor.read_stored(first * from.size(), &mut self.raw)?;
+        }
+        for row in 0..height {
+            let out = &mut self.lines[row * self.stride..][..width * SIZE];
+            let offset = (first + row * row_stride) * from.size();
+            if together {
+                cast(from, &self.raw[row * line..][..line], to, out);
+            } else if from == to {
+                tensor.read_stored(offset, out)?;
+            } else {
+                tensor.read_stored(offset, &mut self.raw)?;
+                cast(from, &self.raw, to, out);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the lines to `out`, where steps between and within lines pass so many elements. One of these is 1.
+    fn write(
+        &self,
+        out: &mut [u8],
+        [height, width]: [usize; 2],
+        [row_stride, column_stride]: [usize; 2],
+    ) {
+        if column_stride == 1 {
+            for row in 0..height {
+                let line = &self.lines[row * self.stride..][..width * SIZE];
+                out[row * row_stride * SIZE..][..line.len()].copy_from_slice(line);
+            }
+            return;
+        }
+        for column in 0..width {
+            let out = &mut out[column * column_stride * SIZE..][..height * SIZE];
+            for (row, element) in out.as_chunks_mut::<SIZE>().0.iter_mut().enumerate() {
+                let at = row * self.stride + column * SIZE;
+                element.copy_from_slice(&self.lines[at..at + SIZE]);
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What can be wrong with a safetensors file.
+
+use std::io;
+
+use super::{MAX_HEADER, MAX_NAME, MAX_RANK};
+
+/// Where a safetensors file departs from the format.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SafetensorsProblem {
+    /// The file ends before its header does.
+    #[error("cut short: the header needs {needed} bytes, the file has {found}")]
+    Truncated {
+        /// How many bytes the header should have, with the eight that say so.
+        needed: u64,
+        /// How many the file has.
+        found: u64,
+    },
+    /// The header is larger than the format allows.
+    #[error("the header has {found} bytes, more than {MAX_HEADER}")]
+    HeaderTooLarge {
+        /// Its size.
+        found: u64,
+    },
+    /// The file is the pointer that git stores in place of a large file.
+    #[error("this is a Git LFS pointer, not the weights; run 'git lfs pull' in the folder")]
+    LfsPointer,
+    /// The system failed to read the file.
+    #[error("cannot be read: {0}")]
+    Io(io::Error),
+    /// The header is not JSON of the right form.
+    #[error("the header is malformed: {0}")]
+    Header(serde_json::Error),
+    /// A name is longer than any model's.
+    #[error("the name is longer than {MAX_NAME} bytes")]
+    NameTooLong,
+    /// Two tensors have the same name.
+    #[error("the header has this tensor twice")]
+    DuplicateName,
+    /// A dtype that is not read.
+    #[error("unknown dtype {found:?} (known: F32, F16, BF16)")]
+    UnknownDType {
+        /// The dtype's name.
+        found: String,
+    },
+    /// More dimensions than numpy has.
+    #[error("{found} dimensions, more than {MAX_RANK}")]
+    TooManyDimensions {
+        /// The number of dimensions.
+        found: usize,
+    },
+    /// A shape whose bytes cannot be counted.
+    #[error("shape {shape:?} is too large")]
+    ShapeTooLarge {
+        /// The shape.
+        shape: Vec<usize>,
+    },
+    /// A tensor's bytes begin or end where the file has none.
+    #[error("bytes {begin} to {end} are not within the {available} that follow the header")]
+    OutOfFile {
+        /// The first byte, counted from the header's end.
+        begin: u64,
+        /// The byte after the last.
+        end: u64,
+        /// How many bytes there are.
+        available: u64,
+    },
+    /// The bytes are not as many as shape and dtype say.
+    #[error("shape {shape:?} of {dtype} needs {expected} bytes, found {found}")]
+    WrongLength {
+        /// The shape.
+        shape: Vec<usize>,
+        /// The dtype's name.
+        dtype: &'static str,
+        /// How many bytes these need.
+        expected: u64,
+        /// How many there are.
+        found: u64,
+    },
+    /// A tensor's bytes overlap those of another, or leave some between that are no tensor's.
+    #[error("its bytes begin at {found}, where those before end at {expected}")]
+    NotAdjacent {
+        /// Where the tensor before it ends.
+        expected: u64,
+        /// Where it begins.
+        found: u64,
+    },
+    /// Bytes after the last tensor.
+    #[error("{count} bytes too many after the last tensor")]
+    TrailingBytes {
+        /// How many.
+        count: u64,
+    },
+}

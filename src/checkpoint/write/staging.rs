@@ -1,0 +1,189 @@
+//! A folder that appears under its name when it is complete.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::WriteError;
+
+/// Files beside the weights that belong to a checkpoint.
+pub(super) const COMPANIONS: [&str; 9] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+/// A folder that is being filled beside its destination. Dropped before [`Staging::commit`], it vanishes.
+pub struct Staging {
+    folder: TempDir,
+    destination: PathBuf,
+    force: bool,
+}
+
+impl Staging {
+    /// Makes an empty folder beside `destination`.
+    ///
+    /// # Errors
+    /// Where the destination exists, unless `force` is set and it is a folder with nothing in it but a checkpoint's files; and
+    /// where no folder can be made.
+    pub fn beside(destination: &Path, force: bool) -> Result<Self, WriteError> {
+        let failed = |source| WriteError::Write {
+            file: destination.to_path_buf(),
+            source,
+        };
+        check_replaceable(destination, force)?;
+        let name = destination
+            .file_name()
+            .ok_or_else(|| failed(io::Error::other("not the name of a folder")))?;
+        let mut prefix = OsStr::new(".").to_os_string();
+        prefix.push(name);
+        prefix.push(".");
+        let folder = tempfile::Builder::new()
+            .prefix(&prefix)
+            .suffix(".partial")
+            .tempdir_in(parent(destination))
+            .map_err(failed)?;
+        Ok(Staging {
+            folder,
+            destination: destination.to_path_buf(),
+            force,
+        })
+    }
+
+    /// Where to put the files.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Copies the configuration and the tokenizer's files that lie in `source`. Gives their names.
+    ///
+    /// # Errors
+    /// Where one cannot be read or written.
+    pub fn copy_companions(&self, source: &Path) -> Result<Vec<&'static str>, WriteError> {
+        let mut copied = Vec::new();
+        for name in COMPANIONS {
+            let file = source.join(name);
+            if file.is_file() {
+                // The mode stays behind: a file that may only be read is not kept from being replaced.
+                let target = self.path().join(name);
+                let copy = || {
+                    io::copy(&mut File::open(&file)?, &mut File::create_new(&target)?)?;
+                    Ok(())
+                };
+                copy().map_err(|source| WriteError::Write {
+                    file: target.clone(),
+                    source,
+                })?;
+                copied.push(name);
+            }
+        }
+        Ok(copied)
+    }
+
+    /// Gives the folder its name. What was there by it is removed once the new one is in its place.
+    ///
+    /// # Errors
+    /// Where the destination has appeared meanwhile, or cannot be renamed to.
+    pub fn commit(self) -> Result<(), WriteError> {
+        let destination = &self.destination;
+        let failed = |source| WriteError::Write {
+            file: destination.clone(),
+            source,
+        };
+        check_replaceable(destination, self.force)?;
+        make_readable(self.folder.path()).map_err(failed)?;
+        let replaced = match destination.try_exists().map_err(failed)? {
+            false => None,
+            true => {
+                let aside = tempfile::Builder::new()
+                    .prefix(".replaced.")
+                    .tempdir_in(parent(destination))
+                    .map_err(failed)?;
+                fs::rename(destination, aside.path().join("checkpoint")).map_err(failed)?;
+                Some(aside)
+            }
+        };
+        if let Err(error) = fs::rename(self.folder.path(), destination) {
+            if let Some(aside) = replaced {
+                // Should this fail too, the old folder must not be removed with the one that it was put into.
+                let kept = aside.keep();
+                fs::rename(kept.join("checkpoint"), destination).map_err(failed)?;
+                fs::remove_dir(kept).map_err(failed)?;
+            }
+            return Err(failed(error));
+        }
+        // It is where it belongs, so that there is nothing left for its guard to remove.
+        let _ = self.folder.keep();
+        File::open(parent(destination))
+            .and_then(|dir| dir.sync_all())
+            .map_err(failed)
+    }
+}
+
+/// The folder that a destination lies in.
+fn parent(destination: &Path) -> &Path {
+    match destination.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Temporary folders are for their maker alone; what a user asked for is made as any new folder is.
+fn make_readable(folder: &Path) -> io::Result<()> {
+    let probe = folder.join(".mode");
+    fs::create_dir(&probe)?;
+    let mode = probe.metadata()?.permissions();
+    fs::remove_dir(&probe)?;
+    fs::set_permissions(folder, mode)
+}
+
+/// Whether the destination may be written: it is not there, or it is to be replaced and holds nothing but a checkpoint.
+fn check_replaceable(destination: &Path, force: bool) -> Result<(), WriteError> {
+    let failed = |source| WriteError::Write {
+        file: destination.to_path_buf(),
+        source,
+    };
+    match destination.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+        Ok(_) if !force => {
+            return Err(WriteError::Exists {
+                destination: destination.to_path_buf(),
+            });
+        }
+        Ok(found) if !found.is_dir() => return Err(failed(io::Error::other("not a folder"))),
+        Ok(_) => {}
+    }
+    for entry in fs::read_dir(destination).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let is_file = !entry.file_type().map_err(failed)?.is_dir();
+        if !(is_file && is_part_of_a_checkpoint(&name.to_string_lossy())) {
+            return Err(WriteError::NotACheckpoint {
+                destination: destination.to_path_buf(),
+                other: name.to_string_lossy().into_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn is_part_of_a_checkpoint(name: &str) -> bool {
+    let endings = [
+        ".msgpack",
+        ".msgpack.index.json",
+        ".npz",
+        ".safetensors",
+        ".safetensors.index.json",
+    ];
+    COMPANIONS.contains(&name) || endings.iter().any(|ending| name.ends_with(ending))
+}

@@ -1,0 +1,260 @@
+//! `gemma-xla inspect`: what a checkpoint has, and whether it fits its configuration.
+
+mod table;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::Outcome;
+use super::convert::folder_of;
+use crate::checkpoint::{Checkpoint, Tensor};
+use crate::config::{CONFIG_FILE, GemmaConfig};
+use crate::model::parameters;
+
+/// Options of `inspect`.
+#[derive(Args)]
+pub struct InspectArgs {
+    /// Folder with the checkpoint, or its file
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &InspectArgs) -> anyhow::Result<Outcome> {
+    let report = Report::of(&args.model)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{}", table::render(&report));
+    }
+    Ok(Outcome::Done)
+}
+
+/// All that is known of a checkpoint.
+#[derive(Serialize)]
+struct Report {
+    path: PathBuf,
+    format: String,
+    /// Whose names and layouts are stored.
+    naming: String,
+    files: Vec<FileRow>,
+    tensors: Vec<TensorRow>,
+    dtypes: BTreeMap<&'static str, Totals>,
+    total: Totals,
+    config: Config,
+    tokenizer: Tokenizer,
+    /// How tensors and configuration differ; absent without a configuration.
+    fit: Option<Fit>,
+}
+
+#[derive(Serialize)]
+struct FileRow {
+    name: String,
+    bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct TensorRow {
+    name: String,
+    shape: Vec<usize>,
+    dtype: &'static str,
+    parameters: u64,
+    bytes: u64,
+    file: String,
+    stored_name: String,
+    stored_shape: Vec<usize>,
+}
+
+#[derive(Clone, Copy, Default, Serialize)]
+struct Totals {
+    tensors: u64,
+    parameters: u64,
+    bytes: u64,
+}
+
+/// The configuration as its file has it, or why there is none that can be used.
+#[derive(Serialize)]
+struct Config {
+    values: Option<serde_json::Value>,
+    problem: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Tokenizer {
+    file: Option<&'static str>,
+    vocabulary_size: Option<usize>,
+    problem: Option<String>,
+}
+
+/// How the tensors differ from those that the configuration asks for.
+#[derive(Serialize)]
+struct Fit {
+    fits: bool,
+    missing: Vec<Named>,
+    left_over: Vec<Named>,
+    wrong_shape: Vec<WrongShape>,
+}
+
+#[derive(Serialize)]
+struct Named {
+    name: String,
+    shape: Vec<usize>,
+}
+
+#[derive(Serialize)]
+struct WrongShape {
+    name: String,
+    expected: Vec<usize>,
+    found: Vec<usize>,
+}
+
+impl Report {
+    fn of(model: &Path) -> anyhow::Result<Self> {
+        let checkpoint = Checkpoint::open(model)?;
+        let folder = folder_of(model);
+        let tensors: Vec<TensorRow> = checkpoint.tensors().map(tensor_row).collect();
+        let mut dtypes: BTreeMap<_, Totals> = BTreeMap::new();
+        let mut total = Totals::default();
+        for row in &tensors {
+            for totals in [dtypes.entry(row.dtype).or_default(), &mut total] {
+                totals.tensors += 1;
+                totals.parameters += row.parameters;
+                totals.bytes += row.bytes;
+            }
+        }
+        let parsed = GemmaConfig::from_dir(folder);
+        let fit = parsed.as_ref().ok().map(|config| fit(&checkpoint, config));
+        Ok(Report {
+            path: checkpoint.path().to_path_buf(),
+            format: checkpoint.format().to_string(),
+            naming: checkpoint.naming().to_string(),
+            files: checkpoint
+                .files()
+                .iter()
+                .map(|file| file_row(file))
+                .collect(),
+            tensors,
+            dtypes,
+            total,
+            config: config(folder, parsed),
+            tokenizer: tokenizer(folder),
+            fit,
+        })
+    }
+}
+
+fn file_name(file: &Path) -> String {
+    file.file_name()
+        .map_or_else(|| file.to_string_lossy(), |name| name.to_string_lossy())
+        .into_owned()
+}
+
+fn file_row(file: &Path) -> FileRow {
+    FileRow {
+        name: file_name(file),
+        bytes: file.metadata().ok().map(|metadata| metadata.len()),
+    }
+}
+
+fn tensor_row(tensor: &Tensor) -> TensorRow {
+    TensorRow {
+        name: tensor.name().to_owned(),
+        shape: tensor.shape().to_vec(),
+        dtype: tensor.dtype().numpy_name(),
+        parameters: (tensor.byte_len() / tensor.dtype().size()) as u64,
+        bytes: tensor.byte_len() as u64,
+        file: file_name(tensor.file()),
+        stored_name: tensor.stored_name().to_owned(),
+        stored_shape: tensor.stored_shape().to_vec(),
+    }
+}
+
+fn config<E: std::error::Error>(folder: &Path, parsed: Result<GemmaConfig, E>) -> Config {
+    let file = folder.join(CONFIG_FILE);
+    let problem = match parsed {
+        _ if !file.exists() => Some(format!("{}: there is none", file.display())),
+        Ok(_) => None,
+        Err(error) => Some(match error.source() {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        }),
+    };
+    // Keys that this program does not know are shown too.
+    let values = match problem {
+        Some(_) => None,
+        None => std::fs::read(&file)
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok()),
+    };
+    Config { values, problem }
+}
+
+fn tokenizer(folder: &Path) -> Tokenizer {
+    let mut found = Tokenizer {
+        file: None,
+        vocabulary_size: None,
+        problem: None,
+    };
+    let file = folder.join("tokenizer.json");
+    if file.exists() {
+        found.file = Some("tokenizer.json");
+        match tokenizers::Tokenizer::from_file(&file) {
+            Ok(tokenizer) => found.vocabulary_size = Some(tokenizer.get_vocab_size(true)),
+            Err(problem) => {
+                let words: Vec<String> = problem
+                    .to_string()
+                    .split_whitespace()
+                    .map(str::to_owned)
+                    .collect();
+                found.problem = Some(words.join(" "));
+            }
+        }
+    } else if folder.join("tokenizer.model").exists() {
+        found.file = Some("tokenizer.model");
+    }
+    found
+}
+
+fn fit(checkpoint: &Checkpoint, config: &GemmaConfig) -> Fit {
+    let (mut missing, mut wrong_shape) = (Vec::new(), Vec::new());
+    let mut left_over: BTreeMap<&str, &Tensor> = checkpoint
+        .tensors()
+        .map(|tensor| (tensor.name(), tensor))
+        .collect();
+    // The dtypes do not matter to names and shapes.
+    for parameter in parameters(config, crate::dtype::DType::F32, |_| {
+        crate::dtype::DType::F32
+    }) {
+        match left_over.remove(parameter.name.as_str()) {
+            None => missing.push(Named {
+                name: parameter.name,
+                shape: parameter.shape,
+            }),
+            Some(tensor) if tensor.shape() != parameter.shape => wrong_shape.push(WrongShape {
+                name: parameter.name,
+                expected: parameter.shape,
+                found: tensor.shape().to_vec(),
+            }),
+            Some(_) => {}
+        }
+    }
+    let left_over: Vec<Named> = left_over
+        .values()
+        .map(|tensor| Named {
+            name: tensor.name().to_owned(),
+            shape: tensor.shape().to_vec(),
+        })
+        .collect();
+    Fit {
+        fits: missing.is_empty() && left_over.is_empty() && wrong_shape.is_empty(),
+        missing,
+        left_over,
+        wrong_shape,
+    }
+}
