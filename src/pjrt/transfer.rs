@@ -56,7 +56,7 @@ impl Client {
         device: &Device,
         options: &TransferOptions,
     ) -> Result<Buffer> {
-        let mut data = data.into();
+        let mut data = Source::from(data.into());
         layout::check_size(data.bytes().len(), dims, element_type, options)?;
         let mut strides = options.host_byte_strides.as_deref();
         let order = options.device_minor_to_major.as_deref();
@@ -70,8 +70,8 @@ impl Client {
             && !self.handle().lays_out()
         {
             // The plugin would note the layout and place the elements as they come: so they come as it says.
-            let bytes = data.bytes();
-            data = layout::arrange(bytes, dims, element_type, strides, order).into();
+            let arranged = layout::arrange(data.bytes(), dims, element_type, strides, order);
+            data = Source::from(HostData::from(arranged));
             strides = None;
         }
         let strides = strides.unwrap_or_default();
@@ -79,63 +79,96 @@ impl Client {
 
         let mut args = Padded::<PJRT_Client_BufferFromHostBuffer_Args>::new();
         args.client = self.handle().raw();
+        args.data = data.bytes().as_ptr().cast();
         args.type_ = element_type::to_raw(element_type);
         args.dims = list(dims);
         args.num_dims = dims.len();
         args.byte_strides = list(strides);
         args.num_byte_strides = strides.len();
+        args.host_buffer_semantics = match data {
+            Source::Borrowed(_) => {
+                PJRT_HostBufferSemantics_PJRT_HostBufferSemantics_kImmutableOnlyDuringCall
+            }
+            Source::Owned(_) => {
+                PJRT_HostBufferSemantics_PJRT_HostBufferSemantics_kImmutableZeroCopy
+            }
+        };
         args.device = device.raw();
         if let Some(layout) = &mut layout {
             args.device_layout = layout.as_mut_ptr();
         }
-        // Owned bytes are leaked here and freed when the plugin is done with them. The raw pointer is taken before the
-        // bytes' address, so that nothing moves or is uniquely borrowed while the plugin reads.
-        let owner: Option<*mut dyn HostBytes> = match data {
-            HostData::Copy(bytes) => {
-                args.data = bytes.as_ptr().cast();
-                args.host_buffer_semantics =
-                    PJRT_HostBufferSemantics_PJRT_HostBufferSemantics_kImmutableOnlyDuringCall;
-                None
-            }
-            HostData::Owned(owner) => {
-                let owner = Box::into_raw(owner);
-                // SAFETY: just made from a box, and not freed before the call.
-                args.data = unsafe { (*owner).as_ref().as_ptr().cast() };
-                args.host_buffer_semantics =
-                    PJRT_HostBufferSemantics_PJRT_HostBufferSemantics_kImmutableZeroCopy;
-                Some(owner)
-            }
-        };
         let api = self.handle().api();
         // SAFETY: client and device are alive and belong together; dims, strides and layout live through the call; the
         // data is as long as check_size has made sure, and lives through the call (borrowed) or until the plugin says that
-        // it is done with it (leaked above).
-        let called = unsafe { call!(api, PJRT_Client_BufferFromHostBuffer, &mut args) };
-        // SAFETY: on success the event is handed over; on failure it is null.
-        let done = unsafe { Event::from_raw(self.handle(), args.done_with_host_buffer) };
-        if let Some(owner) = owner.map(Owner) {
-            match &called {
-                // If the plugin does not take the callback, the bytes stay leaked: it may be using them.
-                Ok(()) => done.on_ready(move |_| owner.free())?,
-                // There is neither a buffer nor an event: the plugin has let go of the bytes.
-                Err(_) => owner.free(),
-            }
+        // it is done with it (owned: see below). The plugin hands event and buffer over.
+        let (done, buffer) = unsafe {
+            // On failure there is neither a buffer nor an event: the plugin has let go of the data, and it is dropped.
+            call!(api, PJRT_Client_BufferFromHostBuffer, &mut args)?;
+            (
+                Event::from_raw(self.handle(), args.done_with_host_buffer),
+                Buffer::from_raw(self.handle(), args.buffer),
+            )
+        };
+        if let Source::Owned(owned) = data {
+            // If the plugin does not take the callback, the bytes stay where they are for good: it may be using them.
+            done.on_ready(move |_| drop(owned))?;
         }
-        called?;
-        // SAFETY: the plugin hands the buffer over.
-        unsafe { Buffer::from_raw(self.handle(), args.buffer) }
+        buffer
     }
 }
 
-/// Leaked host bytes on their way to the callback that frees them.
-struct Owner(*mut dyn HostBytes);
+/// Where the bytes of a transfer come from.
+enum Source<'a> {
+    Borrowed(&'a [u8]),
+    Owned(OwnedBytes),
+}
 
-// SAFETY: HostBytes are Send, and the pointer owns them.
-unsafe impl Send for Owner {}
+impl Source<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Source::Borrowed(bytes) => bytes,
+            Source::Owned(owned) => owned.bytes(),
+        }
+    }
+}
 
-impl Owner {
-    fn free(self) {
-        // SAFETY: made by Box::into_raw, and consumed here.
-        drop(unsafe { Box::from_raw(self.0) });
+impl<'a> From<HostData<'a>> for Source<'a> {
+    fn from(data: HostData<'a>) -> Self {
+        match data {
+            HostData::Copy(bytes) => Source::Borrowed(bytes),
+            HostData::Owned(owner) => Source::Owned(OwnedBytes::new(owner)),
+        }
+    }
+}
+
+/// Bytes and their owner, which is not touched until it is dropped: the plugin reads the bytes meanwhile.
+struct OwnedBytes {
+    owner: *mut dyn HostBytes,
+    bytes: *const [u8],
+}
+
+// SAFETY: owns a HostBytes, which is Send; the bytes are the owner's, and are only read.
+unsafe impl Send for OwnedBytes {}
+
+impl OwnedBytes {
+    fn new(owner: Box<dyn HostBytes>) -> OwnedBytes {
+        // As a raw pointer the owner may move and its bytes be read at the same time; a box would claim to be alone.
+        let owner = Box::into_raw(owner);
+        // The owner is asked once: another time it might answer other bytes.
+        // SAFETY: just made from a box.
+        let bytes: *const [u8] = unsafe { (*owner).as_ref() };
+        OwnedBytes { owner, bytes }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: borrowed from the owner, which stays as it is until self is dropped.
+        unsafe { &*self.bytes }
+    }
+}
+
+impl Drop for OwnedBytes {
+    fn drop(&mut self) {
+        // SAFETY: made by Box::into_raw, and freed only here.
+        drop(unsafe { Box::from_raw(self.owner) });
     }
 }
