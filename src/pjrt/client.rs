@@ -7,11 +7,12 @@ use hlo::ElementType;
 use pjrt_sys::*;
 
 use super::abi::{Api, Padded, call, list, object, slice, text};
-use super::buffer::TransferOptions;
 use super::device::Device;
 use super::error::{Error, Result};
-use super::options::{self, NamedValue, count};
+use super::named_value::{self, NamedValue};
+use super::options::count;
 use super::plugin::Plugin;
+use super::transfer::TransferOptions;
 
 /// A client. Clones share it; it is destroyed when the last of its clones, devices, buffers, executables and events is
 /// gone.
@@ -42,6 +43,10 @@ unsafe impl Send for ClientHandle {}
 unsafe impl Sync for ClientHandle {}
 
 impl ClientHandle {
+    pub(super) fn plugin(&self) -> &Plugin {
+        &self.plugin
+    }
+
     pub(super) fn api(&self) -> Api {
         self.plugin.api()
     }
@@ -69,7 +74,7 @@ impl Drop for ClientHandle {
 impl Client {
     pub(super) fn create(plugin: &Plugin, options: &[(String, NamedValue)]) -> Result<Client> {
         let api = plugin.api();
-        let raw_options = options::to_raw(options);
+        let raw_options = named_value::to_raw(options);
         let mut args = Padded::<PJRT_Client_Create_Args>::with(|args| {
             args.create_options = list(&raw_options);
             args.num_options = raw_options.len();

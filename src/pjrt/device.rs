@@ -8,7 +8,7 @@ use pjrt_sys::*;
 use super::abi::{Api, Padded, call, object, text};
 use super::client::ClientHandle;
 use super::error::Result;
-use super::options::{self, NamedValue};
+use super::named_value::{self, NamedValue};
 
 /// What a plugin says of a device, present or not: devices of a topology have only this.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,7 +58,7 @@ impl DeviceDescription {
                 process_index: process.process_index,
                 kind: text(kind.device_kind, kind.device_kind_size),
                 debug_string: text(debug.debug_string, debug.debug_string_size),
-                attributes: options::from_raw(attributes.attributes, attributes.num_attributes),
+                attributes: named_value::from_raw(attributes.attributes, attributes.num_attributes),
             })
         }
     }

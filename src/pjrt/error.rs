@@ -183,6 +183,12 @@ pub enum Error {
         /// Partitions asked for.
         partitions: usize,
     },
+    /// Bytes are no serialized program of this plugin.
+    #[error("the serialized program cannot be loaded: {reason}")]
+    SerializedProgram {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// A plugin needs an environment variable that can no longer be set.
     #[error(
         "{name} is not set, and can only be set before the process starts threads: start it with {name}={value}"

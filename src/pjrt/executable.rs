@@ -14,6 +14,7 @@ use super::error::{Error, Result};
 use super::event::Event;
 use super::options::{CompileOptions, ExecuteOptions};
 use super::program::{CompiledProgram, Owner, raw_program};
+use super::serialized;
 
 /// A program that is loaded on devices. Clones share it.
 ///
@@ -75,12 +76,14 @@ impl Client {
 
     /// Loads what [`CompiledProgram::serialize`] gave, on the devices that it was compiled for.
     ///
-    /// The bytes must come from the same build of the same plugin: of another's the plugin may make a program that
-    /// computes wrongly. Keep the plugin's identity and a checksum beside them.
+    /// The bytes hold machine code that is then run: only load what a program that you trust has written.
     ///
     /// # Errors
-    /// Where the plugin detects that the bytes are not such.
+    /// [`Error::SerializedProgram`] where the bytes are damaged, no serialized program, or of another build of the plugin;
+    /// and where the plugin refuses them.
     pub fn deserialize(&self, bytes: &[u8]) -> Result<Executable> {
+        // Past this check the plugin would crash on damaged bytes rather than refuse them.
+        let bytes = serialized::unwrap(&self.plugin().fingerprint()?, bytes)?;
         let mut args = Padded::<PJRT_Executable_DeserializeAndLoad_Args>::with(|args| {
             args.client = self.handle().raw();
             args.serialized_executable = bytes.as_ptr().cast();
@@ -315,9 +318,8 @@ impl Drop for Loaded {
             args.executable = self.raw.as_ptr();
         });
         // SAFETY: the executable is ours and is not used after this; executions under way keep what they need.
-        if let Err(error) =
-            unsafe { call!(self.client.api(), PJRT_LoadedExecutable_Destroy, &mut args) }
-        {
+        let freed = unsafe { call!(self.client.api(), PJRT_LoadedExecutable_Destroy, &mut args) };
+        if let Err(error) = freed {
             tracing::debug!("freeing an executable: {error}");
         }
     }

@@ -4,10 +4,10 @@ use hlo::ElementType;
 use pjrt_sys::*;
 
 use super::abi::{Padded, list};
-use super::buffer::TransferOptions;
 use super::element_type::byte_size;
 use super::error::{Error, Result};
 use super::host::HostBuffer;
+use super::transfer::TransferOptions;
 
 /// An untiled layout. It points to `order`, which must outlive it.
 pub(super) fn dense_layout(order: &[i64]) -> Padded<PJRT_Buffer_MemoryLayout> {

@@ -2,18 +2,22 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
 use pjrt_sys::*;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 
 use super::abi::{Api, Padded, call};
 use super::client::Client;
 use super::elf;
 use super::error::{Error, Result, one_line};
-use super::options::{self, NamedValue};
+use super::named_value::{self, NamedValue};
+use super::serialized::Fingerprint;
 
 /// A PJRT plugin in this process. Clones share it; it is never unloaded.
 #[derive(Clone)]
@@ -21,7 +25,10 @@ pub struct Plugin(Arc<Inner>);
 
 struct Inner {
     path: PathBuf,
+    /// Where the library was when it was loaded, whatever `path` leads to by now.
+    canonical: PathBuf,
     api: Api,
+    fingerprint: OnceLock<Fingerprint>,
 }
 
 /// The plugins of this process, by canonical path. A plugin wants to be initialized once, and its threads and
@@ -61,7 +68,9 @@ impl Plugin {
         }
         let plugin = Plugin(Arc::new(Inner {
             path: path.to_owned(),
+            canonical: canonical.clone(),
             api: open(path, &canonical)?,
+            fingerprint: OnceLock::new(),
         }));
         plugin.initialize()?;
         loaded.insert(canonical, plugin.clone());
@@ -88,6 +97,22 @@ impl Plugin {
         self.api().version()
     }
 
+    /// A hash of the plugin's file: what tells this build from every other, which its version does not. To be part of
+    /// whatever names something that the plugin compiled. Reads the whole file, once.
+    ///
+    /// # Errors
+    /// [`Error::PluginUnreadable`] where the file can no longer be read.
+    pub fn fingerprint(&self) -> Result<Fingerprint> {
+        if let Some(known) = self.0.fingerprint.get() {
+            return Ok(*known);
+        }
+        let found = file_hash(&self.0.canonical).map_err(|error| Error::PluginUnreadable {
+            path: self.path().to_owned(),
+            reason: error.to_string(),
+        })?;
+        Ok(*self.0.fingerprint.get_or_init(|| found))
+    }
+
     /// What the plugin says of itself, such as `xla_version` and the StableHLO versions that it reads.
     ///
     /// # Errors
@@ -97,7 +122,7 @@ impl Plugin {
         // SAFETY: all fields are results.
         unsafe { call!(self.api(), PJRT_Plugin_Attributes, &mut args) }?;
         // SAFETY: the attributes live as long as the process.
-        Ok(unsafe { options::from_raw(args.attributes, args.num_attributes) })
+        Ok(unsafe { named_value::from_raw(args.attributes, args.num_attributes) })
     }
 
     /// All extensions of the plugin's table, in its order.
@@ -221,6 +246,35 @@ fn open(path: &Path, canonical: &Path) -> Result<Api> {
         });
     }
     Ok(api)
+}
+
+/// The SHA-256 of the SHA-256s of the file's parts, which are hashed side by side: a plugin has hundreds of megabytes.
+fn file_hash(path: &Path) -> std::io::Result<Fingerprint> {
+    const PART: u64 = 16 << 20;
+    let parts = std::fs::metadata(path)?.len().div_ceil(PART);
+    let hashes = (0..parts)
+        .into_par_iter()
+        .map(|part| {
+            let mut file = File::open(path)?;
+            file.seek(SeekFrom::Start(part * PART))?;
+            let mut hasher = Sha256::new();
+            let mut rest = PART;
+            let mut buffer = vec![0; 1 << 18];
+            while rest > 0 {
+                let count = file.read(&mut buffer)?;
+                if count == 0 {
+                    break;
+                }
+                let wanted = usize::try_from(rest).unwrap_or(count).min(count);
+                hasher.update(buffer.get(..wanted).unwrap_or_default());
+                rest -= wanted as u64;
+            }
+            Ok(hasher.finalize())
+        })
+        .collect::<std::io::Result<Vec<_>>>()?;
+    let mut whole = Sha256::new();
+    hashes.iter().for_each(|hash| whole.update(hash));
+    Ok(whole.finalize().into())
 }
 
 /// What dlopen said, which libloading keeps in the error's source; without the path, which our error names already.

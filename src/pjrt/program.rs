@@ -10,7 +10,9 @@ use super::abi::{Api, Padded, call, slice, text};
 use super::client::ClientHandle;
 use super::element_type;
 use super::error::{Error, Result};
-use super::options::{self, NamedValue};
+use super::named_value::{self, NamedValue};
+use super::plugin::Plugin;
+use super::serialized;
 use super::topology::TopologyHandle;
 
 /// A compiled program, of which one can ask but which is on no device. What a topology compiles; and a part of every
@@ -90,11 +92,15 @@ impl CompiledProgram {
         CompiledProgram { owner, raw }
     }
 
-    fn api(&self) -> Api {
+    fn plugin(&self) -> &Plugin {
         match &self.owner {
-            Owner::Client(client) => client.api(),
-            Owner::Topology(topology) => topology.api(),
+            Owner::Client(client) => client.plugin(),
+            Owner::Topology(topology) => topology.plugin(),
         }
+    }
+
+    fn api(&self) -> Api {
+        self.plugin().api()
     }
 
     fn raw(&self) -> *mut PJRT_Executable {
@@ -175,11 +181,12 @@ impl CompiledProgram {
     }
 
     /// The program in a form that [`Client::deserialize`](super::Client::deserialize) takes, of the same plugin build and
-    /// the same kind of device only.
+    /// the same kind of device only. The form says which build that is, and has a checksum.
     ///
     /// # Errors
-    /// Where the plugin cannot.
+    /// Where the plugin cannot, or its file can no longer be read.
     pub fn serialize(&self) -> Result<Vec<u8>> {
+        let fingerprint = self.plugin().fingerprint()?;
         let mut args =
             Padded::<PJRT_Executable_Serialize_Args>::with(|args| args.executable = self.raw());
         // SAFETY: the executable is alive as long as self. The bytes live until the deleter is called, once, after
@@ -189,12 +196,12 @@ impl CompiledProgram {
             let bytes = slice(
                 args.serialized_bytes.cast::<u8>(),
                 args.serialized_bytes_size,
-            )
-            .to_vec();
+            );
+            let wrapped = serialized::wrap(&fingerprint, bytes);
             if let Some(delete) = args.serialized_executable_deleter {
                 delete(args.serialized_executable);
             }
-            Ok(bytes)
+            Ok(wrapped)
         }
     }
 
@@ -260,7 +267,7 @@ impl CompiledProgram {
         // SAFETY: the executable is alive as long as self, and the figures with it.
         unsafe {
             call!(self.api(), PJRT_Executable_GetCostAnalysis, &mut args)?;
-            Ok(options::from_raw(args.properties, args.num_properties))
+            Ok(named_value::from_raw(args.properties, args.num_properties))
         }
     }
 

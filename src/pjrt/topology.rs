@@ -8,7 +8,8 @@ use pjrt_sys::*;
 use super::abi::{Api, Padded, call, list, object, slice, text};
 use super::device::DeviceDescription;
 use super::error::Result;
-use super::options::{self, CompileOptions, NamedValue};
+use super::named_value::{self, NamedValue};
+use super::options::CompileOptions;
 use super::plugin::Plugin;
 use super::program::{CompiledProgram, Owner, raw_program};
 
@@ -33,6 +34,10 @@ unsafe impl Send for TopologyHandle {}
 unsafe impl Sync for TopologyHandle {}
 
 impl TopologyHandle {
+    pub(super) fn plugin(&self) -> &Plugin {
+        &self.plugin
+    }
+
     pub(super) fn api(&self) -> Api {
         self.plugin.api()
     }
@@ -44,9 +49,8 @@ impl Drop for TopologyHandle {
             args.topology = self.raw.as_ptr();
         });
         // SAFETY: the topology is ours and is not used after this.
-        if let Err(error) =
-            unsafe { call!(self.api(), PJRT_TopologyDescription_Destroy, &mut args) }
-        {
+        let freed = unsafe { call!(self.api(), PJRT_TopologyDescription_Destroy, &mut args) };
+        if let Err(error) = freed {
             tracing::debug!("freeing a topology: {error}");
         }
     }
@@ -63,7 +67,7 @@ impl Topology {
         options: &[(String, NamedValue)],
     ) -> Result<Topology> {
         let api = plugin.api();
-        let raw_options = options::to_raw(options);
+        let raw_options = named_value::to_raw(options);
         let mut args = Padded::<PJRT_TopologyDescription_Create_Args>::with(|args| {
             args.topology_name = name.as_ptr().cast();
             args.topology_name_size = name.len();

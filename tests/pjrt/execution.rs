@@ -16,6 +16,7 @@ on_both_plugins! {
     argument_lists_must_match_the_devices
     arguments_that_do_not_fit_the_program_are_an_error
     parameters_and_results_have_the_layouts_that_the_module_gives_them
+    results_in_a_tuple_have_layouts_of_their_own
     a_program_runs_on_many_threads_at_once
     results_feed_the_next_execution
 }
@@ -188,7 +189,7 @@ fn arguments_that_do_not_fit_the_program_are_an_error(plugin: &Plugin) {
     let right = send(&client, first(&client), &[1.0; 4], &[4]);
     for args in [vec![], vec![&short], vec![&right, &right]] {
         // Whether refused at once or on another thread: an error in the end.
-        let failed = match program.execute(&[args.clone()], &options) {
+        let failed = match program.execute(std::slice::from_ref(&args), &options) {
             Err(_) => true,
             Ok(outputs) => outputs[0][0].to_host_vec().is_err(),
         };
@@ -236,6 +237,26 @@ fn parameters_and_results_have_the_layouts_that_the_module_gives_them(plugin: &P
             );
         }
     }
+}
+
+fn results_in_a_tuple_have_layouts_of_their_own(plugin: &Plugin) {
+    let client = client(plugin, 1);
+    let mut program = module(&[&[2, 3]], |b, p| {
+        let doubled = b.add(p[0], p[0])?;
+        b.tuple(&[p[0], doubled])
+    });
+    program.set_result_layout(&[1], &[0, 1]).unwrap();
+    let program = client
+        .compile_module(&program, &CompileOptions::default())
+        .unwrap();
+    let values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+    let x = send(&client, first(&client), &values, &[2, 3]);
+    let outputs = program
+        .execute(&[vec![&x]], &ExecuteOptions::default())
+        .unwrap();
+    assert_eq!(outputs[0][0].to_vec_f32().unwrap(), values);
+    let doubled = values.map(|x| x * 2.0);
+    assert_eq!(outputs[0][1].to_vec_f32().unwrap(), doubled);
 }
 
 fn a_program_runs_on_many_threads_at_once(plugin: &Plugin) {

@@ -1,10 +1,12 @@
 //! Compiling, and what a compiled program says of itself.
 
-use gemma_xla::pjrt::{CompileOptions, ErrorCode, ExecuteOptions, NamedValue, OptionValue, Plugin};
+use gemma_xla::pjrt::{
+    CompileOptions, Error, ErrorCode, ExecuteOptions, NamedValue, OptionValue, Plugin,
+};
 use pjrt_sys::protos::xla;
 use prost::Message;
 
-use crate::support::{client, compile, doubling, first, module, on_both_plugins, send};
+use crate::support::{client, compile, doubling, first, module, on_both_plugins, plugin, send};
 
 on_both_plugins! {
     the_compilers_words_come_through_in_one_line
@@ -109,15 +111,28 @@ fn a_serialized_program_keeps_its_devices(plugin: &Plugin) {
 fn damaged_serialized_programs_are_errors(plugin: &Plugin) {
     let client = client(plugin, 1);
     let bytes = compile(&client, &doubling(&[2])).serialize().unwrap();
-    for damaged in [
-        &b"nothing of the kind"[..],
-        b"",
-        &bytes[..bytes.len() / 2],
-        &bytes[..bytes.len() - 1],
-        &bytes[1..],
-    ] {
-        assert!(client.deserialize(damaged).is_err(), "{}", damaged.len());
+    let refused = |bytes: &[u8]| {
+        let error = client.deserialize(bytes).unwrap_err();
+        assert!(matches!(error, Error::SerializedProgram { .. }), "{error}");
+    };
+    for length in [0, 1, bytes.len() / 2, bytes.len() - 1] {
+        refused(&bytes[..length]);
     }
+    // The plugin itself would end the process over many of these.
+    for at in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x55;
+        refused(&damaged);
+    }
+}
+
+#[test]
+fn a_program_of_another_plugin_is_an_error() {
+    let one = client(&plugin("cpu"), 1);
+    let other = client(&plugin("cpu-next"), 1);
+    let bytes = compile(&one, &doubling(&[2])).serialize().unwrap();
+    let error = other.deserialize(&bytes).unwrap_err();
+    assert!(error.to_string().contains("another build"), "{error}");
 }
 
 fn programs_know_their_name_and_fingerprint(plugin: &Plugin) {

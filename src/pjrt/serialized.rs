@@ -1,0 +1,90 @@
+//! The form in which compiled programs are kept outside of the process.
+//!
+//! A plugin takes bytes that it once serialized and runs the machine code in them. It checks little: of another build's
+//! bytes it may make a program that computes wrongly, and damaged ones end the process. So the bytes are kept behind a
+//! header with the plugin's fingerprint and a checksum, and only whole ones of the same build reach the plugin. That
+//! guards against accidents; who can write the bytes can still run code in this process.
+
+use sha2::{Digest, Sha256};
+
+use super::error::{Error, Result};
+
+const MAGIC: &[u8] = b"gemma-xla PJRT program 1\n";
+const DIGEST: usize = 32;
+
+/// Length of a plugin's fingerprint: a SHA-256.
+pub(super) type Fingerprint = [u8; DIGEST];
+
+/// `payload` behind its header.
+pub(super) fn wrap(plugin: &Fingerprint, payload: &[u8]) -> Vec<u8> {
+    let checksum = checksum(plugin, payload);
+    [MAGIC, plugin, &checksum, payload].concat()
+}
+
+/// The payload behind the header, if it is whole and of this plugin.
+pub(super) fn unwrap<'a>(plugin: &Fingerprint, bytes: &'a [u8]) -> Result<&'a [u8]> {
+    let bad = |reason| Error::SerializedProgram { reason };
+    let (found, rest) = bytes
+        .strip_prefix(MAGIC)
+        .and_then(|rest| rest.split_first_chunk::<DIGEST>())
+        .ok_or(bad("it is none, or truncated"))?;
+    let (stated, payload) = rest
+        .split_first_chunk::<DIGEST>()
+        .ok_or(bad("it is truncated"))?;
+    if *stated != checksum(found, payload) {
+        return Err(bad("it is damaged: its checksum differs"));
+    }
+    if found != plugin {
+        return Err(bad("it was made by another build of the plugin"));
+    }
+    Ok(payload)
+}
+
+fn checksum(plugin: &Fingerprint, payload: &[u8]) -> Fingerprint {
+    let mut hasher = Sha256::new();
+    hasher.update(plugin);
+    hasher.update(payload);
+    hasher.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLUGIN: Fingerprint = [7; DIGEST];
+
+    fn reason(bytes: &[u8]) -> &'static str {
+        match unwrap(&PLUGIN, bytes) {
+            Err(Error::SerializedProgram { reason }) => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_was_wrapped_comes_back() {
+        for payload in [&b""[..], b"program", &[0; 1000]] {
+            let wrapped = wrap(&PLUGIN, payload);
+            assert_eq!(unwrap(&PLUGIN, &wrapped), Ok(payload));
+        }
+    }
+
+    #[test]
+    fn any_change_and_any_cut_is_noticed() {
+        let whole = wrap(&PLUGIN, b"some program");
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            assert!(unwrap(&PLUGIN, &damaged).is_err(), "byte {at}");
+            assert!(unwrap(&PLUGIN, &whole[..at]).is_err(), "{at} bytes");
+        }
+        let longer = [whole.as_slice(), b"\0"].concat();
+        assert!(reason(&longer).contains("damaged"));
+    }
+
+    #[test]
+    fn another_builds_program_is_told_from_a_damaged_one() {
+        let other = wrap(&[8; DIGEST], b"some program");
+        assert!(reason(&other).contains("another build"));
+        assert!(reason(b"what the plugin itself gave").contains("none"));
+    }
+}
