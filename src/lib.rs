@@ -9,4 +9,5 @@ pub mod model;
 pub mod parity;
 pub mod pjrt;
 pub mod plugin;
+pub mod sharding;
 pub mod tokenizer;

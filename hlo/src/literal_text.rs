@@ -76,6 +76,8 @@ fn elements(literal: &Literal) -> Vec<String> {
 fn float(value: impl fmt::Debug) -> String {
     let text = format!("{value:?}");
     match text.strip_suffix(".0") {
+        // Read as an integer, it would lose its sign.
+        Some("-0") => text,
         Some(whole) => whole.to_owned(),
         None if text.ends_with("NaN") => "nan".to_owned(),
         None => text,

@@ -25,6 +25,11 @@ pub(crate) struct Alias {
 
 /// A program: the entry computation, the layouts in which parameters and result cross its border, and which outputs
 /// take over a parameter's buffer.
+///
+/// PJRT's compilers do not read the border's layouts from the program: they assume row-major ones unless the compile
+/// options say otherwise (`argument_layouts`, and `result_layout` of the build options, seen with PJRT 0.81 and 0.115).
+/// For other layouts, fill these from [`Module::parameters`] and [`Module::result_shape`]; a disagreement is an error
+/// where an aliased buffer is concerned, and else goes unnoticed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Module {
     name: String,
@@ -36,6 +41,9 @@ pub struct Module {
 
 impl Module {
     /// A module. Its parameters have the layouts that they were declared with, its result is in row-major layout.
+    ///
+    /// PJRT takes one buffer per parameter and gives one per part of a root tuple: tuple parameters and nested result
+    /// tuples are valid HLO, but no program for it.
     pub fn new(name: &str, entry: Computation) -> Self {
         Self {
             name: name.to_owned(),

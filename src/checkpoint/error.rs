@@ -42,6 +42,22 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A part of a dimension was asked for that the tensor does not have as a view.
+    #[error("{}: tensor {tensor:?} of shape {shape:?} has no part {start}..{end} of dimension {dim}", file.display())]
+    Slice {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// The dimension.
+        dim: usize,
+        /// The first index asked for.
+        start: usize,
+        /// The index after the last one asked for.
+        end: usize,
+    },
     /// A range of bytes was asked for that is not within the tensor.
     #[error("{}: tensor {tensor:?} has {byte_len} bytes, asked for {len} from {start} on", file.display())]
     OutOfRange {

@@ -3,6 +3,8 @@
 //! A dimension may consist of several axes. A query projection that is stored per head as [N, D, H] is the matrix [D, N·H] that
 //! has a second dimension of two axes, and no copy is made to say so.
 
+use std::ops::Range;
+
 /// One axis: how many steps there are, and how many stored elements each of them passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Axis {
@@ -42,6 +44,25 @@ impl Layout {
     pub(super) fn transposed(mut self) -> Self {
         self.dimensions.reverse();
         self
+    }
+
+    /// The elements with these indices of one dimension. None where there are no such indices, or where the dimension has several
+    /// axes and the cut falls within a step of its outermost.
+    pub(super) fn sliced(mut self, dim: usize, range: &Range<usize>) -> Option<Self> {
+        let axes = self.dimensions.get_mut(dim)?;
+        let (outer, inner) = axes.split_first_mut()?;
+        let step = inner.iter().map(|axis| axis.size).product::<usize>();
+        let within = range.start <= range.end && range.end <= outer.size * step;
+        let aligned =
+            step > 0 && range.start.is_multiple_of(step) && range.end.is_multiple_of(step);
+        if !within || !aligned {
+            return None;
+        }
+        outer.size = (range.end - range.start) / step;
+        if outer.size > 0 {
+            self.offset += range.start / step * outer.stride;
+        }
+        Some(self)
     }
 
     /// As few axes as enumerate the elements in order: none of size 1, and no two that are one.
@@ -84,6 +105,26 @@ mod tests {
             }]
         );
         assert_eq!(Layout::stored(&[]).axes(), []);
+    }
+
+    #[test]
+    fn a_part_of_a_dimension_begins_later_and_a_cut_through_a_head_is_refused() {
+        let part = Layout::stored(&[3, 4]).sliced(1, &(1..3)).expect("a part");
+        assert_eq!((part.offset, part.shape()), (1, vec![3, 2]));
+        let empty = Layout::stored(&[3, 4])
+            .sliced(0, &(3..3))
+            .expect("an empty part");
+        assert_eq!((empty.offset, empty.shape()), (0, vec![0, 4]));
+        assert_eq!(Layout::stored(&[3, 4]).sliced(1, &(2..5)), None);
+        assert_eq!(Layout::stored(&[3, 4]).sliced(2, &(0..1)), None);
+        // Three heads of four, as one dimension.
+        let heads = Layout {
+            offset: 0,
+            dimensions: vec![c_order(&[3, 4]).collect()],
+        };
+        let part = heads.clone().sliced(0, &(4..12)).expect("two heads");
+        assert_eq!((part.offset, part.shape()), (4, vec![8]));
+        assert_eq!(heads.sliced(0, &(2..6)), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A view of one tensor: what it is, and where its bytes lie.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -116,6 +117,25 @@ impl Tensor {
     /// The same elements with the dimensions in reverse order: a view, no copy.
     pub fn transposed(&self) -> Self {
         self.viewed(self.shared_name(), self.layout().transposed())
+    }
+
+    /// The part of this tensor with these indices of dimension `dim`: a view, no copy.
+    ///
+    /// # Errors
+    /// [`Error::Slice`] where the tensor has no such part, or a dimension that is stored as several (heads and head_dim) is cut
+    /// within one of the outer's steps.
+    pub fn slice(&self, dim: usize, range: Range<usize>) -> Result<Self> {
+        match self.layout().sliced(dim, &range) {
+            Some(layout) => Ok(self.viewed(self.shared_name(), layout)),
+            None => Err(Error::Slice {
+                file: self.file.path.clone(),
+                tensor: self.name().to_owned(),
+                shape: self.shape().to_vec(),
+                dim,
+                start: range.start,
+                end: range.end,
+            }),
+        }
     }
 
     /// How its elements lie among the stored ones.

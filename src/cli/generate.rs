@@ -126,9 +126,13 @@ fn report(engine: &Engine, summary: &GenerateSummary) {
         format!(" ({per_step:.1} ms a step)")
     };
     eprintln!(
-        "{} new tokens on {}: load {:.2} s, compile {:.2} s, prefill {:.2} s, decode {:.2} s{rate}",
+        "{} new tokens on {} × {}: load {:.2} s, compile {:.2} s, prefill {:.2} s, decode {:.2} s{rate}",
         summary.new_tokens,
-        engine.device().kind(),
+        engine.devices().len(),
+        engine
+            .devices()
+            .first()
+            .map_or("no device", |device| device.kind()),
         times.load.as_secs_f64(),
         times.compile.as_secs_f64(),
         times.prefill.as_secs_f64(),

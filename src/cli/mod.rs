@@ -49,6 +49,10 @@ pub(crate) enum Outcome {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    // Before anything else: only a process with one thread may change its environment.
+    if let Err(error) = crate::pjrt::environment::set_defaults(&crate::pjrt::environment::QUIET) {
+        eprintln!("warning: {error}");
+    }
     // clap prints usage errors itself and exits with 2.
     let cli = Cli::parse();
     tracing_subscriber::fmt()

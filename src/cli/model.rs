@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::dtype::DType;
 use crate::engine::{Engine, EngineOptions};
+use crate::sharding::Mesh;
 
 /// Which model, in which dtype, on which device.
 #[derive(Args, Clone, Debug)]
@@ -22,6 +23,12 @@ pub struct ModelArgs {
     /// cpu, tpu, cuda, or the path of a PJRT plugin
     #[arg(long, default_value = "cpu")]
     pub device: String,
+    /// CPU devices to make, for trying out meshes [default: as many as the mesh needs]
+    #[arg(long, value_name = "N")]
+    pub devices: Option<usize>,
+    /// Devices to split over: rows of the batch over data, parameters over model
+    #[arg(long, value_name = "data=D,model=M", default_value_t)]
+    pub mesh: Mesh,
 }
 
 impl ModelArgs {
@@ -33,6 +40,8 @@ impl ModelArgs {
         let options = EngineOptions {
             dtype: self.dtype,
             device: self.device.clone(),
+            cpu_devices: self.devices,
+            mesh: self.mesh,
         };
         // indicatif draws nothing where standard error is no terminal.
         let bar = Mutex::new(None::<ProgressBar>);

@@ -23,9 +23,9 @@ pub enum Error {
     /// The model could not be lowered.
     #[error("cannot lower the model: {0}")]
     Lowering(#[from] hlo::Error),
-    /// A client without a device of its own.
-    #[error("device '{0}' has no addressable device")]
-    NoDevice(String),
+    /// The model cannot be split over the mesh.
+    #[error(transparent)]
+    Geometry(#[from] crate::sharding::GeometryError),
     /// A prompt without tokens.
     #[error("prompt {index} is empty")]
     EmptyPrompt {

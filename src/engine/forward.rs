@@ -53,10 +53,24 @@ impl Engine {
                 });
             }
         }
-        let program = self.program(ProgramKey::Forward { batch, length })?;
-        let dims = [batch as i64, length as i64];
-        let ids = self.upload_s32(input_ids, &dims)?;
-        let mask = self.upload_s32(attention_mask, &dims)?;
+        // Every group of the data axis takes as many rows; those past the batch repeat the last one.
+        let mesh = self.spec.geometry.mesh;
+        let rows = batch.div_ceil(mesh.data);
+        let padded = |values: &[i32]| {
+            let mut values = values.to_vec();
+            let last = values.split_off(values.len() - length);
+            values.extend(last.repeat(rows * mesh.data - batch + 1));
+            values
+        };
+        let program = self.program(ProgramKey::Forward {
+            batch: rows,
+            length,
+        })?;
+        let dims = [rows as i64, length as i64];
+        let ids = self.devices.upload_rows_s32(&padded(input_ids), &dims)?;
+        let mask = self
+            .devices
+            .upload_rows_s32(&padded(attention_mask), &dims)?;
         let results = self.run(&program, &[&ids, &mask])?;
         let expected = config.num_hidden_layers + 2;
         if results.len() != expected {
@@ -68,7 +82,11 @@ impl Engine {
         }
         let mut arrays = results
             .iter()
-            .map(|buffer| Ok(buffer.to_vec_f32()?))
+            .map(|buffers| {
+                let mut rows_of_all = self.devices.rows(buffers, |b| Ok(b.to_vec_f32()?))?;
+                rows_of_all.truncate(rows_of_all.len() / (rows * mesh.data) * batch);
+                Ok(rows_of_all)
+            })
             .collect::<Result<Vec<_>>>()?;
         let hidden_states = arrays.split_off(1);
         Ok(ForwardOutput {

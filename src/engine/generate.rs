@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use super::buckets::{cache_bucket, prompt_bucket};
+use super::devices::PerDevice;
 use super::{Engine, Error, ProgramKey, Result};
 use crate::model::programs::{DecodeShape, PrefillShape, decode_result};
-use crate::pjrt::Buffer;
+use crate::sharding::Mesh;
 
 /// Steps that one call of the decode program can run. A call costs the host well under a
 /// millisecond, so more would gain nothing, and an interruption is noticed between calls.
@@ -153,8 +154,7 @@ impl Engine {
 struct BatchRun<'a> {
     engine: &'a Engine,
     prompts: &'a [Vec<u32>],
-    /// Rows of the prefill program, at least the number of prompts.
-    size: usize,
+    rows_layout: RowsLayout,
     /// Index of the first prompt.
     first: usize,
     stream: bool,
@@ -176,6 +176,13 @@ impl<'a> BatchRun<'a> {
         first: usize,
         options: &GenerateOptions,
     ) -> Self {
+        let mesh = engine.spec.geometry.mesh;
+        let prefill = size.div_ceil(mesh.data);
+        let rows_layout = RowsLayout {
+            mesh,
+            prefill,
+            decode: engine.spec.decode_rows(prefill),
+        };
         let positions = engine.spec.config.max_position_embeddings;
         let rows = prompts
             .iter()
@@ -188,7 +195,7 @@ impl<'a> BatchRun<'a> {
         Self {
             engine,
             prompts,
-            size,
+            rows_layout,
             first,
             stream: options.stream,
             rows,
@@ -198,45 +205,39 @@ impl<'a> BatchRun<'a> {
     /// Prefill, then decode until every row is finished. Rows are reported in order, each once all before
     /// it are.
     fn run(&mut self, observer: &mut dyn Observer, summary: &mut GenerateSummary) -> Result<()> {
-        let spec = &self.engine.spec;
         let longest = self.prompts.iter().map(Vec::len).max().unwrap_or(1);
         let new_tokens = self.rows.iter().map(|row| row.limit).max().unwrap_or(1);
         let prompt = prompt_bucket(longest);
         let cache = cache_bucket(prompt + new_tokens);
-        let rows = spec.decode_rows(self.size);
+        let layout = self.rows_layout;
         let mut reported = 0;
 
-        let mask = self.prompt_mask(rows, prompt, cache);
         let start = Instant::now();
         let compile_before = self.engine.times().compile;
         let mut results = self.prefill(PrefillShape {
-            batch: self.size,
+            batch: layout.prefill,
             prompt,
-            rows,
+            rows: layout.decode,
             cache,
         })?;
         let mut caches = results.split_off(1);
-        let first_tokens = results
-            .first()
-            .map(Buffer::to_vec_i32)
-            .transpose()?
-            .unwrap_or_default();
+        let first_tokens = self.engine.devices.rows_s32(&results[0])?;
         let compiled = self.engine.times().compile - compile_before;
         let elapsed = start.elapsed().saturating_sub(compiled);
         self.engine.record(|times| times.prefill += elapsed);
 
-        let mut token = first_tokens;
-        token.resize(rows, self.pad());
-        let mut position: Vec<i32> = vec![0; rows];
+        let mut token = vec![self.pad(); layout.decode_rows()];
+        let mut position = vec![0; layout.decode_rows()];
         for (row, prompt) in self.prompts.iter().enumerate() {
-            position[row] = prompt.len() as i32;
-            self.accept(row, &token[row..=row], observer);
+            token[layout.decode_row(row)] = first_tokens[row];
+            position[layout.decode_row(row)] = prompt.len() as i32;
+            self.accept(row, &first_tokens[row..=row], observer);
         }
         self.report(&mut reported, observer, summary);
 
-        let key_mask = self
-            .engine
-            .upload_s32(&mask, &[rows as i64, cache as i64])?;
+        let mask = self.decode_mask(prompt, cache);
+        let dims = [layout.decode as i64, cache as i64];
+        let key_mask = self.engine.devices.upload_rows_s32(&mask, &dims)?;
         let mut slot = prompt;
         while reported < self.rows.len() {
             if observer.interrupted() {
@@ -253,7 +254,7 @@ impl<'a> BatchRun<'a> {
             let step = if self.stream { STREAMED_CHUNK } else { CHUNK };
             let state = DecodeInput {
                 shape: DecodeShape {
-                    rows,
+                    rows: layout.decode,
                     cache,
                     chunk: CHUNK,
                 },
@@ -269,7 +270,7 @@ impl<'a> BatchRun<'a> {
             token = chunk.last;
             summary.steps += chunk.steps;
             for row in 0..self.rows.len() {
-                let tokens = &chunk.tokens[row * CHUNK..][..chunk.steps];
+                let tokens = &chunk.tokens[layout.decode_row(row) * CHUNK..][..chunk.steps];
                 self.accept(row, tokens, observer);
             }
             self.report(&mut reported, observer, summary);
@@ -277,29 +278,39 @@ impl<'a> BatchRun<'a> {
         Ok(())
     }
 
-    /// The attention mask of the prompts, padded on the left to `prompt`, and ones for what follows: [rows, cache].
-    fn prompt_mask(&self, rows: usize, prompt: usize, cache: usize) -> Vec<i32> {
-        let mut mask = vec![1; rows * cache];
-        for (row, mask) in mask.chunks_exact_mut(cache).enumerate() {
-            let padding = prompt - self.prompts.get(row).map_or(1, Vec::len);
-            mask[..padding].fill(0);
+    /// The mask of the cache's slots over all devices: the prompts' attention mask, padded on the left to `prompt`, and ones for
+    /// what follows: [decode rows, cache]. A row without a prompt sees one token, so that its softmax is defined.
+    fn decode_mask(&self, prompt: usize, cache: usize) -> Vec<i32> {
+        let mut mask = vec![1; self.rows_layout.decode_rows() * cache];
+        for mask in mask.chunks_exact_mut(cache) {
+            mask[..prompt - 1].fill(0);
+        }
+        for (row, tokens) in self.prompts.iter().enumerate() {
+            let start = self.rows_layout.decode_row(row) * cache;
+            mask[start + prompt - tokens.len()..start + prompt].fill(1);
         }
         mask
     }
 
-    fn prefill(&self, shape: PrefillShape) -> Result<Vec<Buffer>> {
+    /// Runs the prompts, padded on the left to `shape.prompt`.
+    fn prefill(&self, shape: PrefillShape) -> Result<Vec<PerDevice>> {
         let program = self.engine.program(ProgramKey::Prefill(shape))?;
-        let mut ids = vec![self.pad(); shape.batch * shape.prompt];
-        for (prompt, ids) in self.prompts.iter().zip(ids.chunks_exact_mut(shape.prompt)) {
-            let padding = shape.prompt - prompt.len();
-            for (id, &token) in ids[padding..].iter_mut().zip(prompt) {
+        let rows = self.rows_layout.prefill_rows();
+        let mut ids = vec![self.pad(); rows * shape.prompt];
+        let mut mask = vec![0; rows * shape.prompt];
+        for row in 0..rows {
+            let end = (row + 1) * shape.prompt;
+            // A row without a prompt sees one token, so that its softmax is defined.
+            let prompt = self.prompts.get(row).map_or(&[0][..], Vec::as_slice);
+            mask[end - prompt.len()..end].fill(1);
+            for (id, &token) in ids[end - prompt.len()..end].iter_mut().zip(prompt) {
                 *id = token as i32;
             }
         }
-        let mask = self.prompt_mask(shape.batch, shape.prompt, shape.prompt);
+        let devices = &self.engine.devices;
         let dims = [shape.batch as i64, shape.prompt as i64];
-        let ids = self.engine.upload_s32(&ids, &dims)?;
-        let mask = self.engine.upload_s32(&mask, &dims)?;
+        let ids = devices.upload_rows_s32(&ids, &dims)?;
+        let mask = devices.upload_rows_s32(&mask, &dims)?;
         let results = self.engine.run(&program, &[&ids, &mask])?;
         let expected = 1 + 2 * self.engine.spec.config.num_hidden_layers;
         expect_results("prefill", &results, expected)?;
@@ -309,21 +320,23 @@ impl<'a> BatchRun<'a> {
     fn decode(
         &self,
         input: DecodeInput<'_>,
-        key_mask: &Buffer,
-        caches: Vec<Buffer>,
+        key_mask: &PerDevice,
+        caches: Vec<PerDevice>,
     ) -> Result<DecodeChunk> {
         let engine = self.engine;
+        let devices = &engine.devices;
         let program = engine.program(ProgramKey::Decode(input.shape))?;
         let start = Instant::now();
-        let rows = input.shape.rows;
-        let done: Vec<u8> = (0..rows)
-            .map(|row| u8::from(self.rows.get(row).is_none_or(|r| r.finished.is_some())))
-            .collect();
-        let limit = engine.upload_s32(&[input.limit as i32], &[])?;
-        let slot = engine.upload_s32(&[input.slot as i32], &[])?;
-        let position = engine.upload_s32(input.position, &[rows as i64])?;
-        let token = engine.upload_s32(input.token, &[rows as i64])?;
-        let done = engine.upload(&done, hlo::ElementType::Pred, &[rows as i64])?;
+        let mut done = vec![1_u8; self.rows_layout.decode_rows()];
+        for (row, state) in self.rows.iter().enumerate() {
+            done[self.rows_layout.decode_row(row)] = u8::from(state.finished.is_some());
+        }
+        let dims = [input.shape.rows as i64];
+        let limit = devices.upload_scalar(input.limit as i32)?;
+        let slot = devices.upload_scalar(input.slot as i32)?;
+        let position = devices.upload_rows_s32(input.position, &dims)?;
+        let token = devices.upload_rows_s32(input.token, &dims)?;
+        let done = devices.upload_rows(&done, hlo::ElementType::Pred, &dims)?;
         let mut rest = vec![key_mask, &limit, &slot, &position, &token, &done];
         rest.extend(&caches);
         let mut results = engine.run(&program, &rest)?;
@@ -333,12 +346,12 @@ impl<'a> BatchRun<'a> {
             decode_result::CACHES + 2 * engine.spec.config.num_hidden_layers,
         )?;
         let caches = results.split_off(decode_result::CACHES);
-        let steps = results[decode_result::STEPS].to_vec_i32()?;
+        let steps = devices.rows_s32(&results[decode_result::STEPS])?;
         let steps = steps.first().copied().unwrap_or(0);
         let chunk = DecodeChunk {
-            tokens: results[decode_result::TOKENS].to_vec_i32()?,
+            tokens: devices.rows_s32(&results[decode_result::TOKENS])?,
             steps: usize::try_from(steps).unwrap_or(0).min(input.limit),
-            last: results[decode_result::LAST].to_vec_i32()?,
+            last: devices.rows_s32(&results[decode_result::LAST])?,
             caches,
         };
         if chunk.steps == 0 {
@@ -412,14 +425,42 @@ struct DecodeInput<'a> {
 
 /// What a call of the decode program gave.
 struct DecodeChunk {
-    /// [rows, CHUNK].
+    /// [decode rows of all groups, CHUNK].
     tokens: Vec<i32>,
     steps: usize,
     last: Vec<i32>,
-    caches: Vec<Buffer>,
+    caches: Vec<PerDevice>,
 }
 
-fn expect_results(program: &'static str, results: &[Buffer], expected: usize) -> Result<()> {
+/// Where the rows of a batch lie: equal numbers of them in each group of the data axis, and more in the decode program than in
+/// the prefill where the device wants them.
+#[derive(Clone, Copy)]
+struct RowsLayout {
+    mesh: Mesh,
+    /// Rows of a device's prefill.
+    prefill: usize,
+    /// Rows of a device's decode program.
+    decode: usize,
+}
+
+impl RowsLayout {
+    /// Prefill rows of all groups.
+    fn prefill_rows(self) -> usize {
+        self.prefill * self.mesh.data
+    }
+
+    /// Decode rows of all groups.
+    fn decode_rows(self) -> usize {
+        self.decode * self.mesh.data
+    }
+
+    /// Where row `row` of the prefill goes on among the decode rows of all groups.
+    fn decode_row(self, row: usize) -> usize {
+        row / self.prefill * self.decode + row % self.prefill
+    }
+}
+
+fn expect_results(program: &'static str, results: &[PerDevice], expected: usize) -> Result<()> {
     if results.len() == expected {
         return Ok(());
     }

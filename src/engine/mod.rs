@@ -1,6 +1,7 @@
 //! Loads a model, compiles its programs and runs them. The only place that knows files, model and devices.
 
 mod buckets;
+mod devices;
 mod error;
 mod forward;
 mod generate;
@@ -20,10 +21,10 @@ use crate::config::{FLAX_ROPE_THETA, GemmaConfig};
 use crate::dtype::DType;
 use crate::model::programs::{self, DecodeShape, PrefillShape};
 use crate::model::{DeviceTraits, EMBEDDING, ModelSpec, RopeTables, parameters};
-use crate::pjrt::{
-    Buffer, Client, CompileOptions, Device, Executable, ExecuteOptions, OptionValue, Plugin,
-};
+use crate::pjrt::{Client, CompileOptions, Device, Executable, NamedValue, OptionValue, Plugin};
 use crate::plugin;
+use crate::sharding::{Geometry, Mesh};
+use devices::{Devices, PerDevice};
 
 /// How an [`Engine`] is made.
 #[derive(Clone, Debug)]
@@ -32,6 +33,10 @@ pub struct EngineOptions {
     pub dtype: Option<DType>,
     /// `cpu`, `tpu`, `cuda`, or the path of a PJRT plugin.
     pub device: String,
+    /// How many devices a CPU client is to have; as many as the mesh needs where none is given.
+    pub cpu_devices: Option<usize>,
+    /// The devices that the model is split over.
+    pub mesh: Mesh,
 }
 
 impl Default for EngineOptions {
@@ -39,16 +44,17 @@ impl Default for EngineOptions {
         Self {
             dtype: None,
             device: "cpu".into(),
+            cpu_devices: None,
+            mesh: Mesh::SINGLE,
         }
     }
 }
 
-/// A model whose parameters lie on a device, with the programs compiled so far.
+/// A model whose parameters lie on the devices of a mesh, with the programs compiled so far.
 pub struct Engine {
-    client: Client,
-    device: Device,
+    devices: Devices,
     spec: ModelSpec,
-    weights: Vec<Buffer>,
+    weights: Vec<PerDevice>,
     programs: Mutex<HashMap<ProgramKey, Program>>,
     times: Mutex<Times>,
 }
@@ -74,22 +80,22 @@ enum ProgramKey {
 }
 
 impl ProgramKey {
-    /// XLA may drop a rounding to 16 bits between two operations that it fuses ("excess precision", on by
-    /// default). Flax's `generate` is compiled, and so drops them as our generating programs do; a plain call of
-    /// its model runs operation by operation and rounds each time. So the program that is held against such
-    /// calls rounds each time too: that makes it equal to the bit where dropping differs by a hundredth, and
-    /// it tells whether the lowering is right rather than what was fused.
-    fn compile_options(self) -> CompileOptions {
+    /// XLA may drop a rounding to 16 bits between two operations that it fuses ("excess precision", on by default).
+    /// Flax's `generate` compiles its decode loop, and so drops them as ours does; the prompt and a plain call of the model it
+    /// runs operation by operation, rounding each time. So the prefill and the compared pass round each time too: that makes
+    /// them equal to Flax's to the bit, where dropping differs by a hundredth (`1 + weight` of a bfloat16 norm alone).
+    fn compile_options(self, devices: &Devices) -> CompileOptions {
         let overrides = match self {
-            ProgramKey::Prefill(_) | ProgramKey::Decode(_) => Vec::new(),
-            ProgramKey::Forward { .. } => vec![(
+            ProgramKey::Decode(_) => Vec::new(),
+            ProgramKey::Prefill(_) | ProgramKey::Forward { .. } => vec![(
                 "xla_allow_excess_precision".to_owned(),
                 OptionValue::Bool(false),
             )],
         };
         CompileOptions {
+            device_assignment: Some(devices.assignment()),
             overrides,
-            ..CompileOptions::default()
+            ..CompileOptions::with_replicas(devices.mesh().devices())
         }
     }
 }
@@ -98,7 +104,7 @@ impl ProgramKey {
 #[derive(Clone)]
 struct Program {
     executable: Executable,
-    tables: Arc<[Buffer; 2]>,
+    tables: Arc<[PerDevice; 2]>,
 }
 
 impl Engine {
@@ -127,16 +133,11 @@ impl Engine {
             .collect();
         checkpoint.check(&expected)?;
 
-        let path = plugin::find(&options.device)?;
-        let client = Plugin::load(&path)?.client(&[])?;
-        let device = client
-            .addressable_devices()
-            .first()
-            .cloned()
-            .ok_or_else(|| Error::NoDevice(options.device.clone()))?;
-        let traits = DeviceTraits::for_platform(client.platform_name());
-        let spec = ModelSpec::new(config, compute, traits, stored);
-
+        // Whether the model can be split at all does not hang on the device: say so before a plugin is loaded.
+        Geometry::new(&config, options.mesh)?;
+        let devices = Devices::new(open_client(options)?, options.mesh)?;
+        let traits = DeviceTraits::for_platform(devices.client().platform_name());
+        let spec = ModelSpec::new(config, compute, traits, options.mesh, stored)?;
         if spec.config.rope_theta_differs_from_flax() {
             tracing::warn!(
                 "config.json has rope_theta {}, which is followed; Flax's Gemma ignores it and uses {FLAX_ROPE_THETA}",
@@ -145,16 +146,20 @@ impl Engine {
         }
 
         let start = Instant::now();
-        let total: u64 = spec.parameters.iter().map(|p| p.byte_size() as u64).sum();
+        let share: usize = spec
+            .parameters
+            .iter()
+            .map(|p| p.byte_size(&spec.geometry))
+            .sum();
+        let total = (share * options.mesh.devices()) as u64;
         let arrived = std::sync::atomic::AtomicU64::new(0);
-        let weights = load::load_parameters(&checkpoint, &spec, &client, &device, |bytes| {
+        let weights = load::load_parameters(&checkpoint, &spec, &devices, |bytes| {
             let before = arrived.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
             progress(before + bytes, total);
         })?;
         let load = start.elapsed();
         Ok(Self {
-            client,
-            device,
+            devices,
             spec,
             weights,
             programs: Mutex::default(),
@@ -170,9 +175,9 @@ impl Engine {
         &self.spec
     }
 
-    /// The device that it is loaded on.
-    pub fn device(&self) -> &Device {
-        &self.device
+    /// The devices that it is loaded on, in the order of the mesh's replicas.
+    pub fn devices(&self) -> &[Device] {
+        self.devices.all()
     }
 
     /// How long things took so far.
@@ -200,8 +205,9 @@ impl Engine {
             }
         };
         let executable = self
-            .client
-            .compile(&module.serialize(), &key.compile_options())?;
+            .devices
+            .client()
+            .compile(&module.serialize(), &key.compile_options(&self.devices))?;
         let elapsed = start.elapsed();
         tracing::debug!(?key, ?elapsed, "compiled");
         self.record(|times| times.compile += elapsed);
@@ -214,41 +220,64 @@ impl Engine {
     }
 
     /// The rotation tables for `positions`, sine first.
-    fn rope_tables(&self, positions: usize) -> Result<[Buffer; 2]> {
+    fn rope_tables(&self, positions: usize) -> Result<[PerDevice; 2]> {
         let tables = RopeTables::new(&self.spec.config, positions);
         let dims = [tables.positions as i64, tables.half as i64];
         let upload = |values: &[f32]| {
             let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-            self.upload(&bytes, hlo::ElementType::F32, &dims)
+            self.devices.upload(&bytes, hlo::ElementType::F32, &dims)
         };
         Ok([upload(&tables.sin)?, upload(&tables.cos)?])
     }
 
-    /// Copies little-endian elements to the device.
-    fn upload(&self, bytes: &[u8], element_type: hlo::ElementType, dims: &[i64]) -> Result<Buffer> {
-        Ok(self
-            .client
-            .buffer_from_host(bytes, dims, element_type, &self.device)?)
-    }
-
-    fn upload_s32(&self, values: &[i32], dims: &[i64]) -> Result<Buffer> {
-        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-        self.upload(&bytes, hlo::ElementType::S32, dims)
-    }
-
-    /// Runs `program` on the parameters, its tables and `rest`, and waits for the results.
-    fn run(&self, program: &Program, rest: &[&Buffer]) -> Result<Vec<Buffer>> {
-        let arguments: Vec<&Buffer> = self
+    /// Runs `program` on the parameters, its tables and `rest`.
+    fn run(&self, program: &Program, rest: &[&PerDevice]) -> Result<Vec<PerDevice>> {
+        let tables = program.tables.iter();
+        let arguments: Vec<&PerDevice> = self
             .weights
             .iter()
-            .chain(program.tables.iter())
+            .chain(tables)
             .chain(rest.iter().copied())
             .collect();
-        let mut results = program
-            .executable
-            .execute(&[arguments], &ExecuteOptions::default())?;
-        Ok(results.pop().unwrap_or_default())
+        self.devices.run(&program.executable, &arguments)
     }
+}
+
+/// A client of the device that the options name.
+fn open_client(options: &EngineOptions) -> Result<Client> {
+    let needed = options.mesh.devices();
+    let count = match (options.device.as_str(), options.cpu_devices) {
+        (device @ ("tpu" | "cuda"), Some(_)) => {
+            return Err(Error::Option {
+                option: "--devices",
+                problem: format!(
+                    "a CPU client's devices are counted by it; a {device} has those that it has"
+                ),
+            });
+        }
+        (_, Some(count)) if count < needed => {
+            return Err(Error::Option {
+                option: "--devices",
+                problem: format!(
+                    "{count} are fewer than the {needed} of --mesh {}",
+                    options.mesh
+                ),
+            });
+        }
+        ("cpu", None) => Some(needed),
+        (_, given) => given,
+    };
+    let create: Vec<_> = count
+        .map(|count| {
+            (
+                "cpu_device_count".to_owned(),
+                NamedValue::Int64(count as i64),
+            )
+        })
+        .into_iter()
+        .collect();
+    let path = plugin::find(&options.device)?;
+    Ok(Plugin::load(&path)?.client(&create)?)
 }
 
 /// The dtype that a checkpoint is computed in unless another is asked for: that of its embedding.

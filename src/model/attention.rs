@@ -32,9 +32,10 @@ impl Lowering<'_> {
             b.reshape(x, &[batch, length, heads as i64, config.head_dim as i64])
         };
         let path = |name: &str| format!("model/layers/{layer}/self_attn/{name}");
-        let queries = split(self.dense(x, &path("q_proj"))?, config.num_attention_heads)?;
-        let keys = split(self.dense(x, &path("k_proj"))?, config.num_key_value_heads)?;
-        let values = split(self.dense(x, &path("v_proj"))?, config.num_key_value_heads)?;
+        let geometry = &self.spec.geometry;
+        let queries = split(self.dense(x, &path("q_proj"))?, geometry.heads)?;
+        let keys = split(self.dense(x, &path("k_proj"))?, geometry.key_value_heads)?;
+        let values = split(self.dense(x, &path("v_proj"))?, geometry.key_value_heads)?;
         let heads_first = |x: Value| b.transpose(x, &[0, 2, 1, 3]);
         Ok(Projected {
             queries: self.rotate(queries, rotation)?,

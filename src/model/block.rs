@@ -28,7 +28,7 @@ impl Lowering<'_> {
         let projected = self.project_attention(normed, batch, layer, rotation)?;
         let cache = extend(projected.cache)?;
         let attended = self.attend(projected.queries, cache, bias)?;
-        let x = b.add(x, self.dense(attended, &path("self_attn/o_proj"))?)?;
+        let x = b.add(x, self.dense_summed(attended, &path("self_attn/o_proj"))?)?;
 
         let normed = self.rms_norm(x, &path("post_attention_layernorm"))?;
         let x = b.add(x, self.mlp(normed, layer)?)?;

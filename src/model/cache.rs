@@ -19,7 +19,7 @@ pub(super) fn cache_shape(spec: &ModelSpec, rows: usize, length: usize) -> Shape
         spec.compute.into(),
         &[
             rows,
-            spec.config.num_key_value_heads,
+            spec.geometry.key_value_heads,
             length,
             spec.config.head_dim,
         ],

@@ -3,7 +3,7 @@
 
 use hlo::{ArrayShape, Builder, DotDims, ElementType, Precision, Shape, Value};
 
-use super::{KernelLayout, ModelSpec, Role};
+use super::{KernelLayout, ModelSpec};
 use crate::config::GemmaConfig;
 
 /// The lowering of one computation. Its parameters are values of that computation: entry parameters
@@ -30,19 +30,17 @@ impl<'a> Lowering<'a> {
     }
 
     /// The parameter of this name, if the model has it.
-    pub fn find_weight(&self, name: &str) -> Option<(Value, Role)> {
+    pub fn find_weight(&self, name: &str) -> Option<Value> {
         let index = self.spec.parameters.iter().position(|p| p.name == name)?;
-        Some((*self.weights.get(index)?, self.spec.parameters[index].role))
+        self.weights.get(index).copied()
     }
 
     /// The parameter of this name.
     pub fn weight(&self, name: &str) -> hlo::Result<Value> {
-        self.find_weight(name)
-            .map(|(value, _)| value)
-            .ok_or_else(|| hlo::Error::Module {
-                module: self.b.name().to_owned(),
-                reason: format!("the model has no parameter '{name}'"),
-            })
+        self.find_weight(name).ok_or_else(|| hlo::Error::Module {
+            module: self.b.name().to_owned(),
+            reason: format!("the model has no parameter '{name}'"),
+        })
     }
 
     /// `x` in another element type.
@@ -56,33 +54,50 @@ impl<'a> Lowering<'a> {
 
     /// A projection: `x` [rows, in] times the kernel at `path` [in, out], plus its bias where there is
     /// one: [rows, out] in the compute dtype. Flax's `Dense` casts input, kernel and bias to that dtype.
+    ///
+    /// Over a model axis, each device gives its share of the outputs.
     pub fn dense(&self, x: Value, path: &str) -> hlo::Result<Value> {
-        let b = self.b;
-        let x = self.convert(x, self.compute())?;
+        let y = self.matmul(x, path)?;
+        self.add_bias(self.convert(y, self.compute())?, path)
+    }
+
+    /// A projection whose inputs are split over the model axis: the devices' partial sums are added in float32, before the
+    /// rounding to the compute dtype, so that the result is rounded once as on one device.
+    pub fn dense_summed(&self, x: Value, path: &str) -> hlo::Result<Value> {
+        let y = self.sum_over_model(self.matmul(x, path)?)?;
+        self.add_bias(self.convert(y, self.compute())?, path)
+    }
+
+    /// `x` [rows, in] times the kernel at `path`: [rows, out] in float32.
+    fn matmul(&self, x: Value, path: &str) -> hlo::Result<Value> {
         let kernel = self.weight(&format!("{path}/kernel"))?;
         let contracting = match self.spec.device.kernel_layout {
             KernelLayout::InOut => 0,
             KernelLayout::OutIn => 1,
         };
-        let y = self.project(x, kernel, contracting)?;
+        self.project(x, kernel, contracting)
+    }
+
+    fn add_bias(&self, y: Value, path: &str) -> hlo::Result<Value> {
+        let b = self.b;
         match self.find_weight(&format!("{path}/bias")) {
             None => Ok(y),
-            Some((bias, _)) => {
+            Some(bias) => {
                 let dims = b.dims(y)?;
                 b.add(y, b.broadcast(bias, &dims, &[1])?)
             }
         }
     }
 
-    /// `x` [rows, n] times `w`, whose dimension `contracting` has size n: [rows, m] in the compute dtype.
+    /// `x` [rows, n], cast to the compute dtype, times `w`, whose dimension `contracting` has size n: [rows, m] in float32.
     pub fn project(&self, x: Value, w: Value, contracting: i64) -> hlo::Result<Value> {
+        let x = self.convert(x, self.compute())?;
         let dims = DotDims {
             lhs_contracting: vec![1],
             rhs_contracting: vec![contracting],
             ..DotDims::default()
         };
-        let y = self.dot(x, w, dims)?;
-        self.convert(y, self.compute())
+        self.dot(x, w, dims)
     }
 
     /// A dot with a float32 result. Products of two 16-bit floats are summed in float32 anyway; asking

@@ -11,7 +11,7 @@ impl Lowering<'_> {
         let path = |name: &str| format!("model/layers/{layer}/mlp/{name}");
         let up = self.dense(x, &path("up_proj"))?;
         let gate = self.activate(self.dense(x, &path("gate_proj"))?)?;
-        self.dense(self.b.mul(up, gate)?, &path("down_proj"))
+        self.dense_summed(self.b.mul(up, gate)?, &path("down_proj"))
     }
 
     /// The configured activation, in the element type of `x`, operation by operation as `jax.nn` has it.

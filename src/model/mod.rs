@@ -10,6 +10,7 @@
 mod attention;
 mod block;
 mod cache;
+mod collectives;
 mod embedding;
 mod head;
 mod lowering;
@@ -25,6 +26,7 @@ pub use rope::RopeTables;
 
 use crate::config::GemmaConfig;
 use crate::dtype::DType;
+use crate::sharding::{Geometry, GeometryError, Mesh};
 
 /// What a device needs for speed; a choice in the lowering, never a change of the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,28 +78,35 @@ pub struct ModelSpec {
     pub compute: DType,
     /// What the device needs for speed.
     pub device: DeviceTraits,
+    /// The sizes that each device of the mesh works with.
+    pub geometry: Geometry,
     /// Parameters in the order in which every program takes them.
     pub parameters: Vec<ParameterSpec>,
 }
 
 impl ModelSpec {
-    /// A spec whose parameters are stored as `stored` says, by parameter name.
+    /// A spec for a mesh, whose parameters are stored as `stored` says, by parameter name.
+    ///
+    /// # Errors
+    /// A model that cannot be split over the mesh.
     pub fn new(
         config: GemmaConfig,
         compute: DType,
         device: DeviceTraits,
+        mesh: Mesh,
         stored: impl Fn(&str) -> DType,
-    ) -> Self {
+    ) -> Result<Self, GeometryError> {
         let parameters = parameters(&config, compute, stored);
-        Self {
+        Ok(Self {
+            geometry: Geometry::new(&config, mesh)?,
             config,
             compute,
             device,
             parameters,
-        }
+        })
     }
 
-    /// Rows that a decode program for `batch` prompts has: `batch`, or what the device needs at least.
+    /// Rows that each device's decode program has for `batch` prompts: `batch`, or what the device needs at least.
     pub fn decode_rows(&self, batch: usize) -> usize {
         match self.compute {
             DType::F32 => batch,

@@ -4,6 +4,7 @@ use hlo::{ArrayShape, ElementType};
 
 use crate::config::GemmaConfig;
 use crate::dtype::DType;
+use crate::sharding::{Geometry, Slice, Split};
 
 /// The name of the embedding table.
 pub const EMBEDDING: &str = "model/embed_tokens/embedding";
@@ -41,6 +42,9 @@ pub struct ParameterSpec {
     pub role: Role,
     /// Its dtype on the device.
     pub dtype: DType,
+    /// The dimension (of the checkpoint's shape) that is split over the mesh's model axis, and how; none where every
+    /// device holds the whole.
+    pub split: Option<(usize, Split)>,
 }
 
 impl ParameterSpec {
@@ -49,24 +53,33 @@ impl ParameterSpec {
         self.role == Role::Kernel && layout == KernelLayout::OutIn
     }
 
-    /// Dimensions on the device.
-    pub fn device_dims(&self, layout: KernelLayout) -> Vec<usize> {
+    /// The dimensions of a device's share, in the checkpoint's order.
+    pub fn share(&self, geometry: &Geometry) -> Vec<usize> {
         let mut dims = self.shape.clone();
-        if self.is_transposed(layout) {
-            dims.reverse();
+        if let Some((dim, split)) = self.split {
+            dims[dim] = geometry.share(split);
         }
         dims
     }
 
-    /// Shape on the device.
-    pub fn device_shape(&self, layout: KernelLayout) -> ArrayShape {
-        let dims: Vec<i64> = self.device_dims(layout).iter().map(|&d| d as i64).collect();
+    /// What the device at place `index` of the model axis holds of the dimension that is split.
+    pub fn slice(&self, geometry: &Geometry, index: usize) -> Option<(usize, Slice)> {
+        let (dim, split) = self.split?;
+        Some((dim, geometry.slice(split, index)))
+    }
+
+    /// Shape of a device's share, as the device holds it.
+    pub fn device_shape(&self, geometry: &Geometry, layout: KernelLayout) -> ArrayShape {
+        let mut dims: Vec<i64> = self.share(geometry).iter().map(|&d| d as i64).collect();
+        if self.is_transposed(layout) {
+            dims.reverse();
+        }
         ArrayShape::new(ElementType::from(self.dtype), &dims)
     }
 
-    /// Bytes on the device.
-    pub fn byte_size(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype.size()
+    /// Bytes of a device's share.
+    pub fn byte_size(&self, geometry: &Geometry) -> usize {
+        self.share(geometry).iter().product::<usize>() * self.dtype.size()
     }
 }
 
@@ -81,7 +94,7 @@ pub fn parameters(
     stored: impl Fn(&str) -> DType,
 ) -> Vec<ParameterSpec> {
     let mut list = Vec::new();
-    let mut push = |name: String, shape: &[usize], role: Role| {
+    let mut push = |name: String, shape: &[usize], role: Role, split: Option<(usize, Split)>| {
         let dtype = match role {
             Role::Norm => stored(&name),
             Role::Embedding | Role::Kernel | Role::Bias => compute,
@@ -91,58 +104,69 @@ pub fn parameters(
             shape: shape.to_vec(),
             role,
             dtype,
+            split,
         });
     };
 
     let hidden = config.hidden_size;
     let queries = config.query_size();
     let keys = config.key_value_size();
+    let inner = config.intermediate_size;
     push(
         EMBEDDING.into(),
         &[config.vocab_size, hidden],
         Role::Embedding,
+        Some((0, Split::Vocabulary)),
     );
     for layer in 0..config.num_hidden_layers {
         let at = |path: &str| format!("model/layers/{layer}/{path}");
-        push(at("input_layernorm/weight"), &[hidden], Role::Norm);
-        for (projection, input, output) in [
-            ("q_proj", hidden, queries),
-            ("k_proj", hidden, keys),
-            ("v_proj", hidden, keys),
-            ("o_proj", queries, hidden),
+        push(at("input_layernorm/weight"), &[hidden], Role::Norm, None);
+        for (projection, shape, dim, split) in [
+            ("q_proj", [hidden, queries], 1, Split::Heads),
+            ("k_proj", [hidden, keys], 1, Split::KeyValueHeads),
+            ("v_proj", [hidden, keys], 1, Split::KeyValueHeads),
+            ("o_proj", [queries, hidden], 0, Split::Heads),
         ] {
+            let path = format!("self_attn/{projection}");
             push(
-                at(&format!("self_attn/{projection}/kernel")),
-                &[input, output],
+                at(&format!("{path}/kernel")),
+                &shape,
                 Role::Kernel,
+                Some((dim, split)),
             );
             if config.attention_bias {
-                push(
-                    at(&format!("self_attn/{projection}/bias")),
-                    &[output],
-                    Role::Bias,
-                );
+                // What is split over rows is summed over devices; its bias is added once, after the sum.
+                let split = (dim == 1).then_some((0, split));
+                push(at(&format!("{path}/bias")), &shape[1..], Role::Bias, split);
             }
         }
-        push(at("post_attention_layernorm/weight"), &[hidden], Role::Norm);
-        for (projection, input, output) in [
-            ("gate_proj", hidden, config.intermediate_size),
-            ("up_proj", hidden, config.intermediate_size),
-            ("down_proj", config.intermediate_size, hidden),
+        push(
+            at("post_attention_layernorm/weight"),
+            &[hidden],
+            Role::Norm,
+            None,
+        );
+        for (projection, shape, dim) in [
+            ("gate_proj", [hidden, inner], 1),
+            ("up_proj", [hidden, inner], 1),
+            ("down_proj", [inner, hidden], 0),
         ] {
+            let path = format!("mlp/{projection}/kernel");
             push(
-                at(&format!("mlp/{projection}/kernel")),
-                &[input, output],
+                at(&path),
+                &shape,
                 Role::Kernel,
+                Some((dim, Split::Intermediate)),
             );
         }
     }
-    push("model/norm/weight".into(), &[hidden], Role::Norm);
+    push("model/norm/weight".into(), &[hidden], Role::Norm, None);
     if !config.tie_word_embeddings {
         push(
             "lm_head/kernel".into(),
             &[hidden, config.vocab_size],
             Role::Kernel,
+            Some((1, Split::Vocabulary)),
         );
     }
     list

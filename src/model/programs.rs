@@ -1,6 +1,7 @@
 //! The programs that the engine runs, and the order of their arguments and results.
 //!
-//! Every program takes the model's parameters first, in the order of [`ModelSpec::parameters`], then the
+//! Over a mesh every device runs the same program on its own rows and its own share of the parameters; shapes here are
+//! those of one device. Every program takes the model's parameters first, in the order of [`ModelSpec::parameters`], then the
 //! two tables of [`RopeTables`](super::RopeTables), then what its own function names.
 
 use hlo::{AliasKind, Builder, Direction, ElementType, Module, Value};
@@ -117,7 +118,9 @@ pub fn decode(spec: &ModelSpec, dims: DecodeShape) -> hlo::Result<Module> {
         &[dims.rows as i64, dims.chunk as i64],
         f64::from(spec.config.padding_id()),
     )?;
+    let lowering = Lowering::new(&b, spec, &entry.weights);
     let initial = DecodeState {
+        finished: lowering.all_done(done)?,
         step: b.scalar(ElementType::S32, 0.0)?,
         limit,
         slot,
@@ -135,8 +138,7 @@ pub fn decode(spec: &ModelSpec, dims: DecodeShape) -> hlo::Result<Module> {
         |b, state| {
             let state = DecodeState::unpack(b, spec, state)?;
             let in_limit = b.compare(state.step, state.limit, Direction::Lt)?;
-            let all_done = b.reduce_and(state.done, &[0])?;
-            b.and(in_limit, b.not(all_done)?)
+            b.and(in_limit, b.not(state.finished)?)
         },
         |b, state| {
             let state = DecodeState::unpack(b, spec, state)?;
@@ -185,7 +187,8 @@ pub fn forward(spec: &ModelSpec, batch: usize, length: usize) -> hlo::Result<Mod
     })?;
     let normed = lowering.rms_norm(x, "model/norm")?;
     hidden_states.push(wide(normed)?);
-    let mut results = vec![wide(lowering.logits(normed)?)?];
+    let logits = lowering.whole_logits(lowering.logits(normed)?)?;
+    let mut results = vec![wide(logits)?];
     results.extend(hidden_states);
     let root = b.tuple(&results)?;
     Ok(Module::new("forward", b.finish(root)?))
@@ -206,7 +209,12 @@ impl Entry {
         let weights = spec
             .parameters
             .iter()
-            .map(|p| b.parameter(&p.name, p.device_shape(spec.device.kernel_layout)))
+            .map(|p| {
+                b.parameter(
+                    &p.name,
+                    p.device_shape(&spec.geometry, spec.device.kernel_layout),
+                )
+            })
             .collect::<hlo::Result<Vec<_>>>()?;
         let table = shape(ElementType::F32, &[positions, spec.config.head_dim / 2]);
         Ok(Self {
@@ -254,6 +262,8 @@ fn run_prompt(
 /// What the decode loop carries; weights and tables go round unchanged, since a loop's body sees nothing
 /// but its state.
 struct DecodeState {
+    /// Whether all rows of all devices are done, a scalar pred.
+    finished: Value,
     step: Value,
     limit: Value,
     slot: Value,
@@ -270,6 +280,7 @@ struct DecodeState {
 impl DecodeState {
     fn pack(&self, b: &Builder) -> hlo::Result<Value> {
         let mut parts = vec![
+            self.finished,
             self.step,
             self.limit,
             self.slot,
@@ -287,7 +298,7 @@ impl DecodeState {
 
     /// Reads what [`pack`](Self::pack) wrote.
     fn unpack(b: &Builder, spec: &ModelSpec, state: Value) -> hlo::Result<Self> {
-        const FIXED: usize = 10;
+        const FIXED: usize = 11;
         let caches = spec.config.num_hidden_layers * 2;
         let parts = (0..FIXED + caches + spec.parameters.len())
             .map(|index| b.get_tuple_element(state, index as i64))
@@ -296,6 +307,7 @@ impl DecodeState {
             .split_first_chunk::<FIXED>()
             .expect("the vector was made longer than this");
         let [
+            finished,
             step,
             limit,
             slot,
@@ -309,6 +321,7 @@ impl DecodeState {
         ] = *fixed;
         let (caches, weights) = rest.split_at(caches);
         Ok(Self {
+            finished,
             step,
             limit,
             slot,
@@ -366,6 +379,7 @@ fn decode_step(b: &Builder, spec: &ModelSpec, state: DecodeState) -> hlo::Result
     let tokens = b.dynamic_update_slice(state.tokens, column(token)?, &[zero, state.step])?;
     let one = b.scalar(ElementType::S32, 1.0)?;
     Ok(DecodeState {
+        finished: lowering.all_done(done)?,
         step: b.add(state.step, one)?,
         slot: b.add(state.slot, one)?,
         position: b.add(state.position, b.full(ElementType::S32, &[rows], 1.0)?)?,

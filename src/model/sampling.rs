@@ -5,9 +5,30 @@ use hlo::{Direction, ElementType, Value};
 use super::lowering::Lowering;
 
 impl Lowering<'_> {
-    /// The greedy choice for each row of `logits` [rows, vocab]: s32 [rows], the lowest id on ties.
+    /// The greedy choice for each row of `logits` [rows, share of the vocabulary]: s32 [rows], the lowest id on ties.
+    ///
+    /// Over a model axis each device chooses among its own, and the best of these choices is taken: on ties the first device's,
+    /// which has the lowest id.
     pub fn greedy(&self, logits: Value) -> hlo::Result<Value> {
-        Ok(self.b.argmax(logits, 1)?.1)
+        let b = self.b;
+        let (best, index) = b.argmax(logits, 1)?;
+        let Some(offset) = self.vocabulary_offset()? else {
+            return Ok(index);
+        };
+        let dims = b.dims(index)?;
+        let id = b.add(index, b.broadcast_scalar(offset, &dims)?)?;
+        let as_row = |x: Value| self.gather_over_model(b.reshape(x, &[1, dims[0]])?, 0);
+        let (bests, ids) = (as_row(best)?, as_row(id)?);
+        let (_, device) = b.argmax(bests, 0)?;
+        // The chosen device's id, picked by a sum in which all others are zero.
+        let all_dims = b.dims(ids)?;
+        let chosen = b.compare(
+            b.iota(ElementType::S32, &all_dims, 0)?,
+            b.broadcast(device, &all_dims, &[1])?,
+            Direction::Eq,
+        )?;
+        let zeros = b.full(ElementType::S32, &all_dims, 0.0)?;
+        b.reduce_sum(b.select(chosen, ids, zeros)?, &[0])
     }
 
     /// Whether each of `tokens` [rows] (s32) is one of the end-of-sequence ids: pred [rows].
@@ -20,5 +41,11 @@ impl Lowering<'_> {
             found = b.or(found, b.compare(tokens, id, Direction::Eq)?)?;
         }
         Ok(found)
+    }
+
+    /// Whether all rows are done, on every device of the mesh: a scalar pred. Devices must leave the decode loop together, since
+    /// a collective waits for all of them.
+    pub fn all_done(&self, done: Value) -> hlo::Result<Value> {
+        self.all_over_data(self.b.reduce_and(done, &[0])?)
     }
 }

@@ -17,8 +17,11 @@ pub struct Tolerance {
 }
 
 impl Tolerance {
-    /// The tolerance for a compute dtype. In float32 only the order of summation differs; in 16 bits every
-    /// rounding may fall the other way, and Flax's own runs with other batch shapes differ as well.
+    /// The tolerance for a compute dtype. In float32 only the order of summation differs.
+    ///
+    /// In bfloat16 it is what Flax's own runs differ by when the batch has another shape or the call is compiled: up to 2.6e-2
+    /// of the logits' scale over the checkpoints in tests/data, measured with `tools/flax/make_reference.py --measure-noise`.
+    /// In float16 those runs are equal on a CPU, and it is a little more than their distance from float32, 3.9e-3.
     pub fn for_dtype(dtype: DType) -> Self {
         match dtype {
             DType::F32 => Self {
@@ -30,7 +33,7 @@ impl Tolerance {
                 kl: 1e-3,
             },
             DType::BF16 => Self {
-                relative: 4e-2,
+                relative: 3e-2,
                 kl: 0.015,
             },
         }
@@ -94,8 +97,10 @@ pub struct Divergence {
 pub struct Report {
     /// The dtype that was computed in here.
     pub dtype: String,
-    /// The device.
+    /// The kind of device.
     pub device: String,
+    /// The mesh of devices.
+    pub mesh: String,
     /// How the reference was made.
     pub reference: serde_json::Map<String, serde_json::Value>,
     /// What was allowed.
@@ -145,7 +150,12 @@ pub fn compare(engine: &Engine, reference: &Reference, tolerance: Tolerance) -> 
         && divergences.iter().all(|d| d.within);
     Ok(Report {
         dtype: engine.spec().compute.to_string(),
-        device: engine.device().kind().to_owned(),
+        device: engine
+            .devices()
+            .first()
+            .map(|device| device.kind().to_owned())
+            .unwrap_or_default(),
+        mesh: engine.spec().geometry.mesh.to_string(),
         reference: reference.metadata.clone(),
         tolerance,
         arrays,

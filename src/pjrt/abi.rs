@@ -46,7 +46,7 @@ macro_rules! structs {
 structs! {
     PJRT_Buffer_CopyToDevice_Args PJRT_Buffer_CopyToMemory_Args PJRT_Buffer_Delete_Args PJRT_Buffer_Destroy_Args
     PJRT_Buffer_Dimensions_Args PJRT_Buffer_ElementType_Args PJRT_Buffer_IsDeleted_Args PJRT_Buffer_MemoryLayout
-    PJRT_Buffer_OnDeviceSizeInBytes_Args PJRT_Buffer_ReadyEvent_Args PJRT_Buffer_ToHostBuffer_Args
+    PJRT_Buffer_GetMemoryLayout_Args     PJRT_Buffer_OnDeviceSizeInBytes_Args PJRT_Buffer_ReadyEvent_Args PJRT_Buffer_ToHostBuffer_Args
     PJRT_Client_AddressableDevices_Args PJRT_Client_BufferFromHostBuffer_Args PJRT_Client_Compile_Args
     PJRT_Client_Create_Args PJRT_Client_DefaultDeviceAssignment_Args PJRT_Client_Destroy_Args PJRT_Client_Devices_Args
     PJRT_Client_PlatformName_Args PJRT_Client_PlatformVersion_Args PJRT_Client_ProcessIndex_Args PJRT_Compile_Args

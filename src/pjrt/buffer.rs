@@ -13,6 +13,7 @@ use super::element_type::{self, byte_size};
 use super::error::{Error, Result};
 use super::event::Event;
 use super::host::{HostBytes, HostData};
+use super::layout::{self, dense_layout};
 
 /// An array on a device.
 ///
@@ -73,20 +74,26 @@ impl Client {
         device: &Device,
         options: &TransferOptions,
     ) -> Result<Buffer> {
-        let data = data.into();
-        check_size(data.bytes().len(), dims, element_type, options)?;
-        let strides = options.host_byte_strides.as_deref().unwrap_or_default();
-        let mut layout = options
-            .device_minor_to_major
-            .as_deref()
-            .map(|order| {
-                check_order(order, dims)?;
-                Ok(dense_layout(order))
-            })
-            .transpose()?;
+        let mut data = data.into();
+        layout::check_size(data.bytes().len(), dims, element_type, options)?;
+        let mut strides = options.host_byte_strides.as_deref();
+        let order = options.device_minor_to_major.as_deref();
+        if let Some(order) = order {
+            layout::check_order(order, dims)?;
+        }
         if !device.belongs_to(self.handle()) {
             return Err(Error::ForeignObject { what: "the device" });
         }
+        if let Some(order) = order
+            && !self.handle().lays_out()
+        {
+            // The plugin would note the layout and place the elements as they come: so they come as it says.
+            let bytes = data.bytes();
+            data = layout::arrange(bytes, dims, element_type, strides, order).into();
+            strides = None;
+        }
+        let strides = strides.unwrap_or_default();
+        let mut layout = order.map(dense_layout);
 
         let mut args = Padded::<PJRT_Client_BufferFromHostBuffer_Args>::new();
         args.client = self.handle().raw();
@@ -237,10 +244,34 @@ impl Buffer {
         }
         self.check_alive()?;
         let row_major: Vec<i64> = (0..self.dims.len() as i64).rev().collect();
-        let mut layout = dense_layout(&row_major);
+        self.transfer(dst, Some(dense_layout(&row_major)))?;
+        if !self.client.lays_out() {
+            // The bytes came as they lie on the device.
+            let order = self.minor_to_major()?;
+            if order != row_major {
+                let dense = layout::rearrange(dst, &self.dims, self.element_type, &order);
+                dst.copy_from_slice(&dense);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the array and copies it to `dst` as it lies on the device, without its tiles.
+    pub(super) fn to_host_in_device_layout(&self, dst: &mut [u8]) -> Result<()> {
+        self.transfer(dst, None)
+    }
+
+    /// Waits for the array and copies it to `dst`, which is of its size, in the layout given or else the device's.
+    fn transfer(
+        &self,
+        dst: &mut [u8],
+        mut layout: Option<Padded<PJRT_Buffer_MemoryLayout>>,
+    ) -> Result<()> {
         let mut args = Padded::<PJRT_Buffer_ToHostBuffer_Args>::new();
         args.src = self.raw();
-        args.host_layout = layout.as_mut_ptr();
+        if let Some(layout) = &mut layout {
+            args.host_layout = layout.as_mut_ptr();
+        }
         args.dst = dst.as_mut_ptr().cast();
         args.dst_size = dst.len();
         // SAFETY: the buffer is alive as long as self, the layout lives through the call, and dst is borrowed until the
@@ -250,6 +281,29 @@ impl Buffer {
             Event::from_raw(&self.client, args.event)
         };
         event.wait()
+    }
+
+    /// The dimensions from the fastest to the slowest, where the device's layout has no tiles.
+    fn minor_to_major(&self) -> Result<Vec<i64>> {
+        let mut args =
+            Padded::<PJRT_Buffer_GetMemoryLayout_Args>::with(|args| args.buffer = self.raw());
+        // SAFETY: the buffer is alive as long as self.
+        unsafe { call!(self.client.api(), PJRT_Buffer_GetMemoryLayout, &mut args) }?;
+        let bad = |what| Error::BadAnswer {
+            call: "PJRT_Buffer_GetMemoryLayout",
+            what,
+        };
+        if args.layout.type_ != PJRT_Buffer_MemoryLayout_Type_PJRT_Buffer_MemoryLayout_Type_Tiled {
+            return Err(bad("strides instead of an order of the dimensions"));
+        }
+        // SAFETY: the type says that this member of the union was written; the layout's array lives as long as the buffer.
+        let order = unsafe {
+            let tiled = args.layout.__bindgen_anon_1.tiled;
+            slice(tiled.minor_to_major, tiled.minor_to_major_size)
+        };
+        layout::check_order(order, &self.dims)
+            .map_err(|_| bad("an order of other dimensions than the buffer's"))?;
+        Ok(order.to_vec())
     }
 
     /// [`Buffer::to_host`] into a new vector.
@@ -385,117 +439,5 @@ impl Drop for Buffer {
 impl std::fmt::Debug for Buffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Buffer({}{:?})", self.element_type.name(), self.dims)
-    }
-}
-
-/// An untiled layout. It points to `order`, which must outlive it.
-fn dense_layout(order: &[i64]) -> Padded<PJRT_Buffer_MemoryLayout> {
-    Padded::with(|layout: &mut PJRT_Buffer_MemoryLayout| {
-        layout.type_ = PJRT_Buffer_MemoryLayout_Type_PJRT_Buffer_MemoryLayout_Type_Tiled;
-        // Stands inside the structure, so it has no room for a tail, and its size is its own.
-        layout.__bindgen_anon_1.tiled = PJRT_Buffer_MemoryLayout_Tiled {
-            struct_size: size_of::<PJRT_Buffer_MemoryLayout_Tiled>(),
-            extension_start: std::ptr::null_mut(),
-            minor_to_major: list(order),
-            minor_to_major_size: order.len(),
-            tile_dims: std::ptr::null(),
-            tile_dim_sizes: std::ptr::null(),
-            num_tiles: 0,
-        };
-    })
-}
-
-/// `order` is a permutation of the dimensions' numbers.
-fn check_order(order: &[i64], dims: &[i64]) -> Result<()> {
-    let mut sorted = order.to_vec();
-    sorted.sort_unstable();
-    if sorted.into_iter().eq(0..dims.len() as i64) {
-        return Ok(());
-    }
-    Err(Error::Layout {
-        what: "minor_to_major",
-        values: order.to_vec(),
-        dims: dims.to_vec(),
-    })
-}
-
-/// The host bytes are what the dimensions and strides reach: exactly where they are dense, no less where strided.
-fn check_size(
-    actual: usize,
-    dims: &[i64],
-    element_type: ElementType,
-    options: &TransferOptions,
-) -> Result<()> {
-    let dense = byte_size(element_type, dims)?;
-    let (expected, fits) = match options.host_byte_strides.as_deref() {
-        None => (dense, actual == dense),
-        Some(strides) => {
-            let expected = strided_size(strides, dims, element_type)?;
-            (expected, actual >= expected)
-        }
-    };
-    if fits {
-        return Ok(());
-    }
-    Err(Error::HostSize {
-        element_type,
-        dims: dims.to_vec(),
-        expected,
-        actual,
-    })
-}
-
-/// Bytes from the first to the end of the last element of a strided array.
-fn strided_size(strides: &[i64], dims: &[i64], element_type: ElementType) -> Result<usize> {
-    let misfit = || Error::Layout {
-        what: "byte_strides",
-        values: strides.to_vec(),
-        dims: dims.to_vec(),
-    };
-    if strides.len() != dims.len() {
-        return Err(misfit());
-    }
-    if dims.contains(&0) {
-        return Ok(0);
-    }
-    let mut end = element_type.size();
-    for (&stride, &dim) in strides.iter().zip(dims) {
-        let stride = usize::try_from(stride).map_err(|_| misfit())?;
-        let last = usize::try_from(dim - 1).map_err(|_| misfit())?;
-        end = stride
-            .checked_mul(last)
-            .and_then(|offset| end.checked_add(offset))
-            .ok_or_else(misfit)?;
-    }
-    Ok(end)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strides_reach_exactly_to_the_end_of_the_last_element() {
-        // Two rows of three f32, five apart.
-        assert_eq!(strided_size(&[20, 4], &[2, 3], ElementType::F32), Ok(32));
-        assert_eq!(strided_size(&[], &[], ElementType::F64), Ok(8));
-        assert_eq!(strided_size(&[8, 4], &[0, 3], ElementType::F32), Ok(0));
-        assert_eq!(strided_size(&[0, 4], &[9, 3], ElementType::F32), Ok(12));
-    }
-
-    #[test]
-    fn strides_that_leave_the_data_are_refused() {
-        assert!(strided_size(&[-4], &[2], ElementType::F32).is_err());
-        assert!(strided_size(&[4], &[2, 2], ElementType::F32).is_err());
-        assert!(strided_size(&[i64::MAX, 4], &[3, 2], ElementType::F32).is_err());
-    }
-
-    #[test]
-    fn a_layout_must_name_every_dimension_once() {
-        assert_eq!(check_order(&[0, 2, 1], &[5, 6, 7]), Ok(()));
-        assert_eq!(check_order(&[], &[]), Ok(()));
-        for wrong in [&[0, 1][..], &[0, 0, 1], &[1, 2, 3], &[-1, 0, 1]] {
-            assert!(check_order(wrong, &[5, 6, 7]).is_err(), "{wrong:?}");
-        }
     }
 }

@@ -1,11 +1,13 @@
 //! A client: a plugin's hold on its devices.
 
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use hlo::ElementType;
 use pjrt_sys::*;
 
 use super::abi::{Api, Padded, call, list, object, slice, text};
+use super::buffer::TransferOptions;
 use super::device::Device;
 use super::error::{Error, Result};
 use super::options::{self, NamedValue, count};
@@ -29,6 +31,9 @@ struct Inner {
 pub(super) struct ClientHandle {
     plugin: Plugin,
     raw: NonNull<PJRT_Client>,
+    /// Whether the plugin moves elements to and from device layouts. Set once the devices are known; until then taken
+    /// as given.
+    lays_out: OnceLock<bool>,
 }
 
 // SAFETY: PJRT clients may be used from any thread, and by many at once; XLA's own front ends do so.
@@ -43,6 +48,11 @@ impl ClientHandle {
 
     pub(super) fn raw(&self) -> *mut PJRT_Client {
         self.raw.as_ptr()
+    }
+
+    /// Whether the plugin moves elements to and from device layouts, as it should. See [`Client::probe_layouts`].
+    pub(super) fn lays_out(&self) -> bool {
+        self.lays_out.get().copied().unwrap_or(true)
     }
 }
 
@@ -69,6 +79,7 @@ impl Client {
         let handle = Arc::new(ClientHandle {
             plugin: plugin.clone(),
             raw: object(args.client, "PJRT_Client_Create")?,
+            lays_out: OnceLock::new(),
         });
         let client = handle.raw();
 
@@ -81,7 +92,7 @@ impl Client {
         let mut local =
             Padded::<PJRT_Client_AddressableDevices_Args>::with(|args| args.client = client);
         // SAFETY: the client is alive, and with it its strings and its arrays of devices.
-        unsafe {
+        let made = unsafe {
             call!(api, PJRT_Client_PlatformName, &mut name)?;
             call!(api, PJRT_Client_PlatformVersion, &mut version)?;
             call!(api, PJRT_Client_ProcessIndex, &mut process)?;
@@ -96,15 +107,42 @@ impl Client {
                 slice(local.addressable_devices, local.num_addressable_devices),
                 "PJRT_Client_AddressableDevices",
             )?;
-            Ok(Client(Arc::new(Inner {
+            Client(Arc::new(Inner {
                 platform_name: text(name.platform_name, name.platform_name_size),
                 platform_version: text(version.platform_version, version.platform_version_size),
                 process_index: process.process_index,
                 devices,
                 addressable,
                 handle,
-            })))
+            }))
+        };
+        made.probe_layouts()?;
+        Ok(made)
+    }
+
+    /// Finds out whether the plugin keeps to device layouts. XLA's CPU client of API 0.81 notes a buffer's layout, and
+    /// then copies bytes in and out as they are. So a small array is sent in column-major layout and read back as it
+    /// lies there.
+    fn probe_layouts(&self) -> Result<()> {
+        let Some(device) = self.addressable_devices().first() else {
+            return Ok(());
+        };
+        // The layouts of other platforms have tiles, and their plugins keep to them.
+        if self.platform_name() != "cpu" {
+            return Ok(());
         }
+        let options = TransferOptions {
+            device_minor_to_major: Some(vec![0, 1]),
+            ..TransferOptions::default()
+        };
+        let rows: &[u8] = &[0, 1, 2, 3];
+        let buffer =
+            self.buffer_from_host_with(rows, &[2, 2], ElementType::U8, device, &options)?;
+        let mut found = [0; 4];
+        buffer.to_host_in_device_layout(&mut found)?;
+        // Only this function sets it, once.
+        let _ = self.handle().lays_out.set(found != [0, 1, 2, 3]);
+        Ok(())
     }
 
     pub(super) fn handle(&self) -> &Arc<ClientHandle> {

@@ -183,6 +183,16 @@ pub enum Error {
         /// Partitions asked for.
         partitions: usize,
     },
+    /// A plugin needs an environment variable that can no longer be set.
+    #[error(
+        "{name} is not set, and can only be set before the process starts threads: start it with {name}={value}"
+    )]
+    Environment {
+        /// The variable.
+        name: &'static str,
+        /// The value that it needs.
+        value: &'static str,
+    },
     /// A number does not fit the C type that carries it.
     #[error("{what} {value} is out of range")]
     OutOfRange {

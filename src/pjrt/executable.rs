@@ -41,6 +41,19 @@ pub struct Execution {
 }
 
 impl Client {
+    /// Compiles a module and loads it on the devices of the options. Parameters and results have the layouts that the
+    /// module gives them, unless the options say otherwise.
+    ///
+    /// # Errors
+    /// As [`Client::compile`].
+    pub fn compile_module(
+        &self,
+        module: &hlo::Module,
+        options: &CompileOptions,
+    ) -> Result<Executable> {
+        self.compile(&module.serialize(), &options.with_layouts_of(module))
+    }
+
     /// Compiles a serialized `HloModuleProto` and loads it on the devices of the options.
     ///
     /// # Errors

@@ -176,6 +176,11 @@ pub struct CompileOptions {
     /// Device ids, `partitions` of them for the first replica, then the second's, and so on. The client's default where
     /// none is given.
     pub device_assignment: Option<Vec<i64>>,
+    /// The shape, with its layout, of every parameter; what the module itself says of layouts is not followed. The
+    /// device's default where none are given: on a CPU row-major.
+    pub argument_layouts: Option<Vec<hlo::Shape>>,
+    /// The shape, with its layout, of the result. As for the parameters.
+    pub result_layout: Option<hlo::Shape>,
     /// Overrides of XLA's debug options (what XLA_FLAGS sets), by name, without the leading dashes.
     pub overrides: Vec<(String, OptionValue)>,
 }
@@ -187,6 +192,8 @@ impl Default for CompileOptions {
             replicas: 1,
             partitions: 1,
             device_assignment: None,
+            argument_layouts: None,
+            result_layout: None,
             overrides: Vec::new(),
         }
     }
@@ -211,6 +218,18 @@ impl CompileOptions {
         }
     }
 
+    /// These options with the layouts of the module's parameters and result, where they have none of their own.
+    pub fn with_layouts_of(&self, module: &hlo::Module) -> CompileOptions {
+        let mut options = self.clone();
+        options
+            .argument_layouts
+            .get_or_insert_with(|| module.parameters().to_vec());
+        options
+            .result_layout
+            .get_or_insert_with(|| module.result_shape().clone());
+        options
+    }
+
     /// The serialized `xla.CompileOptionsProto`. Equal options give equal bytes, so that these can be part of a key.
     ///
     /// # Errors
@@ -223,7 +242,14 @@ impl CompileOptions {
             .map(|devices| self.assignment_proto(devices))
             .transpose()?;
         let mut bytes = xla::CompileOptionsProto {
+            argument_layouts: self
+                .argument_layouts
+                .iter()
+                .flatten()
+                .map(hlo::Shape::to_proto)
+                .collect(),
             executable_build_options: Some(xla::ExecutableBuildOptionsProto {
+                result_layout: self.result_layout.as_ref().map(hlo::Shape::to_proto),
                 // -1 is "not set"; 0 would pin the program to the first device.
                 device_ordinal: -1,
                 num_replicas: count("replica count", self.replicas)?.into(),

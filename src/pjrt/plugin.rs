@@ -11,7 +11,8 @@ use pjrt_sys::*;
 
 use super::abi::{Api, Padded, call};
 use super::client::Client;
-use super::error::{Error, Result};
+use super::elf;
+use super::error::{Error, Result, one_line};
 use super::options::{self, NamedValue};
 
 /// A PJRT plugin in this process. Clones share it; it is never unloaded.
@@ -124,8 +125,11 @@ impl Plugin {
             .find(|extension| extension.extension_type == extension_type)
     }
 
-    /// Makes a client: the plugin takes hold of its devices. The option `cpu_device_count` gives a CPU plugin that many
-    /// devices.
+    /// Makes a client: the plugin takes hold of its devices. The option `cpu_device_count`, an integer, gives a CPU plugin
+    /// that many devices; without it there are four.
+    ///
+    /// Options are the plugin's own: it may ignore one that it does not know, and an old one may end the process over one
+    /// whose value has another type than it expects.
     ///
     /// # Errors
     /// What the plugin says: no such device, an option that it does not know.
@@ -180,11 +184,20 @@ impl Extension {
 
 /// Opens the library, leaks it, and asks it for its table.
 fn open(path: &Path, canonical: &Path) -> Result<Api> {
+    elf::check(canonical)
+        .map_err(|error| Error::PluginUnreadable {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })?
+        .map_err(|reason| Error::PluginNotLoadable {
+            path: path.to_owned(),
+            reason,
+        })?;
     // SAFETY: runs the library's initializers. That they are sound cannot be checked; load's documentation says so.
     let library = unsafe { libloading::Library::new(canonical) }.map_err(|error| {
         Error::PluginNotLoadable {
             path: path.to_owned(),
-            reason: linker_message(&error),
+            reason: linker_message(&error, canonical),
         }
     })?;
     // Leaked whatever comes: unloading a library of this kind is what is unsafe, not keeping it.
@@ -210,8 +223,10 @@ fn open(path: &Path, canonical: &Path) -> Result<Api> {
     Ok(api)
 }
 
-/// What dlopen said, which libloading keeps in the error's source.
-fn linker_message(error: &libloading::Error) -> String {
+/// What dlopen said, which libloading keeps in the error's source; without the path, which our error names already.
+fn linker_message(error: &libloading::Error, path: &Path) -> String {
     let source = std::error::Error::source(error);
-    super::error::one_line(&source.map_or_else(|| error.to_string(), |source| source.to_string()))
+    let message = source.map_or_else(|| error.to_string(), |source| source.to_string());
+    let own = format!("{}: ", path.display());
+    one_line(message.strip_prefix(&own).unwrap_or(&message))
 }

@@ -127,6 +127,18 @@ impl Topology {
         &self.devices
     }
 
+    /// Compiles a module for these devices, as [`Client::compile_module`](super::Client::compile_module) does.
+    ///
+    /// # Errors
+    /// As [`Topology::compile`].
+    pub fn compile_module(
+        &self,
+        module: &hlo::Module,
+        options: &CompileOptions,
+    ) -> Result<CompiledProgram> {
+        self.compile(&module.serialize(), &options.with_layouts_of(module))
+    }
+
     /// Compiles a serialized `HloModuleProto` for these devices, without loading it anywhere.
     ///
     /// # Errors

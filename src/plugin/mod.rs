@@ -1,8 +1,31 @@
-//! stub
-use std::path::PathBuf;
-#[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct Error;
-pub fn find(_d: &str) -> Result<PathBuf, Error> {
-    Ok(std::env::var("GEMMA_XLA_PLUGIN_CPU").unwrap().into())
-}
+//! PJRT plugins: which are known, where they are, how they come to be there, and whether they work.
+//!
+//! Plugins are shared libraries of hundreds of megabytes that others build and put on the Python package index. The ones
+//! known here are pinned: see [`PINS`]. [`install()`] fetches one and checks it; [`find`] says which file stands for a
+//! device; [`doctor`] tries one out.
+
+mod doctor;
+mod error;
+mod find;
+mod folder;
+mod hardware;
+mod install;
+mod pins;
+
+pub use doctor::{Check, Report, Verdict, doctor};
+pub use error::{Error, Result};
+pub use find::{Located, Source, find, locate};
+pub use folder::{Listed, State, folder, list};
+pub use hardware::{has_nvidia_gpu, tpu_chips};
+pub use install::{InstallOptions, Installed, Step, install};
+pub use pins::{PINS, Pin, Platform};
+
+/// Variables that libtpu needs in its environment to compile on a machine without a TPU: without them it asks a metadata
+/// server for minutes, and keeps other processes from loading it. On a machine with a TPU they must not be set.
+pub const TPU_COMPILE_VARIABLES: [(&str, &str); 5] = [
+    ("TPU_SKIP_MDS_QUERY", "1"),
+    ("TPU_ACCELERATOR_TYPE", "v5litepod-4"),
+    ("TPU_WORKER_HOSTNAMES", "localhost"),
+    ("TPU_WORKER_ID", "0"),
+    ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
+];

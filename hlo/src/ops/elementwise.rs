@@ -165,9 +165,9 @@ operations! {
     Rem rem "remainder" Number;
     /// `lhs` to the power `rhs`.
     Pow pow "power" Number;
-    /// The greater one; NaN if one is NaN. `pred` is or.
+    /// The greater one; `pred` is or. NaN if one is NaN, but on a CPU only where `xla_cpu_enable_fast_min_max` is off.
     Max max "maximum" Any;
-    /// The lesser one; NaN if one is NaN. `pred` is and.
+    /// The lesser one; `pred` is and. NaN if one is NaN, but on a CPU only where `xla_cpu_enable_fast_min_max` is off.
     Min min "minimum" Any;
     /// The bits set in both.
     And and "and" Bits;

@@ -15,7 +15,7 @@ impl Builder {
         self.reduce_by(BinaryOp::Add, x, zero, dims)
     }
 
-    /// The greatest element over `dims`; NaN if one is NaN; minus infinity (the least integer) of nothing.
+    /// The greatest element over `dims`; minus infinity (the least integer) of nothing. NaN as in [`BinaryOp::Max`].
     ///
     /// # Errors
     /// As [`Builder::reduce`].
@@ -24,7 +24,7 @@ impl Builder {
         self.reduce_by(BinaryOp::Max, x, self.constant(&lowest)?, dims)
     }
 
-    /// The least element over `dims`; NaN if one is NaN; infinity (the greatest integer) of nothing.
+    /// The least element over `dims`; infinity (the greatest integer) of nothing. NaN as in [`BinaryOp::Min`].
     ///
     /// # Errors
     /// As [`Builder::reduce`].

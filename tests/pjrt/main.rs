@@ -1,0 +1,11 @@
+//! The PJRT layer against real plugins: every test runs on two CPU plugins, whose C interfaces are thirty-four minor
+//! versions apart.
+
+mod client;
+mod events;
+mod execution;
+mod loading;
+mod programs;
+mod support;
+mod topology;
+mod transfers;
