@@ -41,19 +41,31 @@ impl Tokenizer {
         if !path.exists() {
             return Ok(None);
         }
-        let one_line = |problem: tokenizers::Error| {
-            problem
-                .to_string()
-                .split_whitespace()
-                .collect::<Vec<_>>()
-                .join(" ")
-        };
-        match tokenizers::Tokenizer::from_file(&path) {
-            Ok(inner) => Ok(Some(Self { inner, path, bos })),
+        match std::fs::read(&path) {
+            Ok(json) => Self::from_json(&path, &json, bos).map(Some),
             Err(problem) => Err(Error::Unreadable {
                 path,
-                problem: one_line(problem),
+                problem: problem.to_string(),
             }),
+        }
+    }
+
+    /// Reads the bytes of a `tokenizer.json`. `path` is the name that errors give it.
+    ///
+    /// # Errors
+    /// Bytes that are no tokenizer.
+    pub fn from_json(path: &Path, json: &[u8], bos: Option<u32>) -> Result<Self, Error> {
+        let path = path.to_path_buf();
+        match tokenizers::Tokenizer::from_bytes(json) {
+            Ok(inner) => Ok(Self { inner, path, bos }),
+            Err(problem) => {
+                let problem = problem.to_string();
+                let words: Vec<&str> = problem.split_whitespace().collect();
+                Err(Error::Unreadable {
+                    path,
+                    problem: words.join(" "),
+                })
+            }
         }
     }
 

@@ -256,7 +256,7 @@ fn a_failure_leaves_nothing_behind() {
 fn a_tensor_without_a_pytorch_name_is_named() {
     let dir = temporary();
     let tensor = [
-        b"\x81\xa1x\xc7\x12\x01\x93\x91\x01\xa7float32\xc4\x04".as_slice(),
+        b"\x81\xa1x\xc7\x11\x01\x93\x91\x01\xa7float32\xc4\x04".as_slice(),
         &[0; 4],
     ]
     .concat();
