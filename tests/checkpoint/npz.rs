@@ -136,6 +136,9 @@ fn a_shape_that_overflows() {
     refused_array(&head, &[], &["too large"]);
     let head = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({huge}0,), }}");
     refused_array(&head, &[], &["dimension"]);
+    // Without elements, but not in every order of its dimensions.
+    let head = format!("{{'descr': '<f4', 'fortran_order': True, 'shape': (0, {huge}, {huge}), }}");
+    refused_array(&head, &[], &["too large"]);
     let ones = "1, ".repeat(65);
     let head = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({ones}), }}");
     refused_array(&head, &[0; 4], &["dimensions"]);
