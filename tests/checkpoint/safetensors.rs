@@ -93,6 +93,8 @@ fn a_header_that_is_not_of_the_form() {
         r#"{"x": {"dtype": "F32", "shape": [2.5], "data_offsets": [0, 8]}}"#,
         r#"{"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], "more": 1}}"#,
         "{\"x\": {\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [0, 8]}}\u{0}",
+        // What is quoted in the message has a line end.
+        r#"{"x": {"a key\nof two lines": 1}}"#,
     ] {
         refused(safetensors_with(header, &[0; 8]), &["header is malformed"]);
     }
