@@ -41,19 +41,33 @@ impl Tokenizer {
         if !path.exists() {
             return Ok(None);
         }
-        let one_line = |problem: tokenizers::Error| {
-            problem
-                .to_string()
-                .split_whitespace()
-                .collect::<Vec<_>>()
-                .join(" ")
-        };
-        match tokenizers::Tokenizer::from_file(&path) {
-            Ok(inner) => Ok(Some(Self { inner, path, bos })),
+        match std::fs::read(&path) {
+            Ok(json) => Self::from_json(&path, &json, bos).map(Some),
             Err(problem) => Err(Error::Unreadable {
                 path,
-                problem: one_line(problem),
+                problem: problem.to_string(),
             }),
+        }
+    }
+
+    /// Reads the bytes of a `tokenizer.json`. `path` is the name that errors give it.
+    ///
+    /// # Errors
+    /// Bytes that are no tokenizer.
+    pub fn from_json(path: &Path, json: &[u8], bos: Option<u32>) -> Result<Self, Error> {
+        match parse(json) {
+            Ok(inner) => Ok(Self {
+                inner,
+                path: path.to_path_buf(),
+                bos,
+            }),
+            Err(problem) => {
+                let words: Vec<&str> = problem.split_whitespace().collect();
+                Err(Error::Unreadable {
+                    path: path.to_path_buf(),
+                    problem: words.join(" "),
+                })
+            }
         }
     }
 
@@ -103,6 +117,39 @@ impl Tokenizer {
         Error::Unusable {
             path: self.path.clone(),
             problem: problem.to_string(),
+        }
+    }
+}
+
+/// Parses a tokenizer. The library panics on some malformed files, among them many that are merely cut short: those are found
+/// before it sees them, and the rest is caught.
+fn parse(json: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+    serde_json::from_slice::<serde::de::IgnoredAny>(json).map_err(|e| e.to_string())?;
+    match std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(json)) {
+        Ok(parsed) => parsed.map_err(|e| e.to_string()),
+        Err(_) => Err("a part of it is malformed".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_cut_short_anywhere_is_an_error_of_one_line() {
+        let whole = include_bytes!("../fuzz/seeds/tokenizer/bpe.json");
+        let path = Path::new("tokenizer.json");
+        assert!(Tokenizer::from_json(path, whole, Some(2)).is_ok());
+        for len in (0..whole.len()).step_by(3) {
+            let Err(error) = Tokenizer::from_json(path, &whole[..len], Some(2)) else {
+                panic!("{len} bytes are a tokenizer");
+            };
+            let message = error.to_string();
+            assert!(
+                message.starts_with("tokenizer.json: not a tokenizer"),
+                "{message}"
+            );
+            assert!(!message.contains('\n'), "{message}");
         }
     }
 }

@@ -66,6 +66,40 @@ fn boasts() -> Vec<Vec<u8>> {
     ]
 }
 
+/// A file of a terabyte: zeros, then these bytes.
+struct Tail(Vec<u8>);
+
+impl ReadAt for Tail {
+    fn size(&self) -> u64 {
+        1 << 40
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let start = self.size() - self.0.len() as u64;
+        for (at, byte) in (offset..).zip(buf.iter_mut()) {
+            let within = at.checked_sub(start).map(|at| at as usize);
+            *byte = within.and_then(|at| self.0.get(at).copied()).unwrap_or(0);
+        }
+        Ok(())
+    }
+}
+
+/// The same boasts in the other forms: the length of a safetensors header, and that of an archive's directory.
+fn other_boasts() -> Vec<(&'static str, Vec<u8>)> {
+    let end = |len: u32| {
+        let mut record = b"PK\x05\x06\0\0\0\0\xff\xff\xff\xff".to_vec();
+        record.extend(len.to_le_bytes());
+        record.extend([0; 6]);
+        record
+    };
+    vec![
+        ("safetensors", (1_u64 << 39).to_le_bytes().to_vec()),
+        ("safetensors", 99_999_999_u64.to_le_bytes().to_vec()),
+        ("npz", end(u32::MAX - 1)),
+        ("npz", end(1 << 26)),
+    ]
+}
+
 /// A file of the smallest tensors there can be, so many that they make a mebibyte.
 fn crumbs() -> Vec<u8> {
     let mut file = vec![0xdf, 0, 0, 0, 0];
@@ -89,6 +123,16 @@ fn a_small_file_cannot_ask_for_much_memory() {
         let shown = format!("{boast:02x?}");
         Checkpoint::from_msgpack(Path::new("boast"), Huge(boast)).expect_err(&shown);
         assert!(memory("VmPeak") - before < 256 * MIB, "{shown}");
+    }
+
+    for (name, boast) in other_boasts() {
+        let shown = format!("{boast:02x?}");
+        let opened = match name {
+            "npz" => Checkpoint::from_npz(Path::new("boast"), Tail(boast)),
+            _ => Checkpoint::from_safetensors(Path::new("boast"), Huge(boast)),
+        };
+        opened.expect_err(&shown);
+        assert!(memory("VmPeak") - before < 256 * MIB, "{name} {shown}");
     }
 
     let file = crumbs();

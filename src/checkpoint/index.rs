@@ -37,11 +37,15 @@ pub(super) fn read(file: &Path) -> Result<Shards> {
             limit: MAX_FILE,
         });
     }
-    parse(file, &text)
+    shards(file, &text)
 }
 
-/// Parses the text of an index that `file` held, and checks that shards are named as files beside it.
-pub(super) fn parse(file: &Path, text: &[u8]) -> Result<Shards> {
+/// The shards that an index names, each with the names of its tensors in order. `text` is the index's content, and `file` the
+/// name that errors give it.
+///
+/// # Errors
+/// Where the text is no index, or names a shard by anything but the name of a file beside it.
+pub fn shards(file: &Path, text: &[u8]) -> Result<BTreeMap<String, Vec<String>>> {
     let index: Index = serde_json::from_slice(text).map_err(|source| Error::Index {
         file: file.to_path_buf(),
         source,

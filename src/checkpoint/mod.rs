@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 pub use error::Error;
 pub use foreign::Naming;
+pub use index::shards;
 pub use msgpack::Problem;
 pub use npz::NpzProblem;
 pub use safetensors::SafetensorsProblem;

@@ -270,3 +270,115 @@ impl<const SIZE: usize> Block<SIZE> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::checkpoint::layout::c_order;
+
+    /// A float32 tensor of this shape whose elements are their own places.
+    fn counting(shape: &[usize]) -> Tensor {
+        let len = shape.iter().product::<usize>();
+        let header = format!(
+            r#"{{"x": {{"dtype": "F32", "shape": {shape:?}, "data_offsets": [0, {}]}}}}"#,
+            len * 4
+        );
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend(header.bytes());
+        file.extend((0..len).flat_map(|place| (place as f32).to_le_bytes()));
+        let checkpoint = Checkpoint::from_safetensors(Path::new("counting"), file).unwrap();
+        checkpoint.get("x").unwrap().clone()
+    }
+
+    /// A view of the axes of `shape` in this order, all of them one dimension.
+    fn reordered(shape: &[usize], order: &[usize]) -> Tensor {
+        let axes: Vec<Axis> = c_order(shape).collect();
+        let tensor = counting(shape);
+        let layout = Layout {
+            offset: 0,
+            dimensions: vec![order.iter().map(|&axis| axes[axis]).collect()],
+        };
+        tensor.viewed("x".into(), layout)
+    }
+
+    /// The stored places of the elements of such a view, in its order.
+    fn places(shape: &[usize], order: &[usize]) -> Vec<f32> {
+        let axes: Vec<Axis> = c_order(shape).collect();
+        let len = shape.iter().product::<usize>();
+        let place = |mut index: usize| {
+            let mut place = 0;
+            for &axis in order.iter().rev() {
+                place += index % axes[axis].size * axes[axis].stride;
+                index /= axes[axis].size;
+            }
+            place as f32
+        };
+        (0..len).map(place).collect()
+    }
+
+    fn read(tensor: &Tensor) -> Vec<f32> {
+        let mut bytes = vec![0; tensor.byte_len()];
+        tensor.read_into(DType::F32, &mut bytes).unwrap();
+        let (elements, _) = bytes.as_chunks();
+        elements.iter().map(|x| f32::from_le_bytes(*x)).collect()
+    }
+
+    /// Shapes that go beyond one block in each direction, by a little, and beyond one task.
+    const CASES: [(&[usize], &[usize]); 9] = [
+        (&[70, 4100], &[1, 0]),
+        (&[4100, 70], &[1, 0]),
+        (&[3, 150, 700], &[1, 0, 2]),
+        (&[3, 150, 700], &[0, 2, 1]),
+        (&[3, 150, 700], &[2, 1, 0]),
+        (&[5, 2, 65, 129], &[2, 0, 3, 1]),
+        (&[5, 2, 65, 129], &[3, 2, 0, 1]),
+        (&[600_000], &[0]),
+        (&[1, 2049, 1, 65], &[3, 2, 1, 0]),
+    ];
+
+    #[test]
+    fn axes_in_any_order_are_read_as_their_elements() {
+        for (shape, order) in CASES {
+            let found = read(&reordered(shape, order));
+            assert!(found == places(shape, order), "{shape:?} as {order:?}");
+        }
+    }
+
+    #[test]
+    fn slabs_together_are_the_tensor() {
+        for (shape, order) in CASES {
+            let tensor = reordered(shape, order);
+            for elements in [1_000, 100_000, usize::MAX] {
+                let slabs: Vec<Tensor> = tensor.slabs(elements).collect();
+                let found: Vec<f32> = slabs.iter().flat_map(read).collect();
+                assert!(found == places(shape, order), "{shape:?} as {order:?}");
+            }
+        }
+        assert_eq!(
+            counting(&[4, 0])
+                .slabs(10)
+                .map(|slab| slab.byte_len())
+                .sum::<usize>(),
+            0
+        );
+        assert_eq!(counting(&[]).slabs(10).count(), 1);
+    }
+
+    #[test]
+    fn a_single_column_is_read_although_none_of_its_elements_lie_together() {
+        let column = counting(&[300, 7]).slice(1, 3..4).unwrap();
+        let expected: Vec<f32> = (0..300).map(|row| (row * 7 + 3) as f32).collect();
+        assert_eq!(read(&column), expected);
+    }
+
+    #[test]
+    fn memory_of_another_size_is_refused() {
+        let tensor = counting(&[3, 4]);
+        for (dtype, len) in [(DType::F32, 47), (DType::BF16, 48), (DType::F32, 0)] {
+            assert!(tensor.read_into(dtype, &mut vec![0; len]).is_err());
+        }
+    }
+}

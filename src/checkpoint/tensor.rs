@@ -61,6 +61,16 @@ impl Entry {
     }
 }
 
+/// The bytes that an array of this shape has, if they can be counted: its sizes can be multiplied in any order, those of zero
+/// left out, so that no view of it overflows.
+pub(super) fn byte_len(shape: &[usize], dtype: DType) -> Option<usize> {
+    let some = shape
+        .iter()
+        .filter(|size| **size > 0)
+        .try_fold(dtype.size(), |bytes, size| bytes.checked_mul(*size))?;
+    Some(if shape.contains(&0) { 0 } else { some })
+}
+
 /// Another name and layout than the stored ones.
 #[derive(Debug)]
 struct View {

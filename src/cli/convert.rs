@@ -89,16 +89,16 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
         Err(WriteError::Interrupted) => return Ok(Outcome::Interrupted),
         Err(error) => return Err(error.into()),
     };
-    let names: Vec<String> = files
-        .iter()
-        .filter_map(|file| Some(file.file_name()?.to_string_lossy().into_owned()))
-        .collect();
     staging.commit()?;
     eprintln!(
-        "{}: {} tensors in {}",
+        "{}: {} tensors in {} of {}",
         args.destination.display(),
         checkpoint.tensors().len(),
-        names.join(", ")
+        match files.len() {
+            1 => "1 file".to_owned(),
+            count => format!("{count} files"),
+        },
+        options.format
     );
     Ok(Outcome::Done)
 }

@@ -31,7 +31,7 @@ fn survive(bytes: &[u8]) -> Result<(), TestCaseError> {
 
 /// A change of one place: overwrite, insert, remove, or repeat what is there.
 #[derive(Clone, Debug)]
-enum Edit {
+pub enum Edit {
     Set(usize, u8),
     Insert(usize, u8),
     Remove(usize),
@@ -39,7 +39,8 @@ enum Edit {
     Cut(usize),
 }
 
-fn edits() -> impl Strategy<Value = Vec<Edit>> {
+/// A few changes.
+pub fn edits() -> impl Strategy<Value = Vec<Edit>> {
     let place = any::<usize>();
     // Heads of every kind, and their neighbours, more often than chance would have them.
     let byte = prop_oneof![any::<u8>(), 0x80..=0x9f_u8, 0xc0..=0xdf_u8, Just(0xff)];
@@ -55,7 +56,8 @@ fn edits() -> impl Strategy<Value = Vec<Edit>> {
     )
 }
 
-fn apply(mut bytes: Vec<u8>, edits: Vec<Edit>) -> Vec<u8> {
+/// The bytes with the changes made.
+pub fn apply(mut bytes: Vec<u8>, edits: Vec<Edit>) -> Vec<u8> {
     for edit in edits {
         let len = bytes.len();
         if len == 0 {

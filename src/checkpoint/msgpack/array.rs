@@ -293,13 +293,10 @@ fn check_rank(offset: u64, rank: u32) -> Result<(), Fault> {
 
 /// The bytes that an array of this shape has.
 fn byte_len(offset: u64, shape: &[usize], dtype: DType) -> Result<usize, Fault> {
-    shape
-        .iter()
-        .try_fold(dtype.size(), |bytes, size| bytes.checked_mul(*size))
-        .ok_or_else(|| {
-            let shape = shape.to_vec();
-            fault(offset, Problem::ShapeTooLarge { shape })
-        })
+    crate::checkpoint::tensor::byte_len(shape, dtype).ok_or_else(|| {
+        let shape = shape.to_vec();
+        fault(offset, Problem::ShapeTooLarge { shape })
+    })
 }
 
 fn wrong_length(

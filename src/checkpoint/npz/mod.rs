@@ -16,7 +16,7 @@ pub use problem::NpzProblem;
 
 use self::zip::{Member, Method};
 use super::source::ReadAt;
-use super::tensor::Entry;
+use super::tensor::{Entry, byte_len};
 
 /// The most dimensions of an array, as in numpy.
 pub(super) const MAX_RANK: usize = 64;
@@ -122,10 +122,7 @@ fn read_array(
     };
     let header = npy::parse(&head)?;
     let mut shape = header.shape;
-    let needed = shape
-        .iter()
-        .try_fold(header.dtype.size(), |bytes, size| bytes.checked_mul(*size));
-    let Some(needed) = needed else {
+    let Some(needed) = byte_len(&shape, header.dtype) else {
         return Err(NpzProblem::ShapeTooLarge { shape });
     };
     let found = member.size.saturating_sub(header.len as u64);

@@ -24,7 +24,7 @@ pub(super) struct Tensor {
 
 /// Reads the header. Names occur once each.
 pub(super) fn parse(text: &[u8]) -> Result<Vec<Tensor>, ParseError> {
-    let Header(tensors) = serde_json::from_slice(text).map_err(SafetensorsProblem::Header)?;
+    let Header(tensors) = serde_json::from_slice(text).map_err(malformed)?;
     let mut names = HashSet::new();
     if let Some(twice) = tensors.iter().find(|t| !names.insert(t.name.as_str())) {
         return Err(ParseError {
@@ -33,6 +33,18 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<Tensor>, ParseError> {
         });
     }
     Ok(tensors)
+}
+
+/// The parser's message quotes what it found, which may be of any length and have line ends.
+fn malformed(error: serde_json::Error) -> SafetensorsProblem {
+    const LONGEST: usize = 200;
+    let message = error.to_string();
+    let what = message
+        .chars()
+        .take(LONGEST)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    SafetensorsProblem::Header { what }
 }
 
 #[derive(Deserialize)]

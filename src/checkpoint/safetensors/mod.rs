@@ -9,7 +9,7 @@ pub(super) use header::METADATA;
 pub use problem::SafetensorsProblem;
 
 use super::source::ReadAt;
-use super::tensor::Entry;
+use super::tensor::{Entry, byte_len};
 use crate::dtype::DType;
 
 /// The most bytes of a header, as in the format's own library.
@@ -142,10 +142,7 @@ fn checked(
         });
     }
     let shape = || tensor.shape.clone();
-    let needed = tensor
-        .shape
-        .iter()
-        .try_fold(dtype.size(), |bytes, size| bytes.checked_mul(*size))
+    let needed = byte_len(&tensor.shape, dtype)
         .ok_or_else(|| SafetensorsProblem::ShapeTooLarge { shape: shape() })?;
     if needed as u64 != end - begin {
         return Err(SafetensorsProblem::WrongLength {

@@ -29,8 +29,11 @@ pub enum SafetensorsProblem {
     #[error("cannot be read: {0}")]
     Io(io::Error),
     /// The header is not JSON of the right form.
-    #[error("the header is malformed: {0}")]
-    Header(serde_json::Error),
+    #[error("the header is malformed: {what}")]
+    Header {
+        /// Where and how it departs from that, in one line.
+        what: String,
+    },
     /// A name is longer than any model's.
     #[error("the name is longer than {MAX_NAME} bytes")]
     NameTooLong,

@@ -9,6 +9,7 @@ mod safetensors;
 mod shards;
 mod staging;
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::ops::ControlFlow;
@@ -33,6 +34,16 @@ pub enum WriteFormat {
     Npz,
     /// safetensors, in shards where it is large, with the names and layouts of Transformers' PyTorch models.
     Safetensors,
+}
+
+impl fmt::Display for WriteFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            WriteFormat::Msgpack => "msgpack",
+            WriteFormat::Npz => "npz",
+            WriteFormat::Safetensors => "safetensors",
+        })
+    }
 }
 
 /// What is written, and how.

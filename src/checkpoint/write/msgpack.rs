@@ -26,11 +26,21 @@ pub(super) fn write(
     max_shard_bytes: u64,
     progress: Progress,
 ) -> Result<Vec<PathBuf>, WriteError> {
+    write_chunked(dir, items, max_shard_bytes, MAX_CHUNK, progress)
+}
+
+fn write_chunked(
+    dir: &Path,
+    items: &[Item],
+    max_shard_bytes: u64,
+    max_chunk: u64,
+    progress: Progress,
+) -> Result<Vec<PathBuf>, WriteError> {
     write_all(dir, &NAMES, items, max_shard_bytes, |output, shard| {
         let mut writer = Writer {
             output,
             progress: &mut *progress,
-            max_chunk: MAX_CHUNK,
+            max_chunk,
         };
         writer.map(shard, 0)?;
         writer.output.finish()
@@ -164,4 +174,80 @@ fn short(len: usize) -> u32 {
 /// Writing into memory does not fail.
 fn infallible<T, E>(result: Result<T, E>) {
     debug_assert!(result.is_ok());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+
+    /// The items of a checkpoint of tests/data, as they are, and what Flax wrote.
+    fn fixture(name: &str) -> (Vec<Item>, Vec<u8>) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/data")
+            .join(name);
+        let items = Checkpoint::open(&folder)
+            .unwrap()
+            .tensors()
+            .map(|tensor| Item {
+                name: tensor.name().to_owned(),
+                tensor: tensor.clone(),
+                dtype: tensor.dtype(),
+            })
+            .collect();
+        (
+            items,
+            std::fs::read(folder.join("flax_model.msgpack")).unwrap(),
+        )
+    }
+
+    #[test]
+    fn chunks_are_those_that_flax_writes() {
+        let (items, expected) = fixture("random-chunked");
+        let dir = tempfile::tempdir().unwrap();
+        // The limit that Flax wrote it with.
+        let files = write_chunked(dir.path(), &items, u64::MAX, 7000, &mut |_| {
+            ControlFlow::Continue(())
+        });
+        let [file] = &files.unwrap()[..] else {
+            panic!("more than one file")
+        };
+        assert!(std::fs::read(file).unwrap() == expected);
+    }
+
+    #[test]
+    fn it_stops_when_it_is_told_to() {
+        let (items, _) = fixture("random-chunked");
+        let dir = tempfile::tempdir().unwrap();
+        let mut told = 0;
+        let result = write(dir.path(), &items, u64::MAX, &mut |_| {
+            told += 1;
+            match told {
+                3 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        });
+        assert!(matches!(result, Err(WriteError::Interrupted)));
+        assert_eq!(told, 3);
+    }
+
+    #[test]
+    fn a_name_that_is_a_group_as_well_is_refused() {
+        let (mut items, _) = fixture("random-chunked");
+        items.truncate(2);
+        for (item, name) in items.iter_mut().zip(["a", "a/b"]) {
+            item.name = name.to_owned();
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let result = write(dir.path(), &items, u64::MAX, &mut |_| {
+            ControlFlow::Continue(())
+        });
+        let error = result.unwrap_err().to_string();
+        assert!(
+            error.contains("\"a\"") && error.contains("flax_model.msgpack"),
+            "{error}"
+        );
+    }
 }

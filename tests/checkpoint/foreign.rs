@@ -1,0 +1,339 @@
+//! Other names and layouts than Flax's: every form and naming of the same weights gives the same tensors, byte for byte.
+
+use std::path::{Path, PathBuf};
+
+use gemma_xla::checkpoint::{Checkpoint, Error, Naming};
+use gemma_xla::config::GemmaConfig;
+use gemma_xla::dtype::DType;
+use zip::CompressionMethod::{Deflated, Stored};
+
+use super::encode::{Form, Leaf, Node, encode};
+use super::samples::{Array, arrays, npz, safetensors};
+
+const FILE: &str = "sample";
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data")
+        .join(name)
+}
+
+/// Checkpoints of each geometry: one key and value head, several, and as many as query heads.
+const MODELS: [&str; 4] = ["gemma-small", "random-gqa", "random-mha", "random-mixed"];
+
+fn flax(model: &str) -> (Vec<Array>, GemmaConfig) {
+    let folder = folder(model);
+    let checkpoint = Checkpoint::open(&folder).unwrap();
+    assert_eq!(checkpoint.naming(), Naming::Flax);
+    (arrays(&checkpoint), GemmaConfig::from_dir(&folder).unwrap())
+}
+
+/// The same weights as Transformers' PyTorch models have them.
+fn pytorch(flax: &[Array]) -> Vec<Array> {
+    let stored = |array: &Array| {
+        let name = array.name.replace('/', ".");
+        match name.strip_suffix(".kernel") {
+            Some(projection) => array.transposed().named(format!("{projection}.weight")),
+            None => array.clone().named(name.replace(".embedding", ".weight")),
+        }
+    };
+    flax.iter().map(stored).collect()
+}
+
+/// How DeepMind's trees vary.
+#[derive(Clone, Copy)]
+struct Tree {
+    /// The MLP's arrays lie under a `w` of their own.
+    flat: bool,
+    /// The MLP's first array is [2, F, D].
+    gating_transposed: bool,
+    prefix: &'static str,
+}
+
+/// The same weights as DeepMind's models have them.
+fn deepmind(flax: &[Array], config: &GemmaConfig, tree: Tree) -> Vec<Array> {
+    let (d, h) = (config.hidden_size, config.head_dim);
+    let (n, k) = (config.num_attention_heads, config.num_key_value_heads);
+    let get = |name: &str| flax.iter().find(|array| array.name == name).unwrap();
+    let name = |rest: &str| format!("{}{rest}", tree.prefix);
+    let w = if tree.flat { "/w" } else { "" };
+    let mut out = vec![
+        get("model/embed_tokens/embedding")
+            .clone()
+            .named(name("embedder/input_embedding")),
+        get("model/norm/weight")
+            .clone()
+            .named(name("final_norm/scale")),
+    ];
+    for layer in 0..config.num_hidden_layers {
+        let ours = |rest: &str| get(&format!("model/layers/{layer}/{rest}"));
+        let theirs = |rest: &str| name(&format!("layer_{layer}/{rest}"));
+        let heads = |projection: &str, heads: usize| {
+            let kernel = ours(&format!("self_attn/{projection}_proj/kernel"));
+            kernel.rearranged(&[d, heads, h], &[1, 0, 2])
+        };
+        let (query, key, value) = (heads("q", n), heads("k", k), heads("v", k));
+        if n == k {
+            out.push(Array::stacked(
+                theirs("attn/qkv_einsum/w"),
+                &[&query, &key, &value],
+            ));
+        } else {
+            out.push(query.named(theirs("attn/q_einsum/w")));
+            out.push(Array::stacked(theirs("attn/kv_einsum/w"), &[&key, &value]));
+        }
+        let output = ours("self_attn/o_proj/kernel").rearranged(&[n, h, d], &[0, 1, 2]);
+        out.push(output.named(theirs("attn/attn_vec_einsum/w")));
+        let [gate, up] = ["gate", "up"].map(|which| {
+            let kernel = ours(&format!("mlp/{which}_proj/kernel"));
+            match tree.gating_transposed {
+                true => kernel.transposed(),
+                false => kernel.clone(),
+            }
+        });
+        out.push(Array::stacked(
+            theirs(&format!("mlp/gating_einsum{w}")),
+            &[&gate, &up],
+        ));
+        let down = ours("mlp/down_proj/kernel").clone();
+        out.push(down.named(theirs(&format!("mlp/linear{w}"))));
+        for (norm, scale) in [
+            ("input_layernorm", "pre_attention_norm"),
+            ("post_attention_layernorm", "pre_ffw_norm"),
+        ] {
+            let weight = ours(&format!("{norm}/weight")).clone();
+            out.push(weight.named(theirs(&format!("{scale}/scale"))));
+        }
+    }
+    out
+}
+
+/// A msgpack file of these arrays, with a map for each part of a name.
+fn msgpack(arrays: &[Array]) -> Vec<u8> {
+    let mut root = Vec::new();
+    for array in arrays {
+        let mut level = &mut root;
+        let mut parts: Vec<&str> = array.name.split('/').collect();
+        let last = parts.pop().unwrap();
+        for part in parts {
+            let at = level
+                .iter()
+                .position(|(name, _)| name == part)
+                .unwrap_or_else(|| {
+                    level.push((part.to_owned(), Node::Map(Vec::new())));
+                    level.len() - 1
+                });
+            let (_, Node::Map(children)) = &mut level[at] else {
+                panic!("{part} is an array")
+            };
+            level = children;
+        }
+        let leaf = Leaf {
+            dtype: array.dtype,
+            shape: array.shape.clone(),
+            bytes: array.bytes.clone(),
+            form: Form::Array,
+        };
+        level.push((last.to_owned(), Node::Leaf(leaf)));
+    }
+    encode(&Node::Map(root))
+}
+
+fn file() -> &'static Path {
+    Path::new(FILE)
+}
+
+/// Opens arrays in every form of files.
+fn every_form(stored: &[Array]) -> Vec<Checkpoint> {
+    vec![
+        Checkpoint::from_msgpack(file(), msgpack(stored)).unwrap(),
+        Checkpoint::from_npz(file(), npz(stored, Stored)).unwrap(),
+        Checkpoint::from_npz(file(), npz(stored, Deflated)).unwrap(),
+        Checkpoint::from_safetensors(file(), safetensors(stored)).unwrap(),
+    ]
+}
+
+#[track_caller]
+fn assert_same(stored: &[Array], naming: Naming, expected: &[Array]) {
+    for checkpoint in every_form(stored) {
+        assert_eq!(checkpoint.naming(), naming);
+        assert!(
+            checkpoint
+                .names()
+                .eq(expected.iter().map(|a| a.name.as_str()))
+        );
+        for (found, expected) in arrays(&checkpoint).iter().zip(expected) {
+            assert!(
+                found == expected,
+                "{}: {}",
+                checkpoint.format(),
+                expected.name
+            );
+        }
+    }
+}
+
+#[test]
+fn flax_names_joined_by_slashes_or_dots_or_wrapped_in_params() {
+    for model in MODELS {
+        let (flax, _) = flax(model);
+        assert_same(&flax, Naming::Flax, &flax);
+        let renamed = |rename: fn(&str) -> String| -> Vec<Array> {
+            flax.iter()
+                .map(|a| a.clone().named(rename(&a.name)))
+                .collect()
+        };
+        assert_same(&renamed(|name| name.replace('/', ".")), Naming::Flax, &flax);
+        assert_same(
+            &renamed(|name| format!("params/{name}")),
+            Naming::Flax,
+            &flax,
+        );
+    }
+}
+
+#[test]
+fn pytorch_names_and_transposed_kernels() {
+    for model in MODELS.into_iter().chain(["random-bias", "random-untied"]) {
+        let (flax, _) = flax(model);
+        assert_same(&pytorch(&flax), Naming::PyTorch, &flax);
+    }
+}
+
+#[test]
+fn deepmind_trees_nested_and_flat() {
+    // DeepMind's models have neither biases nor a head of their own, which `random-mixed` has.
+    for model in ["gemma-small", "random-gqa", "random-mha", "random-mqa"] {
+        let (flax, config) = flax(model);
+        for (flat, gating_transposed, prefix) in [
+            (false, false, "transformer/"),
+            (true, false, "transformer/"),
+            (false, true, ""),
+            (true, true, "params/transformer/"),
+        ] {
+            let tree = Tree {
+                flat,
+                gating_transposed,
+                prefix,
+            };
+            assert_same(&deepmind(&flax, &config, tree), Naming::DeepMind, &flax);
+        }
+    }
+}
+
+#[test]
+fn four_norms_a_layer_have_the_names_of_gemma_2() {
+    let norm =
+        |name: &str| Array::counting(&format!("transformer/layer_0/{name}"), DType::F32, &[4]);
+    let stored = [
+        norm("pre_attention_norm/scale"),
+        norm("post_attention_norm/scale"),
+        norm("pre_ffw_norm/scale"),
+        norm("post_ffw_norm/scale"),
+        norm("attn/_query_norm/scale"),
+        norm("attn/_key_norm/scale"),
+    ];
+    let checkpoint = Checkpoint::from_npz(file(), npz(&stored, Stored)).unwrap();
+    let from: Vec<(&str, &str)> = checkpoint
+        .tensors()
+        .map(|t| {
+            (
+                t.name().strip_prefix("model/layers/0/").unwrap(),
+                t.stored_name(),
+            )
+        })
+        .map(|(name, stored)| (name, stored.strip_prefix("transformer/layer_0/").unwrap()))
+        .collect();
+    let expected = [
+        ("input_layernorm/weight", "pre_attention_norm/scale"),
+        (
+            "post_attention_layernorm/weight",
+            "post_attention_norm/scale",
+        ),
+        ("post_feedforward_layernorm/weight", "post_ffw_norm/scale"),
+        ("pre_feedforward_layernorm/weight", "pre_ffw_norm/scale"),
+        ("self_attn/k_norm/weight", "attn/_key_norm/scale"),
+        ("self_attn/q_norm/weight", "attn/_query_norm/scale"),
+    ];
+    assert_eq!(from, expected);
+}
+
+#[test]
+fn a_known_name_with_axes_that_are_not_its_own_is_refused() {
+    for (name, shape, axes) in [
+        ("transformer/layer_0/attn/q_einsum/w", &[2, 3][..], "n d h"),
+        (
+            "transformer/layer_0/attn/kv_einsum/w",
+            &[3, 1, 4, 2],
+            "2 k d h",
+        ),
+        ("model.layers.0.mlp.up_proj.weight", &[2, 3, 4], "o i"),
+    ] {
+        let stored = [Array::counting(name, DType::F32, shape)];
+        let error = Checkpoint::from_safetensors(file(), safetensors(&stored)).unwrap_err();
+        assert!(matches!(error, Error::ForeignShape { .. }), "{error}");
+        let message = error.to_string();
+        for part in [FILE, name, axes, &format!("{shape:?}")] {
+            assert!(message.contains(part), "no {part:?} in {message}");
+        }
+    }
+}
+
+#[test]
+fn two_names_for_one_tensor_are_refused() {
+    let stored = [
+        Array::counting("model/norm/weight", DType::F32, &[2]),
+        Array::counting("model.norm.weight", DType::F32, &[2]),
+    ];
+    let error = Checkpoint::from_npz(file(), npz(&stored, Stored)).unwrap_err();
+    assert!(matches!(error, Error::Duplicate { .. }), "{error}");
+}
+
+#[test]
+fn names_that_the_table_has_not_stay_as_they_are() {
+    let stored = [
+        Array::counting("model/layers/00/input_layernorm/weight", DType::F32, &[2]),
+        Array::counting("optimizer.step", DType::F32, &[]),
+    ];
+    let checkpoint = Checkpoint::from_npz(file(), npz(&stored, Stored)).unwrap();
+    assert_eq!(checkpoint.naming(), Naming::Unknown);
+    assert_eq!(arrays(&checkpoint), stored);
+}
+
+#[test]
+fn ranges_and_casts_of_a_view_are_those_of_its_elements() {
+    let (flax, config) = flax("random-gqa");
+    let tree = Tree {
+        flat: false,
+        gating_transposed: true,
+        prefix: "transformer/",
+    };
+    let stored = npz(&deepmind(&flax, &config, tree), Deflated);
+    let checkpoint = Checkpoint::from_npz(file(), stored).unwrap();
+    for expected in &flax {
+        let tensor = checkpoint.get(&expected.name).unwrap();
+        for (start, len) in [(0, 7), (33, 40), (expected.bytes.len() - 9, 9)] {
+            let mut out = vec![0; len];
+            tensor.read_at(start, &mut out).unwrap();
+            assert_eq!(out, expected.bytes[start..start + len], "{}", expected.name);
+        }
+        // Transposing twice, and casting to float32 and by hand, must agree.
+        assert_eq!(
+            Array::of(&tensor.transposed()).bytes,
+            expected.transposed().bytes
+        );
+        let mut wide = vec![0; expected.bytes.len() / expected.dtype.size() * 4];
+        tensor.read_into(DType::F32, &mut wide).unwrap();
+        assert_eq!(expected.dtype, DType::F16);
+        let by_hand: Vec<u8> = expected
+            .bytes
+            .chunks_exact(2)
+            .flat_map(|x| {
+                half::f16::from_le_bytes([x[0], x[1]])
+                    .to_f32()
+                    .to_le_bytes()
+            })
+            .collect();
+        assert!(wide == by_hand, "{}", expected.name);
+    }
+}
