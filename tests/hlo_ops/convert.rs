@@ -109,9 +109,10 @@ fn constants_of_every_type_and_rank_come_back_as_written() {
 #[test]
 fn scalars_are_rounded_to_their_type_and_fill_arrays() {
     let mut program = Program::new("scalars");
-    let bf16 = ElementType::BF16;
-    program.case("bf16", [], array(bf16, &[3.140_625], &[]), |b, []| {
-        b.scalar(bf16, 3.141)
+    // Read as bits, as above: 1.006 lies between 1 and 1 + 1/128, nearer to that.
+    let bits = Literal::scalar(0x3f81_u16);
+    program.case("bf16", [], bits, |b, []| {
+        b.bitcast_convert(b.scalar(ElementType::BF16, 1.006)?, ElementType::U16)
     });
     program.case("s32", [], s32s(&[-7], &[]), |b, []| {
         b.scalar(ElementType::S32, -7.0)
