@@ -157,3 +157,31 @@ fn sizes(x: &Operand, w: &Operand, y: &CallResult) -> std::result::Result<Sizes,
         _ => Err(format!("{x:?} times the transpose of {w:?} is not {y:?}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_switch_takes_every_form_that_the_cpu_has_and_off() {
+        assert_eq!(choose(""), Ok(Some(Form::best())));
+        assert_eq!(choose("off"), Ok(None));
+        for form in Form::ALL {
+            let expected = if form.is_available() {
+                Ok(Some(form))
+            } else {
+                Err(Error::UnavailableForm { form })
+            };
+            assert_eq!(choose(form.name()), expected);
+        }
+    }
+
+    #[test]
+    fn the_switch_refuses_other_words_by_name() {
+        let error = choose("sse9").expect_err("no form");
+        assert_eq!(
+            error.to_string(),
+            "GEMMA_XLA_CPU_KERNEL=sse9: not one of avx512bf16, avx512, avx2, portable, off"
+        );
+    }
+}

@@ -84,8 +84,8 @@ pub(super) fn multiply<W: Element, Y: Output>(
     }
     let tiles = W::tiles(form).0;
     let slabs = x
-        .chunks(SLAB_ROWS * inputs)
-        .zip(y.chunks_mut(SLAB_ROWS * outputs));
+        .chunks(SLAB_ROWS.saturating_mul(inputs))
+        .zip(y.chunks_mut(SLAB_ROWS.saturating_mul(outputs)));
     PACKED.with_borrow_mut(|packed| {
         for (x, y) in slabs {
             Slab::new(pool, tiles, inputs, x, packed).multiply(pool, w, y);

@@ -18,8 +18,7 @@ pub(super) const MOST_ROWS: usize = 8;
 /// the others hold weights and activations.
 pub(super) const fn tile_width(rows: usize) -> usize {
     match rows {
-        0 | 1 => 1,
-        2..=4 => 4,
+        0..=4 => 4,
         5 => 3,
         _ => 2,
     }
