@@ -164,7 +164,8 @@ fn a_while_loop_calls_the_kernel_in_each_turn() {
 #[test]
 fn operands_that_do_not_fit_make_the_program_fail_with_a_message() {
     let s32 = ElementType::S32;
-    let cases: &[(&[(ElementType, &[i64])], ElementType, &[i64], &str)] = &[
+    type Array = (ElementType, &'static [i64]);
+    let cases: &[(&[Array], ElementType, &[i64], &str)] = &[
         (
             &[(BF16, &[2, 8]), (BF16, &[3, 9])],
             F32,

@@ -1,6 +1,6 @@
 //! Activations in the order in which tiles read them.
 //!
-//! The rows of a block stand side by side, step by step: [step][row][elements of a step]. A tile then reads straight on,
+//! The rows of a block stand side by side, step by step: of each step, the elements of every row. A tile then reads straight on,
 //! where rows a power of two apart would fight for the same places in the cache.
 
 use half::bf16;
