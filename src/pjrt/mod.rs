@@ -4,7 +4,7 @@
 //! [`Executable`], moves arrays to and from [`Buffer`]s on a [`Device`], and runs the executable on them. A [`Topology`]
 //! compiles for devices that this machine does not have.
 //!
-//! All unsafe code of the crate is in this module. What it rests on:
+//! All unsafe code that speaks to a plugin is in this module. What it rests on:
 //! - A plugin is trusted to do what `pjrt_c_api.h` says.
 //! - Every object keeps what it was made from alive: buffers, executables, events and devices their client; the client its
 //!   plugin; and a plugin is never unloaded.
@@ -20,6 +20,7 @@ pub mod environment;
 mod error;
 mod event;
 mod executable;
+mod ffi;
 mod host;
 mod layout;
 mod named_value;
@@ -36,6 +37,7 @@ pub use device::{Device, DeviceDescription, MemoryStats};
 pub use error::{Error, ErrorCode, Result};
 pub use event::Event;
 pub use executable::{Executable, Execution};
+pub use ffi::{CallResult, CustomCall, Operand};
 pub use host::{HostBuffer, HostBytes, HostData};
 pub use named_value::NamedValue;
 pub use options::{CompileOptions, ExecuteOptions, OptionValue};

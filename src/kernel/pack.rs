@@ -1,0 +1,65 @@
+//! Activations in the order in which tiles read them.
+//!
+//! The rows of a block stand side by side, step by step: of each step, the elements of every row. A tile then reads straight on,
+//! where rows a power of two apart would fight for the same places in the cache.
+
+use half::bf16;
+
+use super::tile::Line;
+
+/// Packs one step of a row; a tail shorter than the step is followed by zeros.
+pub(super) type Pack<W> = fn(&[W], &mut [Line]);
+
+/// bfloat16 as it is, 32 elements a line.
+pub(super) fn bf16_as_is(values: &[bf16], lines: &mut [Line]) {
+    fill(lines, values.iter().map(|value| value.to_bits()));
+}
+
+/// bfloat16 as float32: the elements of even place, then those of odd place. A tile gets the matching weights by shifting
+/// and by masking words that hold two of them. `STEP` elements, 16 a line.
+pub(super) fn bf16_split<const STEP: usize>(values: &[bf16], lines: &mut [Line]) {
+    let mut floats = [0.0; STEP];
+    for (place, value) in values.iter().take(STEP).enumerate() {
+        floats[place % 2 * (STEP / 2) + place / 2] = value.to_f32();
+    }
+    f32_as_is(&floats, lines);
+}
+
+/// bfloat16 as float32, in order, 16 elements a line.
+pub(super) fn bf16_widened(values: &[bf16], lines: &mut [Line]) {
+    fill(lines, values.iter().map(|value| value.to_f32().to_bits()));
+}
+
+/// float32 as it is, 16 elements a line.
+pub(super) fn f32_as_is(values: &[f32], lines: &mut [Line]) {
+    fill(lines, values.iter().map(|value| value.to_bits()));
+}
+
+/// Bits of elements in the machine's byte order.
+trait Bits<const SIZE: usize> {
+    fn bytes(self) -> [u8; SIZE];
+}
+
+impl Bits<2> for u16 {
+    fn bytes(self) -> [u8; 2] {
+        self.to_ne_bytes()
+    }
+}
+
+impl Bits<4> for u32 {
+    fn bytes(self) -> [u8; 4] {
+        self.to_ne_bytes()
+    }
+}
+
+/// Writes the elements one after the other, and zeros behind them.
+fn fill<const SIZE: usize, B: Bits<SIZE>>(
+    lines: &mut [Line],
+    mut elements: impl Iterator<Item = B>,
+) {
+    for line in lines {
+        for place in line.0.as_chunks_mut::<SIZE>().0 {
+            *place = elements.next().map_or([0; SIZE], B::bytes);
+        }
+    }
+}

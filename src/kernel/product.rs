@@ -1,0 +1,297 @@
+//! The product: how it is cut into pieces for threads, and a piece into tiles.
+//!
+//! Few rows of activations meet many weights, so the weights' way from memory decides. Each weight is read from memory once
+//! for up to [`SLAB_ROWS`] rows: a thread takes a piece of some rows of weights and goes over it in strips of the summed
+//! dimension, short enough for the activations of a strip to stay in the innermost cache. Sums stay apart in as many parts
+//! as a vector has lanes until the last strip is done, so that each is taken in one order, however the product is cut: a
+//! row's result has the same bits in any batch, and on any number of threads.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use half::bf16;
+
+use super::form::{Element, Form};
+use super::pool::Pool;
+use super::tile::{Line, MOST_ROWS, Tiles, Work, tile_width};
+
+/// Rows of activations that share a reading of the weights. Their sums' parts stay in the second cache.
+const SLAB_ROWS: usize = 64;
+/// Bytes of packed activations in a strip: half of a first cache of the usual size.
+const STRIP_BYTES: usize = 16 << 10;
+/// Bytes of weights in a piece, about: some microseconds of reading, so that handing it out costs little.
+const PIECE_BYTES: usize = 64 << 10;
+/// From so many elements of activations on, all threads pack them.
+const PACK_TOGETHER: usize = 1 << 15;
+
+/// What a result can consist of: [`f32`], or [`half::bf16`] for rounded sums.
+pub trait Output: Copy + Send + Sync {
+    /// The value nearest to a sum.
+    fn round(value: f32) -> Self;
+}
+
+impl Output for f32 {
+    fn round(value: f32) -> f32 {
+        value
+    }
+}
+
+impl Output for bf16 {
+    fn round(value: f32) -> bf16 {
+        bf16::from_f32(value)
+    }
+}
+
+/// The sizes of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Rows of activations and of the result.
+    pub rows: usize,
+    /// The summed dimension.
+    pub inputs: usize,
+    /// Rows of weights, columns of the result.
+    pub outputs: usize,
+}
+
+/// `y` [rows, outputs] = `x` [rows, inputs] · `w` [outputs, inputs]ᵀ, each sum in float32, then rounded to `y`'s type. The
+/// slices are as long as the sizes say.
+///
+/// # Panics
+/// Where a slice has another length, or the CPU does not have the form.
+pub(super) fn multiply<W: Element, Y: Output>(
+    pool: &Pool,
+    form: Form,
+    sizes: Sizes,
+    x: &[W],
+    w: &[W],
+    y: &mut [Y],
+) {
+    let Sizes {
+        rows,
+        inputs,
+        outputs,
+    } = sizes;
+    assert!(form.is_available(), "this CPU has no {form}");
+    assert_eq!(Some(x.len()), rows.checked_mul(inputs), "length of x");
+    assert_eq!(Some(w.len()), outputs.checked_mul(inputs), "length of w");
+    assert_eq!(Some(y.len()), rows.checked_mul(outputs), "length of y");
+    if y.is_empty() {
+        return;
+    }
+    if inputs == 0 {
+        y.fill(Y::round(0.0));
+        return;
+    }
+    let tiles = W::tiles(form).0;
+    let slabs = x
+        .chunks(SLAB_ROWS.saturating_mul(inputs))
+        .zip(y.chunks_mut(SLAB_ROWS.saturating_mul(outputs)));
+    PACKED.with_borrow_mut(|packed| {
+        for (x, y) in slabs {
+            Slab::new(pool, tiles, inputs, x, packed).multiply(pool, w, y);
+        }
+    });
+}
+
+thread_local! {
+    /// Packed activations, kept for the next product of the thread that asks for them.
+    static PACKED: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+    /// Accumulators and sums of the piece that a thread works on.
+    static SUMS: RefCell<(Vec<Line>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+/// Rows of activations that go over the weights together, packed in blocks of as many rows as a tile takes.
+struct Slab<'a, W: 'static> {
+    tiles: &'static Tiles<W>,
+    rows: usize,
+    inputs: usize,
+    /// Steps of the summed dimension.
+    steps: usize,
+    blocks: usize,
+    packed: &'a [Line],
+}
+
+impl<'a, W: Element> Slab<'a, W> {
+    fn new(
+        pool: &Pool,
+        tiles: &'static Tiles<W>,
+        inputs: usize,
+        x: &[W],
+        packed: &'a mut Vec<Line>,
+    ) -> Self {
+        let rows = x.len() / inputs;
+        let steps = inputs.div_ceil(tiles.step);
+        let row_lines = steps * tiles.lines;
+        if packed.len() < rows * row_lines {
+            packed.resize(rows * row_lines, Line::ZERO);
+        }
+        let packed = &mut packed[..rows * row_lines];
+        let blocks = rows.div_ceil(MOST_ROWS);
+        let lines = Shared(packed.as_mut_ptr());
+        let pack = |block: usize| {
+            let range = block_rows(rows, blocks, block);
+            // SAFETY: the blocks' rows are apart, and together they are the rows that `packed` was made for.
+            let to = unsafe {
+                std::slice::from_raw_parts_mut(
+                    lines.get().add(range.start * row_lines),
+                    range.len() * row_lines,
+                )
+            };
+            pack_block(
+                tiles,
+                &x[range.start * inputs..range.end * inputs],
+                inputs,
+                to,
+            );
+        };
+        if x.len() < PACK_TOGETHER {
+            (0..blocks).for_each(pack);
+        } else {
+            pool.run(blocks, &pack);
+        }
+        Slab {
+            tiles,
+            rows,
+            inputs,
+            steps,
+            blocks,
+            packed,
+        }
+    }
+
+    /// `y` [rows, outputs] = these rows times `w` [outputs, inputs].
+    fn multiply<Y: Output>(&self, pool: &Pool, w: &[W], y: &mut [Y]) {
+        let outputs = w.len() / self.inputs;
+        let piece = self.piece();
+        let y = Shared(y.as_mut_ptr());
+        pool.run(outputs.div_ceil(piece), &|index| {
+            let range = index * piece..((index + 1) * piece).min(outputs);
+            let weights = &w[range.start * self.inputs..range.end * self.inputs];
+            SUMS.with_borrow_mut(|(accumulators, sums)| {
+                self.sum(weights, accumulators, sums);
+                let mut left = sums.iter();
+                self.each_sum(range, |row, output| {
+                    let Some(&sum) = left.next() else { return };
+                    // SAFETY: row < rows and output < outputs, so inside y; the pieces have different outputs, so no
+                    // other thread writes there.
+                    unsafe { y.get().add(row * outputs + output).write(Y::round(sum)) };
+                });
+            });
+        });
+    }
+
+    /// Rows of weights in a piece: whole tiles. With several rows of activations there are enough to make it worth while to
+    /// bring a strip of activations into the innermost cache.
+    fn piece(&self) -> usize {
+        let least = if self.rows > 4 { 12 } else { 4 };
+        let rows = PIECE_BYTES / (self.inputs * size_of::<W>());
+        // A multiple of 2, 3 and 4, the widths of tiles.
+        rows.clamp(least, 96).next_multiple_of(12)
+    }
+
+    /// Calls `each` with row and output of every sum of a piece, in the order of its accumulators.
+    fn each_sum(&self, outputs: Range<usize>, mut each: impl FnMut(usize, usize)) {
+        for block in 0..self.blocks {
+            let rows = block_rows(self.rows, self.blocks, block);
+            for output in outputs.clone() {
+                for row in rows.clone() {
+                    each(row, output);
+                }
+            }
+        }
+    }
+
+    /// The sums of all rows with the rows of `weights`: block by block, and in a block one row of weights after the other.
+    fn sum(&self, weights: &[W], accumulators: &mut Vec<Line>, sums: &mut Vec<f32>) {
+        let outputs = weights.len() / self.inputs;
+        accumulators.clear();
+        accumulators.resize(self.rows * outputs, Line::ZERO);
+        sums.clear();
+        sums.resize(self.rows * outputs, 0.0);
+        let strip = self.strip_steps();
+        let mut step = 0;
+        while step < self.steps {
+            let end = (step + strip).min(self.steps);
+            for block in 0..self.blocks {
+                let rows = block_rows(self.rows, self.blocks, block);
+                self.strip(weights, step..end, rows, accumulators);
+            }
+            step = end;
+        }
+        // SAFETY: multiply has found the CPU to have the form.
+        unsafe { (self.tiles.finish)(accumulators, sums) };
+    }
+
+    /// Steps in a strip.
+    fn strip_steps(&self) -> usize {
+        let rows = self.rows.div_ceil(self.blocks);
+        (STRIP_BYTES / size_of::<Line>() / self.tiles.lines / rows).max(1)
+    }
+
+    /// Adds the products of some steps of a block's rows and all of the piece's weights.
+    fn strip(&self, weights: &[W], steps: Range<usize>, rows: Range<usize>, sums: &mut [Line]) {
+        let outputs = weights.len() / self.inputs;
+        let start = steps.start * self.tiles.step;
+        let end = (steps.end * self.tiles.step).min(self.inputs);
+        let width = tile_width(rows.len());
+        let x = &self.packed[(rows.start * self.steps + steps.start * rows.len()) * self.tiles.lines
+            ..(rows.start * self.steps + steps.end * rows.len()) * self.tiles.lines];
+        let sums = &mut sums[rows.start * outputs..rows.end * outputs];
+        let mut output = 0;
+        while output < outputs {
+            let (tile, taken) = if output + width <= outputs {
+                (self.tiles.wide[rows.len() - 1], width)
+            } else {
+                (self.tiles.narrow[rows.len() - 1], 1)
+            };
+            let first = output * self.inputs + start;
+            let work = Work {
+                x: x.as_ptr(),
+                w: weights[first..].as_ptr(),
+                stride: self.inputs,
+                len: end - start,
+                ahead: weights
+                    .as_ptr()
+                    .wrapping_add(weights.len() + start * outputs + output * (end - start)),
+                sums: sums[output * rows.len()..(output + taken) * rows.len()].as_mut_ptr(),
+            };
+            // SAFETY: the slices taken above hold what the tile works on: rows.len() rows of packed steps, `taken` rows of
+            // weights of which each has end - start elements from `start` on, and a sum for each pair. multiply has found
+            // the CPU to have the form.
+            unsafe { tile(&work) };
+            output += taken;
+        }
+    }
+}
+
+/// The rows of a block, when they are spread evenly.
+fn block_rows(rows: usize, blocks: usize, block: usize) -> Range<usize> {
+    rows * block / blocks..rows * (block + 1) / blocks
+}
+
+/// Packs the rows of a block side by side, step by step.
+fn pack_block<W: Copy>(tiles: &Tiles<W>, x: &[W], inputs: usize, to: &mut [Line]) {
+    let rows = x.len() / inputs;
+    for (row, values) in x.chunks(inputs).enumerate() {
+        let places = to.chunks_mut(tiles.lines).skip(row).step_by(rows);
+        for (step, place) in values.chunks(tiles.step).zip(places) {
+            (tiles.pack)(step, place);
+        }
+    }
+}
+
+/// A pointer that several threads write through, each to a part of its own.
+#[derive(Clone, Copy)]
+struct Shared<T>(*mut T);
+
+// SAFETY: only the pointer is shared; whoever writes through it says why nobody else writes there. T is what goes to
+// another thread.
+unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: as for Send.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    fn get(&self) -> *mut T {
+        self.0
+    }
+}

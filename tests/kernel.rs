@@ -1,0 +1,272 @@
+//! The CPU kernel as XLA programs call it, with both CPU plugins.
+
+use gemma_xla::kernel::{self, TARGET};
+use gemma_xla::pjrt::{
+    Buffer, CallResult, Client, CompileOptions, CustomCall, ExecuteOptions, Operand, Plugin,
+};
+use gemma_xla::plugin;
+use half::bf16;
+use hlo::{
+    Builder, CustomCallOptions, Direction, DotDims, ElementType, Module, Precision, Shape, Value,
+};
+
+const BF16: ElementType = ElementType::BF16;
+const F32: ElementType = ElementType::F32;
+
+/// A client of each CPU plugin.
+fn clients() -> Vec<Client> {
+    ["cpu", "cpu-next"]
+        .map(|name| {
+            let path = plugin::find(name).expect("the plugin is installed");
+            let plugin = Plugin::load(&path).expect("the plugin loads");
+            plugin.client(&[]).expect("a client")
+        })
+        .into()
+}
+
+/// Clients whose programs can call the kernel.
+fn registered() -> Vec<Client> {
+    let clients = clients();
+    for client in &clients {
+        assert_eq!(kernel::register(client), Ok(true), "{client:?}");
+    }
+    clients
+}
+
+fn numbers(count: usize) -> Vec<bf16> {
+    (0..count)
+        .map(|i| bf16::from_f32(((i * 7919 + 13) % 61) as f32 / 61.0 - 0.5))
+        .collect()
+}
+
+fn upload(client: &Client, values: &[bf16], dims: &[i64]) -> Buffer {
+    let bytes: Vec<u8> = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
+    client
+        .buffer_from_host(
+            bytes.as_slice(),
+            dims,
+            BF16,
+            &client.addressable_devices()[0],
+        )
+        .expect("an upload")
+}
+
+fn call(b: &Builder, target: &str, operands: &[Value], result: Shape) -> Value {
+    b.custom_call(target, operands, result, CustomCallOptions::default())
+        .expect("a custom call")
+}
+
+/// Compiles and runs a program of one result; its error where it fails.
+fn run(client: &Client, b: Builder, root: Value, arguments: &[&Buffer]) -> Result<Buffer, String> {
+    let name = b.name().to_owned();
+    let module = Module::new(&name, b.finish(root).expect("a computation"));
+    let executable = client
+        .compile(&module.serialize(), &CompileOptions::default())
+        .map_err(|error| error.to_string())?;
+    let mut results = executable
+        .execute(&[arguments.to_vec()], &ExecuteOptions::default())
+        .map_err(|error| error.to_string())?;
+    let result = results.pop().and_then(|mut r| r.pop()).expect("a result");
+    let ready = result.ready().and_then(|event| event.wait());
+    ready.map(|()| result).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_program_gets_the_product_that_a_dot_would_give() {
+    let (rows, inputs, outputs) = (5, 96, 33);
+    for client in registered() {
+        let b = Builder::new("product");
+        let x = b
+            .parameter("x", Shape::array(BF16, &[rows, inputs]))
+            .expect("x");
+        let w = b
+            .parameter("w", Shape::array(BF16, &[outputs, inputs]))
+            .expect("w");
+        let ours = call(&b, TARGET, &[x, w], Shape::array(F32, &[rows, outputs]));
+        let dims = DotDims {
+            lhs_contracting: vec![1],
+            rhs_contracting: vec![1],
+            ..DotDims::default()
+        };
+        let theirs = b
+            .dot_general(x, w, dims, Some(F32), Precision::Default)
+            .expect("a dot");
+        let difference = b.sub(ours, theirs).expect("a difference");
+        let x = upload(&client, &numbers((rows * inputs) as usize), &[rows, inputs]);
+        let w = upload(
+            &client,
+            &numbers((outputs * inputs) as usize),
+            &[outputs, inputs],
+        );
+        let result = run(&client, b, difference, &[&x, &w]).expect("it runs");
+        let differences = result.to_vec_f32().expect("a download");
+        assert_eq!(differences.len(), (rows * outputs) as usize);
+        for difference in differences {
+            assert!(difference.abs() < 1e-4, "{difference} on {client:?}");
+        }
+    }
+}
+
+#[test]
+fn a_while_loop_calls_the_kernel_in_each_turn() {
+    // A permutation as weights: each turn moves every element on by one place.
+    let size = 40_usize;
+    let turns = 7;
+    let dims = [size as i64, size as i64];
+    let mut shift = vec![bf16::ZERO; size * size];
+    for output in 0..size {
+        shift[output * size + (output + 1) % size] = bf16::ONE;
+    }
+    for client in registered() {
+        let b = Builder::new("turns");
+        let x = b
+            .parameter("x", Shape::array(BF16, &[2, size as i64]))
+            .expect("x");
+        let w = b.parameter("w", Shape::array(BF16, &dims)).expect("w");
+        let zero = b.scalar(ElementType::S32, 0.0).expect("a constant");
+        let init = b.tuple(&[zero, x, w]).expect("a tuple");
+        let state = b
+            .while_with(
+                init,
+                |b, state| {
+                    let turn = b.get_tuple_element(state, 0)?;
+                    let end = b.scalar(ElementType::S32, f64::from(turns))?;
+                    b.compare(turn, end, Direction::Lt)
+                },
+                |b, state| {
+                    let turn = b.get_tuple_element(state, 0)?;
+                    let x = b.get_tuple_element(state, 1)?;
+                    let w = b.get_tuple_element(state, 2)?;
+                    let result = Shape::array(BF16, &[2, size as i64]);
+                    let y = b.custom_call(TARGET, &[x, w], result, CustomCallOptions::default())?;
+                    let one = b.scalar(ElementType::S32, 1.0)?;
+                    b.tuple(&[b.add(turn, one)?, y, w])
+                },
+            )
+            .expect("a loop");
+        let root = b
+            .convert(b.get_tuple_element(state, 1).expect("an element"), F32)
+            .expect("a conversion");
+        let start = numbers(2 * size);
+        let x = upload(&client, &start, &[2, size as i64]);
+        let w = upload(&client, &shift, &dims);
+        let result = run(&client, b, root, &[&x, &w]).expect("it runs");
+        let expected: Vec<f32> = (0..2 * size)
+            .map(|i| start[i / size * size + (i % size + turns as usize) % size].to_f32())
+            .collect();
+        assert_eq!(result.to_vec_f32(), Ok(expected), "{client:?}");
+    }
+}
+
+#[test]
+fn operands_that_do_not_fit_make_the_program_fail_with_a_message() {
+    let s32 = ElementType::S32;
+    type Array = (ElementType, &'static [i64]);
+    let cases: &[(&[Array], ElementType, &[i64], &str)] = &[
+        (
+            &[(BF16, &[2, 8]), (BF16, &[3, 9])],
+            F32,
+            &[2, 3],
+            "[2, 8] times the transpose of [3, 9] is not [2, 3]",
+        ),
+        (
+            &[(BF16, &[2, 8]), (BF16, &[3, 8])],
+            F32,
+            &[3, 2],
+            "is not [3, 2]",
+        ),
+        (&[(BF16, &[2, 8]), (BF16, &[3, 8])], F32, &[6], "is not [6]"),
+        (
+            &[(BF16, &[16]), (BF16, &[3, 8])],
+            F32,
+            &[2, 3],
+            "[16] times",
+        ),
+        (
+            &[(F32, &[2, 8]), (BF16, &[3, 8])],
+            F32,
+            &[2, 3],
+            "f32 times bf16 to f32 is not offered",
+        ),
+        (
+            &[(s32, &[2, 8]), (s32, &[3, 8])],
+            s32,
+            &[2, 3],
+            "s32 times s32 to s32 is not offered",
+        ),
+        (&[(BF16, &[2, 8])], F32, &[2, 3], "takes two operands"),
+    ];
+    for client in registered() {
+        for &(operands, result_type, result_dims, message) in cases {
+            let b = Builder::new("wrong");
+            let values: Vec<Value> = operands
+                .iter()
+                .map(|&(element_type, dims)| b.full(element_type, dims, 1.0).expect("a constant"))
+                .collect();
+            let root = call(&b, TARGET, &values, Shape::array(result_type, result_dims));
+            let error = run(&client, b, root, &[]).expect_err("it must fail");
+            assert!(error.contains(message), "{error}");
+            assert!(error.contains(TARGET), "{error}");
+        }
+    }
+}
+
+#[test]
+fn products_without_elements_run() {
+    for client in registered() {
+        for (rows, inputs, outputs) in [(0, 8, 3), (2, 8, 0), (2, 0, 3)] {
+            let b = Builder::new("empty");
+            let x = b.full(BF16, &[rows, inputs], 1.0).expect("x");
+            let w = b.full(BF16, &[outputs, inputs], 1.0).expect("w");
+            let root = call(&b, TARGET, &[x, w], Shape::array(F32, &[rows, outputs]));
+            let result = run(&client, b, root, &[]).expect("it runs");
+            assert_eq!(
+                result.to_vec_f32(),
+                Ok(vec![0.0; (rows * outputs) as usize])
+            );
+        }
+    }
+}
+
+/// Panics.
+struct Panicking;
+
+impl CustomCall for Panicking {
+    const TARGET: &'static str = "gemma_xla_test_panicking";
+
+    fn call(_: &[Operand<'_>], _: &mut [CallResult<'_>]) -> Result<(), String> {
+        panic!("a custom call that panics")
+    }
+}
+
+#[test]
+fn a_custom_call_that_panics_is_an_error_of_the_program() {
+    for client in clients() {
+        let platform = client.platform_name();
+        for _ in 0..2 {
+            // Twice: to register again changes nothing.
+            let registered = client.plugin().register_custom_call::<Panicking>(platform);
+            assert_eq!(registered, Ok(()));
+        }
+        let b = Builder::new("panic");
+        let root = call(&b, Panicking::TARGET, &[], Shape::array(F32, &[2]));
+        let error = run(&client, b, root, &[]).expect_err("it must fail");
+        assert!(
+            error.contains("gemma_xla_test_panicking: panicked"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_program_that_calls_what_is_not_registered_does_not_compile() {
+    for client in clients() {
+        let b = Builder::new("unknown");
+        let root = call(&b, "gemma_xla_test_unknown", &[], Shape::array(F32, &[2]));
+        let error = run(&client, b, root, &[]).expect_err("it must fail");
+        assert!(error.contains("gemma_xla_test_unknown"), "{error}");
+    }
+}
