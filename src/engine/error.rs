@@ -23,6 +23,9 @@ pub enum Error {
     /// The model could not be lowered.
     #[error("cannot lower the model: {0}")]
     Lowering(#[from] hlo::Error),
+    /// The CPU's kernel was asked for in a form that is not there.
+    #[error(transparent)]
+    Kernel(#[from] crate::kernel::Error),
     /// A device that this machine has not.
     #[error("this machine has no {0}; --device cpu runs here")]
     NoHardware(&'static str),

@@ -22,6 +22,7 @@ pub use programs::ProgramKey;
 use crate::checkpoint::Checkpoint;
 use crate::config::{FLAX_ROPE_THETA, GemmaConfig};
 use crate::dtype::DType;
+use crate::kernel;
 use crate::model::{DeviceTraits, EMBEDDING, ModelSpec, RopeTables, parameters};
 use crate::pjrt::{Client, Device, Executable, NamedValue, Plugin};
 use crate::plugin;
@@ -110,7 +111,8 @@ impl Engine {
         // Whether the model can be split at all does not hang on the device: say so before a plugin is loaded.
         Geometry::new(&config, options.mesh)?;
         let devices = Devices::new(open_client(options)?, options.mesh)?;
-        let traits = DeviceTraits::for_platform(devices.client().platform_name());
+        let mut traits = DeviceTraits::for_platform(devices.client().platform_name());
+        traits.row_kernel = kernel::register(devices.client())?;
         let spec = ModelSpec::new(config, compute, traits, options.mesh, stored)?;
         if spec.config.rope_theta_differs_from_flax() {
             tracing::warn!(

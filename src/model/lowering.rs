@@ -1,10 +1,14 @@
 //! What every step of the lowering shares: the builder, the model's parameters as values of the
 //! computation, and the projection.
 
-use hlo::{ArrayShape, Builder, DotDims, ElementType, Precision, Shape, Value};
+use hlo::{ArrayShape, Builder, CustomCallOptions, DotDims, ElementType, Precision, Shape, Value};
 
 use super::{KernelLayout, ModelSpec};
 use crate::config::GemmaConfig;
+use crate::dtype::DType;
+
+/// Rows from which on XLA:CPU's own matrix product is as fast as the kernel, measured with `examples/kernel.rs`.
+const MOST_KERNEL_ROWS: i64 = 64;
 
 /// The lowering of one computation. Its parameters are values of that computation: entry parameters
 /// outside of the decode loop, elements of the loop's state inside of it.
@@ -12,12 +16,28 @@ pub(super) struct Lowering<'a> {
     pub b: &'a Builder,
     pub spec: &'a ModelSpec,
     weights: &'a [Value],
+    /// Whether projections of few rows call the device's kernel for them.
+    row_kernel: bool,
 }
 
 impl<'a> Lowering<'a> {
     /// `weights` are in the order of [`ModelSpec::parameters`].
     pub fn new(b: &'a Builder, spec: &'a ModelSpec, weights: &'a [Value]) -> Self {
-        Self { b, spec, weights }
+        Self {
+            b,
+            spec,
+            weights,
+            row_kernel: false,
+        }
+    }
+
+    /// The same, with the device's kernel for few rows where it has one: for decode steps. Prompts are left to the compiler, whose
+    /// sums are those of Flax to the bit.
+    pub fn for_decode(b: &'a Builder, spec: &'a ModelSpec, weights: &'a [Value]) -> Self {
+        Self {
+            row_kernel: spec.device.row_kernel,
+            ..Self::new(b, spec, weights)
+        }
     }
 
     pub fn config(&self) -> &'a GemmaConfig {
@@ -92,12 +112,33 @@ impl<'a> Lowering<'a> {
     /// `x` [rows, n], cast to the compute dtype, times `w`, whose dimension `contracting` has size n: [rows, m] in float32.
     pub fn project(&self, x: Value, w: Value, contracting: i64) -> hlo::Result<Value> {
         let x = self.convert(x, self.compute())?;
+        let rows = self.b.dims(x)?[0];
+        if self.kernel_takes(rows, contracting) {
+            let result = shape(
+                ElementType::F32,
+                &[rows as usize, self.b.dims(w)?[0] as usize],
+            );
+            let options = CustomCallOptions::default();
+            return self
+                .b
+                .custom_call(crate::kernel::TARGET, &[x, w], result, options);
+        }
         let dims = DotDims {
             lhs_contracting: vec![1],
             rhs_contracting: vec![contracting],
             ..DotDims::default()
         };
         self.dot(x, w, dims)
+    }
+
+    /// Whether the device's kernel is there for such a product and faster than its compiler's dot.
+    fn kernel_takes(&self, rows: i64, contracting: i64) -> bool {
+        let fewest = match self.spec.compute {
+            DType::BF16 => 1,
+            DType::F32 => 2,
+            DType::F16 => return false,
+        };
+        self.row_kernel && contracting == 1 && (fewest..=MOST_KERNEL_ROWS).contains(&rows)
     }
 
     /// A dot with a float32 result. Products of two 16-bit floats are summed in float32 anyway; asking

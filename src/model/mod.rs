@@ -35,6 +35,9 @@ pub struct DeviceTraits {
     pub kernel_layout: KernelLayout,
     /// The fewest rows that a decode step is run with when computing in 16 bits.
     pub min_rows_16bit: usize,
+    /// Whether the device's programs can call [`crate::kernel::TARGET`], which multiplies few rows by a matrix whose contracted
+    /// dimension is innermost.
+    pub row_kernel: bool,
 }
 
 impl DeviceTraits {
@@ -44,6 +47,7 @@ impl DeviceTraits {
     pub const CPU: Self = Self {
         kernel_layout: KernelLayout::OutIn,
         min_rows_16bit: 2,
+        row_kernel: false,
     };
 
     /// A TPU's compiler chooses its own tiled layouts, and sends a dot with a single row to the vector
@@ -51,12 +55,14 @@ impl DeviceTraits {
     pub const TPU: Self = Self {
         kernel_layout: KernelLayout::InOut,
         min_rows_16bit: 2,
+        row_kernel: false,
     };
 
     /// A GPU's matrix library takes either layout and any number of rows.
     pub const GPU: Self = Self {
         kernel_layout: KernelLayout::InOut,
         min_rows_16bit: 1,
+        row_kernel: false,
     };
 
     /// The traits of a PJRT platform, by the name that its plugin gives (`cpu`, `tpu`, `cuda`, …).
@@ -110,6 +116,7 @@ impl ModelSpec {
     pub fn decode_rows(&self, batch: usize) -> usize {
         match self.compute {
             DType::F32 => batch,
+            DType::BF16 if self.device.row_kernel => batch,
             DType::F16 | DType::BF16 => batch.max(self.device.min_rows_16bit),
         }
     }

@@ -16,9 +16,9 @@ pub enum Role {
     Embedding,
     /// The kernel of a projection, [in, out] in the checkpoint.
     Kernel,
-    /// The bias of a projection, [out].
+    /// The bias of a projection, \[out\].
     Bias,
-    /// The weight of an RMSNorm, [hidden].
+    /// The weight of an RMSNorm, \[hidden\].
     Norm,
 }
 

@@ -41,9 +41,9 @@ pub mod decode_result {
     pub const TOKENS: usize = 0;
     /// Steps run, s32.
     pub const STEPS: usize = 1;
-    /// The last token of each row, s32 [rows].
+    /// The last token of each row, s32 \[rows\].
     pub const LAST: usize = 2;
-    /// Rows that have ended, pred [rows].
+    /// Rows that have ended, pred \[rows\].
     pub const DONE: usize = 3;
     /// The first of the caches: keys of layer 0, values of layer 0, keys of layer 1, ….
     pub const CACHES: usize = 4;
@@ -52,7 +52,7 @@ pub mod decode_result {
 /// Runs left-padded prompts and fills the caches.
 ///
 /// Takes `input_ids` s32 [batch, prompt] and `attention_mask` s32 [batch, prompt]. Gives the greedy next
-/// token, s32 [batch], then per layer keys and values.
+/// token, s32 \[batch\], then per layer keys and values.
 ///
 /// # Errors
 /// Shapes that do not fit each other, which a checked configuration cannot make.
@@ -86,9 +86,9 @@ pub fn prefill(spec: &ModelSpec, dims: PrefillShape) -> hlo::Result<Module> {
 /// Generates greedily, up to `chunk` tokens a row, in a loop on the device.
 ///
 /// Takes `key_mask` s32 [rows, cache] (the prompt's attention mask, then ones), `limit` s32 (steps to run, at
-/// most `chunk`), `slot` s32 (the cache slot of the first token), `position` s32 [rows] (its position
-/// in each row), `token` s32 [rows] (the last token of each row, not yet in the caches), `done` pred
-/// [rows], then per layer keys and values, which are donated. The results are those of
+/// most `chunk`), `slot` s32 (the cache slot of the first token), `position` s32 \[rows\] (its position
+/// in each row), `token` s32 \[rows\] (the last token of each row, not yet in the caches), `done` pred
+/// \[rows\], then per layer keys and values, which are donated. The results are those of
 /// [`decode_result`].
 ///
 /// A row that is done goes on as padding; the loop ends early when all rows are done.
@@ -339,7 +339,7 @@ impl DecodeState {
 
 /// One step: runs each row's last token, writes its keys and values, and chooses the next.
 fn decode_step(b: &Builder, spec: &ModelSpec, state: DecodeState) -> hlo::Result<DecodeState> {
-    let lowering = Lowering::new(b, spec, &state.weights);
+    let lowering = Lowering::for_decode(b, spec, &state.weights);
     let key_dims = b.dims(state.key_mask)?;
     let (rows, cache) = (key_dims[0], key_dims[1]);
     let column = |x: Value| b.reshape(x, &[rows, 1]);
