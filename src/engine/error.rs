@@ -26,9 +26,6 @@ pub enum Error {
     /// The CPU's kernel was asked for in a form that is not there.
     #[error(transparent)]
     Kernel(#[from] crate::kernel::Error),
-    /// A device that this machine has not.
-    #[error("this machine has no {0}; --device cpu runs here")]
-    NoHardware(&'static str),
     /// The model cannot be split over the mesh.
     #[error(transparent)]
     Geometry(#[from] crate::sharding::GeometryError),

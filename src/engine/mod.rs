@@ -1,5 +1,6 @@
 //! Loads a model, compiles its programs and runs them. The only place that knows files, model and devices.
 
+mod batch;
 mod buckets;
 mod devices;
 mod error;
@@ -13,11 +14,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-pub use buckets::{cache_bucket, prompt_bucket};
 pub use error::{Error, Result};
 pub use forward::ForwardOutput;
-pub use generate::{CHUNK, FinishReason, GenerateOptions, GenerateSummary, Generation, Observer};
-pub use programs::ProgramKey;
+pub use generate::{FinishReason, GenerateOptions, GenerateSummary, Generation, Observer};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{FLAX_ROPE_THETA, GemmaConfig};
@@ -28,6 +27,7 @@ use crate::pjrt::{Client, Device, Executable, NamedValue, Plugin};
 use crate::plugin;
 use crate::sharding::{Geometry, Mesh};
 use devices::{Devices, PerDevice};
+use programs::ProgramKey;
 
 /// How an [`Engine`] is made.
 #[derive(Clone, Debug)]
@@ -215,12 +215,6 @@ impl Engine {
 /// A client of the device that the options name.
 fn open_client(options: &EngineOptions) -> Result<Client> {
     let needed = options.mesh.devices();
-    // A plugin without its hardware would search for it, a TPU's for minutes.
-    match options.device.as_str() {
-        "tpu" if plugin::tpu_chips() == 0 => return Err(Error::NoHardware("TPU")),
-        "cuda" if !plugin::has_nvidia_gpu() => return Err(Error::NoHardware("NVIDIA GPU")),
-        _ => {}
-    }
     let count = match (options.device.as_str(), options.cpu_devices) {
         (device @ ("tpu" | "cuda"), Some(_)) => {
             return Err(Error::Option {

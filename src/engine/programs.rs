@@ -6,7 +6,7 @@ use crate::pjrt::{CompileOptions, OptionValue};
 
 /// A program, by what it does and its shapes (those of one device).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ProgramKey {
+pub(super) enum ProgramKey {
     /// [`programs::prefill`].
     Prefill(PrefillShape),
     /// [`programs::decode`].
@@ -34,7 +34,7 @@ impl ProgramKey {
     }
 
     /// Positions that the program's rotation tables have.
-    pub(super) fn positions(self) -> usize {
+    pub fn positions(self) -> usize {
         match self {
             ProgramKey::Prefill(shape) => shape.cache,
             ProgramKey::Decode(shape) => shape.cache,

@@ -1,0 +1,340 @@
+//! One batch on its way: left-padded prompts, a prefill, then decode loops on the device.
+
+use std::time::Instant;
+
+use super::buckets::{cache_bucket, prompt_bucket};
+use super::devices::PerDevice;
+use super::generate::{FinishReason, GenerateOptions, GenerateSummary, Generation, Observer};
+use super::{Engine, Error, ProgramKey, Result};
+use crate::model::programs::{DecodeShape, PrefillShape, decode_result};
+use crate::sharding::Mesh;
+
+/// Steps that one call of the decode program can run. Between calls the host looks at the tokens, and notices an interruption.
+const CHUNK: usize = 32;
+/// Steps a call when somebody watches the tokens come.
+const STREAMED_CHUNK: usize = 1;
+
+/// A batch on its way.
+pub(super) struct BatchRun<'a> {
+    engine: &'a Engine,
+    prompts: &'a [Vec<u32>],
+    rows_layout: RowsLayout,
+    /// Index of the first prompt.
+    first: usize,
+    stream: bool,
+    rows: Vec<Row>,
+}
+
+struct Row {
+    token_ids: Vec<u32>,
+    /// New tokens that this row may have.
+    limit: usize,
+    finished: Option<FinishReason>,
+}
+
+impl<'a> BatchRun<'a> {
+    pub fn new(
+        engine: &'a Engine,
+        prompts: &'a [Vec<u32>],
+        size: usize,
+        first: usize,
+        options: &GenerateOptions,
+    ) -> Self {
+        let mesh = engine.spec.geometry.mesh;
+        let prefill = size.div_ceil(mesh.data);
+        let rows_layout = RowsLayout {
+            mesh,
+            prefill,
+            decode: engine.spec.decode_rows(prefill),
+        };
+        let positions = engine.spec.config.max_position_embeddings;
+        let rows = prompts
+            .iter()
+            .map(|prompt| Row {
+                token_ids: Vec::new(),
+                limit: options.max_new_tokens.min(positions - prompt.len()),
+                finished: None,
+            })
+            .collect();
+        Self {
+            engine,
+            prompts,
+            rows_layout,
+            first,
+            stream: options.stream,
+            rows,
+        }
+    }
+
+    /// Prefill, then decode until every row is finished. Rows are reported in order, each once all before
+    /// it are.
+    pub fn run(
+        &mut self,
+        observer: &mut dyn Observer,
+        summary: &mut GenerateSummary,
+    ) -> Result<()> {
+        let longest = self.prompts.iter().map(Vec::len).max().unwrap_or(1);
+        let new_tokens = self.rows.iter().map(|row| row.limit).max().unwrap_or(1);
+        let prompt = prompt_bucket(longest);
+        let cache = cache_bucket(prompt + new_tokens);
+        let layout = self.rows_layout;
+        let mut reported = 0;
+
+        let start = Instant::now();
+        let compile_before = self.engine.times().compile;
+        let mut results = self.prefill(PrefillShape {
+            batch: layout.prefill,
+            prompt,
+            rows: layout.decode,
+            cache,
+        })?;
+        let mut caches = results.split_off(1);
+        let first_tokens = self.engine.devices.rows_s32(&results[0])?;
+        let compiled = self.engine.times().compile - compile_before;
+        let elapsed = start.elapsed().saturating_sub(compiled);
+        self.engine.record(|times| times.prefill += elapsed);
+
+        let mut token = vec![self.pad(); layout.decode_rows()];
+        let mut position = vec![0; layout.decode_rows()];
+        for (row, prompt) in self.prompts.iter().enumerate() {
+            token[layout.decode_row(row)] = first_tokens[row];
+            position[layout.decode_row(row)] = prompt.len() as i32;
+            self.accept(row, &first_tokens[row..=row], observer);
+        }
+        self.report(&mut reported, observer, summary);
+
+        let mask = self.decode_mask(prompt, cache);
+        let dims = [layout.decode as i64, cache as i64];
+        let key_mask = self.engine.devices.upload_rows_s32(&mask, &dims)?;
+        let mut slot = prompt;
+        while reported < self.rows.len() {
+            if observer.interrupted() {
+                summary.interrupted = true;
+                return Ok(());
+            }
+            let left = self
+                .rows
+                .iter()
+                .filter(|row| row.finished.is_none())
+                .map(|row| row.limit - row.token_ids.len())
+                .max()
+                .unwrap_or(0);
+            let step = if self.stream { STREAMED_CHUNK } else { CHUNK };
+            let state = DecodeInput {
+                shape: DecodeShape {
+                    rows: layout.decode,
+                    cache,
+                    chunk: CHUNK,
+                },
+                limit: left.min(step),
+                slot,
+                position: &position,
+                token: &token,
+            };
+            let chunk = self.decode(state, &key_mask, caches)?;
+            caches = chunk.caches;
+            slot += chunk.steps;
+            position.iter_mut().for_each(|p| *p += chunk.steps as i32);
+            token = chunk.last;
+            summary.steps += chunk.steps;
+            for row in 0..self.rows.len() {
+                let tokens = &chunk.tokens[layout.decode_row(row) * CHUNK..][..chunk.steps];
+                self.accept(row, tokens, observer);
+            }
+            self.report(&mut reported, observer, summary);
+        }
+        Ok(())
+    }
+
+    /// The mask of the cache's slots over all devices: the prompts' attention mask, padded on the left to `prompt`, and ones for
+    /// what follows: [decode rows, cache]. A row without a prompt sees one token, so that its softmax is defined.
+    fn decode_mask(&self, prompt: usize, cache: usize) -> Vec<i32> {
+        let mut mask = vec![1; self.rows_layout.decode_rows() * cache];
+        for mask in mask.chunks_exact_mut(cache) {
+            mask[..prompt - 1].fill(0);
+        }
+        for (row, tokens) in self.prompts.iter().enumerate() {
+            let start = self.rows_layout.decode_row(row) * cache;
+            mask[start + prompt - tokens.len()..start + prompt].fill(1);
+        }
+        mask
+    }
+
+    /// Runs the prompts, padded on the left to `shape.prompt`.
+    fn prefill(&self, shape: PrefillShape) -> Result<Vec<PerDevice>> {
+        let program = self.engine.program(ProgramKey::Prefill(shape))?;
+        let rows = self.rows_layout.prefill_rows();
+        let mut ids = vec![self.pad(); rows * shape.prompt];
+        let mut mask = vec![0; rows * shape.prompt];
+        for row in 0..rows {
+            let end = (row + 1) * shape.prompt;
+            // A row without a prompt sees one token, so that its softmax is defined.
+            let prompt = self.prompts.get(row).map_or(&[0][..], Vec::as_slice);
+            mask[end - prompt.len()..end].fill(1);
+            for (id, &token) in ids[end - prompt.len()..end].iter_mut().zip(prompt) {
+                *id = token as i32;
+            }
+        }
+        let devices = &self.engine.devices;
+        let dims = [shape.batch as i64, shape.prompt as i64];
+        let ids = devices.upload_rows_s32(&ids, &dims)?;
+        let mask = devices.upload_rows_s32(&mask, &dims)?;
+        let results = self.engine.run(&program, &[&ids, &mask])?;
+        let expected = 1 + 2 * self.engine.spec.config.num_hidden_layers;
+        expect_results("prefill", &results, expected)?;
+        Ok(results)
+    }
+
+    fn decode(
+        &self,
+        input: DecodeInput<'_>,
+        key_mask: &PerDevice,
+        caches: Vec<PerDevice>,
+    ) -> Result<DecodeChunk> {
+        let engine = self.engine;
+        let devices = &engine.devices;
+        let program = engine.program(ProgramKey::Decode(input.shape))?;
+        let start = Instant::now();
+        let mut done = vec![1_u8; self.rows_layout.decode_rows()];
+        for (row, state) in self.rows.iter().enumerate() {
+            done[self.rows_layout.decode_row(row)] = u8::from(state.finished.is_some());
+        }
+        let dims = [input.shape.rows as i64];
+        let limit = devices.upload_scalar(input.limit as i32)?;
+        let slot = devices.upload_scalar(input.slot as i32)?;
+        let position = devices.upload_rows_s32(input.position, &dims)?;
+        let token = devices.upload_rows_s32(input.token, &dims)?;
+        let done = devices.upload_rows(&done, hlo::ElementType::Pred, &dims)?;
+        let mut rest = vec![key_mask, &limit, &slot, &position, &token, &done];
+        rest.extend(&caches);
+        let mut results = engine.run(&program, &rest)?;
+        expect_results(
+            "decode",
+            &results,
+            decode_result::CACHES + 2 * engine.spec.config.num_hidden_layers,
+        )?;
+        let caches = results.split_off(decode_result::CACHES);
+        let steps = devices.rows_s32(&results[decode_result::STEPS])?;
+        let steps = steps.first().copied().unwrap_or(0);
+        let chunk = DecodeChunk {
+            tokens: devices.rows_s32(&results[decode_result::TOKENS])?,
+            steps: usize::try_from(steps).unwrap_or(0).min(input.limit),
+            last: devices.rows_s32(&results[decode_result::LAST])?,
+            caches,
+        };
+        if chunk.steps == 0 {
+            // The loop ends early only when all rows are done, and then it is not called.
+            return Err(Error::UnexpectedResult {
+                program: "decode",
+                expected: format!("up to {} steps", input.limit),
+                found: "none".into(),
+            });
+        }
+        engine.record(|times| times.decode += start.elapsed());
+        Ok(chunk)
+    }
+
+    /// Takes new tokens of a row up to its end.
+    fn accept(&mut self, row: usize, tokens: &[i32], observer: &mut dyn Observer) {
+        let eos = &self.engine.spec.config.eos_token_ids;
+        let state = &mut self.rows[row];
+        let before = state.token_ids.len();
+        for &token in tokens {
+            if state.finished.is_some() {
+                break;
+            }
+            let token = token as u32;
+            state.token_ids.push(token);
+            if eos.contains(&token) {
+                state.finished = Some(FinishReason::Eos);
+            } else if state.token_ids.len() == state.limit {
+                state.finished = Some(FinishReason::Length);
+            }
+        }
+        if self.stream && state.token_ids.len() > before {
+            observer.tokens(self.first + row, &state.token_ids[before..]);
+        }
+    }
+
+    /// Reports finished rows, in order, from `reported` on.
+    fn report(
+        &mut self,
+        reported: &mut usize,
+        observer: &mut dyn Observer,
+        summary: &mut GenerateSummary,
+    ) {
+        while let Some(row) = self.rows.get_mut(*reported) {
+            let Some(finish_reason) = row.finished else {
+                break;
+            };
+            summary.new_tokens += row.token_ids.len();
+            observer.finished(Generation {
+                index: self.first + *reported,
+                token_ids: std::mem::take(&mut row.token_ids),
+                finish_reason,
+            });
+            *reported += 1;
+        }
+    }
+
+    fn pad(&self) -> i32 {
+        self.engine.spec.config.padding_id() as i32
+    }
+}
+
+/// What a call of the decode program starts from.
+struct DecodeInput<'a> {
+    shape: DecodeShape,
+    limit: usize,
+    slot: usize,
+    position: &'a [i32],
+    token: &'a [i32],
+}
+
+/// What a call of the decode program gave.
+struct DecodeChunk {
+    /// [decode rows of all groups, CHUNK].
+    tokens: Vec<i32>,
+    steps: usize,
+    last: Vec<i32>,
+    caches: Vec<PerDevice>,
+}
+
+/// Where the rows of a batch lie: equal numbers of them in each group of the data axis, and more in the decode program than in
+/// the prefill where the device wants them.
+#[derive(Clone, Copy)]
+struct RowsLayout {
+    mesh: Mesh,
+    /// Rows of a device's prefill.
+    prefill: usize,
+    /// Rows of a device's decode program.
+    decode: usize,
+}
+
+impl RowsLayout {
+    /// Prefill rows of all groups.
+    fn prefill_rows(self) -> usize {
+        self.prefill * self.mesh.data
+    }
+
+    /// Decode rows of all groups.
+    fn decode_rows(self) -> usize {
+        self.decode * self.mesh.data
+    }
+
+    /// Where row `row` of the prefill goes on among the decode rows of all groups.
+    fn decode_row(self, row: usize) -> usize {
+        row / self.prefill * self.decode + row % self.prefill
+    }
+}
+
+fn expect_results(program: &'static str, results: &[PerDevice], expected: usize) -> Result<()> {
+    if results.len() == expected {
+        return Ok(());
+    }
+    Err(Error::UnexpectedResult {
+        program,
+        expected: format!("{expected} arrays"),
+        found: results.len().to_string(),
+    })
+}
