@@ -6,7 +6,8 @@ use super::compare::Report;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a}\
 table{border-collapse:collapse;margin:1rem 0}th,td{padding:.25rem .75rem;text-align:right;border-bottom:1px solid #ddd}\
-th:first-child,td:first-child{text-align:left}td{font-variant-numeric:tabular-nums}\
+th:first-child,td:first-child{text-align:left}td{font-variant-numeric:tabular-nums;white-space:nowrap}\
+td.text{text-align:left;white-space:normal;overflow-wrap:anywhere}\
 .bar{display:inline-block;height:.7em;background:#4a7fb5}.out{color:#b00020;font-weight:600}.in{color:#1b6e3c}";
 
 impl Report {
@@ -107,7 +108,7 @@ impl Report {
             };
             write!(
                 page,
-                "<tr><td>{}<td style=text-align:left>{}</tr>",
+                "<tr><td>{}<td class=text>{}</tr>",
                 escape(key),
                 escape(&text)
             )?;
