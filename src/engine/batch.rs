@@ -80,20 +80,12 @@ impl<'a> BatchRun<'a> {
         let layout = self.rows_layout;
         let mut reported = 0;
 
-        let start = Instant::now();
-        let compile_before = self.engine.times().compile;
-        let mut results = self.prefill(PrefillShape {
+        let (first_tokens, mut caches) = self.prefill(PrefillShape {
             batch: layout.prefill,
             prompt,
             rows: layout.decode,
             cache,
         })?;
-        let mut caches = results.split_off(1);
-        let first_tokens = self.engine.devices.rows_s32(&results[0])?;
-        let compiled = self.engine.times().compile - compile_before;
-        let elapsed = start.elapsed().saturating_sub(compiled);
-        self.engine.record(|times| times.prefill += elapsed);
-
         let mut token = vec![self.pad(); layout.decode_rows()];
         let mut position = vec![0; layout.decode_rows()];
         for (row, prompt) in self.prompts.iter().enumerate() {
@@ -160,9 +152,10 @@ impl<'a> BatchRun<'a> {
         mask
     }
 
-    /// Runs the prompts, padded on the left to `shape.prompt`.
-    fn prefill(&self, shape: PrefillShape) -> Result<Vec<PerDevice>> {
+    /// Runs the prompts, padded on the left to `shape.prompt`: the next token of each row, and the caches.
+    fn prefill(&self, shape: PrefillShape) -> Result<(Vec<i32>, Vec<PerDevice>)> {
         let program = self.engine.program(ProgramKey::Prefill(shape))?;
+        let start = Instant::now();
         let rows = self.rows_layout.prefill_rows();
         let mut ids = vec![self.pad(); rows * shape.prompt];
         let mut mask = vec![0; rows * shape.prompt];
@@ -179,10 +172,13 @@ impl<'a> BatchRun<'a> {
         let dims = [shape.batch as i64, shape.prompt as i64];
         let ids = devices.upload_rows_s32(&ids, &dims)?;
         let mask = devices.upload_rows_s32(&mask, &dims)?;
-        let results = self.engine.run(&program, &[&ids, &mask])?;
+        let mut results = self.engine.run(&program, &[&ids, &mask])?;
         let expected = 1 + 2 * self.engine.spec.config.num_hidden_layers;
         expect_results("prefill", &results, expected)?;
-        Ok(results)
+        let caches = results.split_off(1);
+        let first_tokens = devices.rows_s32(&results[0])?;
+        self.engine.record(|times| times.prefill += start.elapsed());
+        Ok((first_tokens, caches))
     }
 
     fn decode(
