@@ -125,8 +125,13 @@ fn report(engine: &Engine, summary: &GenerateSummary) {
         let per_step = times.decode.as_secs_f64() * 1e3 / summary.steps.max(1) as f64;
         format!(" ({per_step:.1} ms a step)")
     };
+    let cached = if times.cached.is_zero() {
+        String::new()
+    } else {
+        format!(" (cached programs {:.2} s)", times.cached.as_secs_f64())
+    };
     eprintln!(
-        "{} new tokens on {} × {}: load {:.2} s, compile {:.2} s, prefill {:.2} s, decode {:.2} s{rate}",
+        "{} new tokens on {} × {}: load {:.2} s, compile {:.2} s{cached}, prefill {:.2} s, decode {:.2} s{rate}",
         summary.new_tokens,
         engine.devices().len(),
         engine

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::compile_cache::CompileCache;
 use crate::dtype::DType;
 use crate::engine::{Engine, EngineOptions};
 use crate::sharding::Mesh;
@@ -42,6 +43,7 @@ impl ModelArgs {
             device: self.device.clone(),
             cpu_devices: self.devices,
             mesh: self.mesh,
+            compile_cache: CompileCache::from_environment(),
         };
         // indicatif draws nothing where standard error is no terminal.
         let bar = Mutex::new(None::<ProgressBar>);
