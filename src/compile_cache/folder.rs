@@ -55,7 +55,9 @@ impl Folder {
             return Err(io::Error::other("larger than the whole cache may be"));
         }
         let mut bytes = Vec::new();
-        Read::by_ref(&mut file).take(length).read_to_end(&mut bytes)?;
+        Read::by_ref(&mut file)
+            .take(length)
+            .read_to_end(&mut bytes)?;
         let header = [MAGIC, key.as_bytes()].concat();
         if !bytes.starts_with(&header) {
             return Err(io::Error::other("not the entry that its name says"));
