@@ -119,7 +119,7 @@ impl Engine {
         Geometry::new(&config, options.mesh)?;
         let devices = Devices::new(open_client(options)?, options.mesh)?;
         let mut traits = DeviceTraits::for_platform(devices.client().platform_name());
-        traits.row_kernel = kernel::register(devices.client())?;
+        traits.kernels = kernel::register(devices.client())?;
         let spec = ModelSpec::new(config, compute, traits, options.mesh, stored)?;
         if spec.config.rope_theta_differs_from_flax() {
             tracing::warn!(
