@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod dtype;
 pub mod engine;
+pub mod hub;
 pub mod kernel;
 pub mod model;
 pub mod parity;
