@@ -214,7 +214,7 @@ mod tests {
         let now = httpdate::parse_http_date("Fri, 31 Dec 1999 23:59:00 GMT").unwrap();
         assert_eq!(seconds("17", now), Some(17));
         assert_eq!(seconds("Fri, 31 Dec 1999 23:59:59 GMT", now), Some(60));
-        assert_eq!(seconds("Fri, 31 Dec 1998 23:59:59 GMT", now), Some(0));
+        assert_eq!(seconds("Thu, 31 Dec 1998 23:59:59 GMT", now), Some(0));
         assert_eq!(seconds("soon", now), None);
     }
 

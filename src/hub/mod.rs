@@ -20,6 +20,7 @@ mod http;
 mod repo;
 mod select;
 mod settings;
+mod transfer;
 
 pub use error::{Error, Result};
 pub use events::{Event, Observer};
