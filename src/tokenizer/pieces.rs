@@ -17,6 +17,8 @@ const TURNS: [&str; 2] = ["<start_of_turn>", "<end_of_turn>"];
 pub(super) struct Pieces {
     encoder: Kitoken,
     decoder: Vec<Piece>,
+    /// Control pieces, and the unknown one. SentencePiece itself does not look for them in a text.
+    controls: Vec<(Box<str>, u32)>,
 }
 
 /// What an id stands for in a text.
@@ -35,7 +37,8 @@ impl Pieces {
         }
         let model = SentencePieceModel::from_slice(bytes).map_err(|e| e.to_string())?;
         let mut decoder = Vec::with_capacity(model.pieces().len());
-        for (id, piece) in model.pieces().iter().enumerate() {
+        let mut controls = Vec::new();
+        for (id, piece) in (0..).zip(model.pieces()) {
             let text = piece.piece();
             if text.is_empty() || text.len() > MAX_PIECE {
                 return Err(format!(
@@ -47,7 +50,10 @@ impl Pieces {
                 Type::Byte => byte_of(text).map(Piece::Byte).ok_or_else(|| {
                     format!("piece {id} is a byte, and {text:?} does not say which")
                 })?,
-                Type::Control | Type::Unknown => Piece::Hidden,
+                Type::Control | Type::Unknown => {
+                    controls.push((text.into(), id));
+                    Piece::Hidden
+                }
                 _ if TURNS.contains(&text) => Piece::Hidden,
                 _ => Piece::Text(text.replace('\u{2581}', " ").into()),
             });
@@ -57,7 +63,11 @@ impl Pieces {
         }
         // What the library takes for granted of a file need not hold.
         match std::panic::catch_unwind(|| Kitoken::from_sentencepiece_model(model)) {
-            Ok(Ok(encoder)) => Ok(Self { encoder, decoder }),
+            Ok(Ok(encoder)) => Ok(Self {
+                encoder,
+                decoder,
+                controls,
+            }),
             Ok(Err(problem)) => Err(problem.to_string()),
             Err(_) => Err("a part of it is malformed".to_owned()),
         }
@@ -73,7 +83,29 @@ impl Pieces {
 
     /// The ids of a text, nothing put in front. Special tokens in it are themselves.
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
-        let kinds: &[SpecialTokenKind] = &[SpecialTokenKind::Control, SpecialTokenKind::Priority];
+        let mut ids = Vec::new();
+        let mut rest = text;
+        while let Some((before, id, after)) = self.split(rest) {
+            ids.extend(self.encode_plain(before)?);
+            ids.push(id);
+            rest = after;
+        }
+        ids.extend(self.encode_plain(rest)?);
+        Ok(ids)
+    }
+
+    /// What is before and after the first control piece in a text.
+    fn split<'a>(&self, text: &'a str) -> Option<(&'a str, u32, &'a str)> {
+        let found = self.controls.iter().filter_map(|(piece, id)| {
+            let (before, after) = text.split_once(&**piece)?;
+            Some((before, *id, after))
+        });
+        found.min_by_key(|(before, _, after)| (before.len(), after.len()))
+    }
+
+    /// The ids of a text without control pieces. User-defined ones in it are themselves.
+    fn encode_plain(&self, text: &str) -> Result<Vec<u32>, String> {
+        let kinds: &[SpecialTokenKind] = &[SpecialTokenKind::Priority];
         self.encoder.encode(text, kinds).map_err(|e| e.to_string())
     }
 
@@ -194,7 +226,19 @@ mod tests {
             ("   ", vec![spaces, space]),
             ("a\u{20ac}", vec![a, byte(0xe2), byte(0x82), byte(0xac)]),
             ("<start_of_turn>a\n\n", vec![4, a, 5]),
-            ("<bos><bos>a<eos>", vec![a, 1]),
+            (
+                "<bos><bos>a<eos><unk>b<bos",
+                vec![
+                    a,
+                    1,
+                    3,
+                    FIRST_TEXT + 5,
+                    byte(b'<'),
+                    FIRST_TEXT + 5,
+                    byte(b'o'),
+                    byte(b's'),
+                ],
+            ),
         ] {
             let expected = [vec![2], ids].concat();
             assert_eq!(tokenizer.encode(text).unwrap(), expected, "{text:?}");

@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
-"""Writes what the Python package `tokenizers` makes of some thousands of strings, for tests/tokenizer.
+"""Writes what the Python packages `tokenizers` and `sentencepiece` make of some thousands of strings, for tests/tokenizer.
 
-usage: make_reference.py TOKENIZER.json OUT.jsonl
+usage: make_reference.py TOKENIZER.json TOKENIZER.model OUT.jsonl
 
-Each line is [text, ids], or [text, ids, decoded] where decoding the ids does not give the text. The strings are made here, the same
-each time: sentences in many scripts, code, emoji, whitespace, control characters, what looks like special tokens, random characters of
+Each line is {"text", "ids"}, and where they differ "decoded", what decoding the ids gives instead of the text, and "model_ids", the ids of
+sentencepiece, which takes the longest of pieces like runs of spaces where tokenizers merges equal halves. Control tokens in a text
+are themselves for both, as Transformers has it: sentencepiece is given what is between them. The strings are made here, the same each time: sentences in many scripts, code, emoji, whitespace, control characters, what looks like special tokens, random characters of
 many blocks, and random mixtures of all that.
 """
 
 import json
 import random
+import re
 import sys
 
+import sentencepiece
 import tokenizers
 
 SENTENCES = """
@@ -184,21 +187,35 @@ def strings():
         yield "".join(part(generator) for _ in range(generator.randint(1, 5)))
 
 
+def model_ids(model, text):
+    """The ids of sentencepiece, `<bos>` in front and control tokens as themselves."""
+    controls = {model.id_to_piece(id): id for id in range(4)}
+    ids = [controls["<bos>"]]
+    for piece in re.split("(" + "|".join(controls) + ")", text):
+        ids += [controls[piece]] if piece in controls else model.encode(piece)
+    return ids
+
+
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) != 4:
         sys.exit(__doc__)
     tokenizer = tokenizers.Tokenizer.from_file(sys.argv[1])
+    model = sentencepiece.SentencePieceProcessor(model_file=sys.argv[2])
     lines = []
     for text in dict.fromkeys(strings()):
-        # A lone surrogate is in no block; nothing here may be one.
-        text.encode()
-        ids = tokenizer.encode(text).ids
-        decoded = tokenizer.decode(ids)
-        lines.append([text, ids] if decoded == text else [text, ids, decoded])
-    with open(sys.argv[2], "w", encoding="utf-8") as file:
+        line = {"text": text, "ids": tokenizer.encode(text).ids}
+        decoded = tokenizer.decode(line["ids"])
+        if decoded != text:
+            line["decoded"] = decoded
+        by_model = model_ids(model, text)
+        if by_model != line["ids"]:
+            line["model_ids"] = by_model
+        lines.append(line)
+    with open(sys.argv[3], "w", encoding="utf-8") as file:
         for line in lines:
             file.write(json.dumps(line, ensure_ascii=True, separators=(",", ":")) + "\n")
-    print(f"{sys.argv[2]}: {len(lines)} strings by tokenizers {tokenizers.__version__}")
+    differ = sum("model_ids" in line for line in lines)
+    print(f"{sys.argv[3]}: {len(lines)} strings by tokenizers {tokenizers.__version__}; {differ} differ in sentencepiece {sentencepiece.__version__}")
 
 
 if __name__ == "__main__":
