@@ -7,6 +7,7 @@ pub mod compile_cache;
 pub mod config;
 pub mod dtype;
 pub mod engine;
+pub mod hub;
 pub mod kernel;
 pub mod model;
 pub mod parity;

@@ -10,17 +10,22 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Outcome;
+use super::source::{leave_interrupts, locate};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::write::{Staging, WriteError, WriteFormat, WriteOptions, write};
 use crate::config::CONFIG_FILE;
 use crate::dtype::DType;
+use crate::hub::Wanted;
 
 /// Options of `convert`.
 #[derive(Args)]
 pub struct ConvertArgs {
-    /// Folder with the checkpoint, or its file
+    /// Folder with the checkpoint, or its file, or a model on the Hub
     #[arg(value_name = "SOURCE")]
     source: PathBuf,
+    /// Branch, tag or commit of a model on the Hub
+    #[arg(long)]
+    revision: Option<String>,
     /// Folder to make; configuration and tokenizer are copied into it
     #[arg(value_name = "DESTINATION")]
     destination: PathBuf,
@@ -51,11 +56,13 @@ enum Form {
 
 /// Runs the command.
 pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
+    let source = locate(&args.source, args.revision.as_deref(), Wanted::Checkpoint)?;
+    leave_interrupts();
     let interrupted = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
 
-    let checkpoint = Checkpoint::open(&args.source)?;
-    let folder = folder_of(&args.source);
+    let checkpoint = Checkpoint::open(&source)?;
+    let folder = folder_of(&source);
     refuse_nesting(folder, &args.destination)?;
     let staging = match Staging::beside(&args.destination, args.force) {
         Err(error @ WriteError::Exists { .. }) => bail!("{error}; --force replaces it"),

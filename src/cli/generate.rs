@@ -52,19 +52,21 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
     let prompts = read_prompts(&args.prompts, args.input.as_ref(), args.input_format)?;
     let format = args.format.unwrap_or_else(|| default_format(args));
 
-    let config = crate::config::GemmaConfig::from_dir(&args.model.model)?;
-    let tokenizer = Tokenizer::from_dir(&args.model.model, config.bos_token_id)?;
+    let model = args.model.located()?;
+    let config = crate::config::GemmaConfig::from_dir(&model.model)?;
+    let tokenizer = Tokenizer::from_dir(&model.model, config.bos_token_id)?;
     if tokenizer.is_none() && format == OutputFormat::Text {
         anyhow::bail!(
             "--format text: {} has no tokenizer.json; use --format jsonl",
-            args.model.model.display()
+            model.model.display()
         );
     }
     let ids = prompts
         .iter()
-        .map(|prompt| prompt.ids(tokenizer.as_ref(), &args.model.model))
+        .map(|prompt| prompt.ids(tokenizer.as_ref(), &model.model))
         .collect::<anyhow::Result<Vec<_>>>()?;
 
+    super::source::leave_interrupts();
     let interrupted = Arc::new(AtomicBool::new(false));
     // The second SIGINT ends the process at once, should a call of the device hang.
     signal_hook::flag::register_conditional_shutdown(
@@ -75,7 +77,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
     signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
 
     let mut output = Output::open(args.output.as_deref())?;
-    let engine = args.model.load()?;
+    let engine = model.load()?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
         batch_size: args.batch_size,

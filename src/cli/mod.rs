@@ -8,6 +8,7 @@ mod model;
 mod output;
 mod parity;
 mod plugin;
+mod source;
 
 use std::process::ExitCode;
 

@@ -7,17 +7,22 @@ use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::source::locate;
 use crate::compile_cache::CompileCache;
 use crate::dtype::DType;
 use crate::engine::{Engine, EngineOptions};
+use crate::hub::Wanted;
 use crate::sharding::Mesh;
 
 /// Which model, in which dtype, on which device.
 #[derive(Args, Clone, Debug)]
 pub struct ModelArgs {
-    /// Folder with config.json and the checkpoint
-    #[arg(long, value_name = "DIR")]
+    /// Folder with config.json and the checkpoint, or a model on the Hub
+    #[arg(long, value_name = "DIR|HUB_ID")]
     pub model: PathBuf,
+    /// Branch, tag or commit of a model on the Hub [default: main, or flax where main has no Flax weights]
+    #[arg(long)]
+    pub revision: Option<String>,
     /// Dtype to compute in: bf16, f16 or f32 [default: the checkpoint's]
     #[arg(long)]
     pub dtype: Option<DType>,
@@ -33,11 +38,22 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// The same with a folder as model: what is on the Hub is in the cache then.
+    pub fn located(&self) -> anyhow::Result<Self> {
+        let model = locate(&self.model, self.revision.as_deref(), Wanted::Checkpoint)?;
+        if !model.is_dir() {
+            bail!("--model {}: not a folder", self.model.display());
+        }
+        Ok(Self {
+            model,
+            revision: None,
+            ..self.clone()
+        })
+    }
+
     /// Loads the model, with a bar on standard error where that is a terminal.
     pub fn load(&self) -> anyhow::Result<Engine> {
-        if !self.model.is_dir() {
-            bail!("--model {}: no such folder", self.model.display());
-        }
+        let model = self.located()?.model;
         let options = EngineOptions {
             dtype: self.dtype,
             device: self.device.clone(),
@@ -47,7 +63,7 @@ impl ModelArgs {
         };
         // indicatif draws nothing where standard error is no terminal.
         let bar = Mutex::new(None::<ProgressBar>);
-        let engine = Engine::load(&self.model, &options, |arrived, total| {
+        let engine = Engine::load(&model, &options, |arrived, total| {
             let mut bar = bar.lock().unwrap_or_else(|e| e.into_inner());
             let bar = bar.get_or_insert_with(|| loading_bar(total));
             bar.set_position(arrived.max(bar.position()));
@@ -55,7 +71,7 @@ impl ModelArgs {
         if let Some(bar) = bar.into_inner().unwrap_or_else(|e| e.into_inner()) {
             bar.finish_and_clear();
         }
-        engine.with_context(|| format!("cannot load {}", self.model.display()))
+        engine.with_context(|| format!("cannot load {}", model.display()))
     }
 }
 

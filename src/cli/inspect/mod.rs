@@ -10,16 +10,21 @@ use serde::Serialize;
 
 use super::Outcome;
 use super::convert::folder_of;
+use super::source::locate;
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{CONFIG_FILE, GemmaConfig};
+use crate::hub::Wanted;
 use crate::model::parameters;
 
 /// Options of `inspect`.
 #[derive(Args)]
 pub struct InspectArgs {
-    /// Folder with the checkpoint, or its file
+    /// Folder with the checkpoint, or its file, or a model on the Hub
     #[arg(value_name = "MODEL")]
     model: PathBuf,
+    /// Branch, tag or commit of a model on the Hub
+    #[arg(long)]
+    revision: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -27,7 +32,8 @@ pub struct InspectArgs {
 
 /// Runs the command.
 pub fn run(args: &InspectArgs) -> anyhow::Result<Outcome> {
-    let report = Report::of(&args.model)?;
+    let model = locate(&args.model, args.revision.as_deref(), Wanted::Checkpoint)?;
+    let report = Report::of(&model)?;
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {

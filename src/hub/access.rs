@@ -1,0 +1,228 @@
+//! What answers say in their headers: of a file, and of why there is none.
+
+use std::time::SystemTime;
+
+use ureq::Body;
+use ureq::http::{HeaderMap, Response};
+
+use super::Error;
+use super::http::{Client, Failure, Retry, beginning, without_query};
+use super::repo::encode_path;
+
+/// What headers say of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct FileHeaders {
+    /// Its ETag at the Hub, without quotes: the SHA-256 of a large file, the hash of the git blob of a small one.
+    pub(super) etag: Option<String>,
+    /// Its size.
+    pub(super) size: Option<u64>,
+    /// The ETag where its content is, quotes and all, if it is a strong one.
+    pub(super) content_tag: Option<String>,
+}
+
+impl FileHeaders {
+    /// Takes what one more answer on the way says; what the first ones say holds.
+    pub(super) fn take(&mut self, headers: &HeaderMap, success: bool, at_hub: bool) {
+        let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.trim().to_owned());
+        let etag = text("etag").filter(|etag| !etag.is_empty());
+        if self.etag.is_none() && at_hub {
+            let linked = text("x-linked-etag").filter(|etag| !etag.is_empty());
+            self.etag = linked.or_else(|| etag.clone()).map(|etag| bare(&etag));
+        }
+        if self.size.is_none() {
+            // A redirect's own length is not the file's.
+            let own = || text("content-length").filter(|_| success);
+            let size = text("x-linked-size").or_else(own);
+            self.size = size.and_then(|size| size.parse().ok());
+        }
+        if success {
+            self.content_tag = etag.filter(|etag| etag.starts_with('"'));
+        }
+    }
+
+    /// Whether there is nothing more to be learnt.
+    pub(super) fn is_known(&self) -> bool {
+        self.etag.is_some() && self.size.is_some()
+    }
+}
+
+/// An ETag without the mark of a weak one and without quotes.
+fn bare(etag: &str) -> String {
+    let etag = etag.strip_prefix("W/").unwrap_or(etag);
+    etag.trim_matches('"').to_owned()
+}
+
+/// What an answer of failure means.
+pub(super) fn failure(
+    client: &Client<'_>,
+    url: &str,
+    at_hub: bool,
+    response: &mut Response<Body>,
+) -> Failure {
+    let status = response.status().as_u16();
+    let headers = response.headers().clone();
+    let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.trim().to_owned());
+    let code = text("x-error-code").unwrap_or_default();
+    let said = text("x-error-message").unwrap_or_else(|| said_in(&beginning(response)));
+    let detail = one_line(&said);
+    let repo = client.repo.to_string();
+    let endpoint = &client.settings.endpoint;
+    let page = format!("{endpoint}/{}", encode_path(&repo));
+    let with_token = client.settings.token.is_some();
+    let wait = text("retry-after").and_then(|wait| seconds(&wait, SystemTime::now()));
+
+    let (error, retry) = match status {
+        401 | 403 if at_hub && code == "RepoNotFound" => (
+            Error::RepoNotFound {
+                repo,
+                endpoint: endpoint.clone(),
+                page,
+                with_token,
+            },
+            Retry::Never,
+        ),
+        401 | 403 if at_hub => (
+            Error::NoAccess {
+                repo,
+                page,
+                detail: match detail.is_empty() {
+                    true => format!("status {status}"),
+                    false => format!("status {status}: {detail}"),
+                },
+                with_token,
+            },
+            Retry::Never,
+        ),
+        429 => (
+            Error::TooManyRequests {
+                url: without_query(url),
+                wait,
+            },
+            wait.map_or(Retry::Again, Retry::After),
+        ),
+        _ => (
+            Error::Status {
+                url: without_query(url),
+                status,
+                detail,
+            },
+            match status {
+                408 | 500 | 502 | 503 | 504 => wait.map_or(Retry::Again, Retry::After),
+                // The address that the Hub redirects to is good for a while only; asked again, it gives another.
+                401 | 403 => Retry::Again,
+                _ => Retry::Never,
+            },
+        ),
+    };
+    Failure {
+        error,
+        status: Some(status),
+        code,
+        retry,
+    }
+}
+
+/// The message in an answer's JSON, if it is the Hub's form of one.
+fn said_in(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Said {
+        error: String,
+    }
+    serde_json::from_slice::<Said>(body).map_or(String::new(), |said| said.error)
+}
+
+/// A server's words, short and on one line.
+fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let line: String = words
+        .join(" ")
+        .chars()
+        .filter(|c| !c.is_control())
+        .collect();
+    match line.char_indices().nth(200) {
+        Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
+        None => line,
+    }
+}
+
+/// A `Retry-After` header in seconds: it is a number of them, or a date (RFC 9110, section 10.2.3).
+fn seconds(text: &str, now: SystemTime) -> Option<u64> {
+    if let Ok(seconds) = text.parse() {
+        return Some(seconds);
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(
+        date.duration_since(now)
+            .map_or(0, |wait| wait.as_secs() + 1),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use ureq::http::header;
+
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pairs = pairs.iter().map(|(name, value)| {
+            let name = header::HeaderName::from_static(name);
+            (name, header::HeaderValue::from_static(value))
+        });
+        pairs.collect()
+    }
+
+    #[test]
+    fn a_large_files_headers_are_those_of_the_redirect() {
+        let mut file = FileHeaders::default();
+        let redirect = headers(&[
+            ("x-linked-etag", "\"abc\""),
+            ("x-linked-size", "1000"),
+            ("etag", "\"of-the-redirect\""),
+            ("content-length", "17"),
+        ]);
+        file.take(&redirect, false, true);
+        assert!(file.is_known());
+        file.take(
+            &headers(&[("etag", "\"s3-2\""), ("content-length", "999")]),
+            true,
+            false,
+        );
+        assert_eq!(file.etag.as_deref(), Some("abc"));
+        assert_eq!(file.size, Some(1000));
+        assert_eq!(file.content_tag.as_deref(), Some("\"s3-2\""));
+    }
+
+    #[test]
+    fn a_small_files_headers_are_its_own() {
+        let mut file = FileHeaders::default();
+        file.take(&headers(&[("content-length", "50")]), false, true);
+        file.take(
+            &headers(&[("etag", "W/\"def\""), ("content-length", "12")]),
+            true,
+            true,
+        );
+        assert_eq!(file.etag.as_deref(), Some("def"));
+        assert_eq!(file.size, Some(12));
+        assert_eq!(
+            file.content_tag, None,
+            "a weak tag does not say that bytes are equal"
+        );
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = httpdate::parse_http_date("Fri, 31 Dec 1999 23:59:00 GMT").unwrap();
+        assert_eq!(seconds("17", now), Some(17));
+        assert_eq!(seconds("Fri, 31 Dec 1999 23:59:59 GMT", now), Some(60));
+        assert_eq!(seconds("Thu, 31 Dec 1998 23:59:59 GMT", now), Some(0));
+        assert_eq!(seconds("soon", now), None);
+    }
+
+    #[test]
+    fn what_servers_say_is_cut_to_a_line() {
+        assert_eq!(one_line(" a\n\tb\u{7}  c "), "a b c");
+        assert_eq!(one_line(&"x".repeat(500)).chars().count(), 201);
+        assert_eq!(said_in(b"{\"error\": \"no\"}"), "no");
+        assert_eq!(said_in(b"<html>"), "");
+    }
+}

@@ -1,0 +1,83 @@
+//! One file from the Hub into the cache.
+
+use std::fs;
+use std::sync::atomic::AtomicBool;
+
+use ureq::http::Method;
+
+use super::cache::RepoCache;
+use super::events::Event;
+use super::http::{Client, malformed};
+use super::repo::is_plain_name;
+use super::transfer::Transfer;
+use super::{Error, Result};
+
+/// What is needed to download files of one commit.
+pub(super) struct Download<'a> {
+    pub(super) client: &'a Client<'a>,
+    pub(super) cache: &'a RepoCache,
+    pub(super) commit: &'a str,
+    /// Set when another file has failed: the rest is not worth waiting for.
+    pub(super) stop: &'a AtomicBool,
+}
+
+impl Download<'_> {
+    /// Puts a file of the commit in the cache. Gives whether anything had to be transferred.
+    pub(super) fn file(&self, file: &str) -> Result<bool> {
+        if self.cache.snapshot(self.commit).join(file).is_file() {
+            return Ok(false);
+        }
+        let address = self.client.address(self.commit, file);
+        let (etag, size) = self.headers(file, &address)?;
+        let _lock = self.cache.lock(&etag, || {
+            (self.client.observer)(Event::Locked { file });
+        })?;
+        let blob = self.cache.blob(&etag);
+        // Another process, another revision or Python may have it already.
+        let is_there = match blob.metadata() {
+            Ok(metadata) => size.is_none_or(|size| size == metadata.len()),
+            Err(_) => false,
+        };
+        if !is_there {
+            let folder = blob.parent().unwrap_or(&blob);
+            fs::create_dir_all(folder).map_err(Error::io(folder))?;
+            let transfer = Transfer {
+                client: self.client,
+                stop: self.stop,
+                file,
+                address: &address,
+                etag: &etag,
+                size,
+                path: self.cache.incomplete(&etag),
+            };
+            transfer.run(&blob)?;
+        }
+        self.cache.link(self.commit, file, &etag)?;
+        Ok(!is_there)
+    }
+
+    /// The ETag and the size of a file.
+    fn headers(&self, file: &str, address: &str) -> Result<(String, Option<u64>)> {
+        let answer = match self.client.request(&Method::HEAD, address, file) {
+            // Some mirrors serve files only.
+            Err(failure) if matches!(failure.status, Some(405 | 501)) => {
+                self.client.request(&Method::GET, address, file)
+            }
+            answer => answer,
+        };
+        let answer = answer.map_err(|failure| match failure.status {
+            Some(404) => Error::FileNotFound {
+                repo: self.client.repo.to_string(),
+                revision: self.commit.to_owned(),
+                file: file.to_owned(),
+                index: String::new(),
+            },
+            _ => failure.error,
+        })?;
+        match answer.file.etag {
+            Some(etag) if is_plain_name(&etag) => Ok((etag, answer.file.size)),
+            Some(etag) => Err(malformed(address, &format!("{etag:?} as ETag of {file}")).error),
+            None => Err(malformed(address, &format!("no ETag of {file}")).error),
+        }
+    }
+}

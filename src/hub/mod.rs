@@ -1,0 +1,35 @@
+//! The Hugging Face Hub: a model's files by repository and revision, in the cache that Python's huggingface_hub has too.
+//!
+//! [`fetch`] asks for the files of a revision, takes those that a checkpoint needs with the weights in one form, and puts what the
+//! cache lacks there: `models--ORG--NAME/blobs/ETAG` holds contents, `snapshots/COMMIT/FILE` links to them, and `refs/REVISION` names a
+//! commit. What Python has downloaded is found, and the reverse.
+//!
+//! A file grows as `blobs/ETAG.incomplete` and gets its name when its size and its hash, where the ETag is one, are right. So
+//! a download that is cut, or whose process is killed, goes on where it was, and no half file is ever under a final name. A lock
+//! that Python takes too keeps two processes from writing one file.
+
+mod access;
+mod api;
+mod cache;
+mod download;
+mod error;
+mod events;
+mod fetch;
+mod hash;
+mod http;
+mod repo;
+mod select;
+mod settings;
+mod transfer;
+
+pub use error::{Error, Result};
+pub use events::{Event, Observer};
+pub use fetch::{Snapshot, fetch};
+pub use repo::RepoId;
+pub use select::Wanted;
+pub use settings::{Retries, Settings, Token};
+
+/// The revision that holds a repository's current state.
+pub const MAIN: &str = "main";
+/// The revision that repositories with Flax weights beside PyTorch's keep them in.
+pub const FLAX: &str = "flax";

@@ -1,0 +1,40 @@
+//! What can be wrong with a tokenizer.
+
+use std::path::{Path, PathBuf};
+
+/// A tokenizer that cannot be read or used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file is there and is no tokenizer.
+    #[error("{}: not a tokenizer: {problem}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the library said of it.
+        problem: String,
+    },
+    /// A text that could not be encoded, or ids that could not be decoded.
+    #[error("{}: {problem}", path.display())]
+    Unusable {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// What the library said.
+        problem: String,
+    },
+}
+
+impl Error {
+    pub(super) fn unreadable(path: &Path, problem: &str) -> Self {
+        Error::Unreadable {
+            path: path.to_path_buf(),
+            problem: one_line(problem),
+        }
+    }
+}
+
+/// What a library said, on one line.
+pub(super) fn one_line(problem: &str) -> String {
+    let words: Vec<&str> = problem.split_whitespace().collect();
+    words.join(" ")
+}

@@ -1,0 +1,311 @@
+//! Reads SentencePiece's `tokenizer.model`: a protobuf with a list of pieces.
+//!
+//! Text is encoded by `kitoken`. Ids are decoded here, as `tokenizer.json`'s decoder does it for the same pieces: `▁` is a space, and
+//! byte pieces that follow each other are UTF-8 together or a replacement character each.
+
+use kitoken::{Kitoken, SpecialTokenKind};
+use sentencepiece_model::{SentencePieceModel, Type};
+
+/// The largest file that is read. Gemma's have 4 to 5 MB.
+const MAX_FILE: usize = 1 << 26;
+/// The longest piece. What a piece can be merged from is tried for each of its bytes, so that a long one would take long; Gemma's
+/// longest have 93 bytes.
+const MAX_PIECE: usize = 512;
+/// User-defined pieces that Gemma's `tokenizer.json` marks as special.
+const TURNS: [&str; 2] = ["<start_of_turn>", "<end_of_turn>"];
+
+pub(super) struct Pieces {
+    encoder: Kitoken,
+    decoder: Vec<Piece>,
+    /// Control pieces, and the unknown one. SentencePiece itself does not look for them in a text.
+    controls: Vec<(Box<str>, u32)>,
+}
+
+/// What an id stands for in a text.
+enum Piece {
+    Text(Box<str>),
+    Byte(u8),
+    Hidden,
+}
+
+impl Pieces {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        if bytes.len() > MAX_FILE {
+            return Err(format!(
+                "larger than the {MAX_FILE} bytes that such a file may have"
+            ));
+        }
+        let model = SentencePieceModel::from_slice(bytes).map_err(|e| e.to_string())?;
+        let mut decoder = Vec::with_capacity(model.pieces().len());
+        let mut controls = Vec::new();
+        for (id, piece) in (0..).zip(model.pieces()) {
+            let text = piece.piece();
+            if text.is_empty() || text.len() > MAX_PIECE {
+                return Err(format!(
+                    "piece {id} has {} bytes, expected 1 to {MAX_PIECE}",
+                    text.len()
+                ));
+            }
+            decoder.push(match piece.r#type() {
+                Type::Byte => byte_of(text).map(Piece::Byte).ok_or_else(|| {
+                    format!("piece {id} is a byte, and {text:?} does not say which")
+                })?,
+                Type::Control | Type::Unknown => {
+                    controls.push((text.into(), id));
+                    Piece::Hidden
+                }
+                _ if TURNS.contains(&text) => Piece::Hidden,
+                _ => Piece::Text(text.replace('\u{2581}', " ").into()),
+            });
+        }
+        if decoder.is_empty() {
+            return Err("it has no pieces".to_owned());
+        }
+        // What the library takes for granted of a file need not hold.
+        match std::panic::catch_unwind(|| Kitoken::from_sentencepiece_model(model)) {
+            Ok(Ok(encoder)) => Ok(Self {
+                encoder,
+                decoder,
+                controls,
+            }),
+            Ok(Err(problem)) => Err(problem.to_string()),
+            Err(_) => Err("a part of it is malformed".to_owned()),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.decoder.len()
+    }
+
+    pub(super) fn is_byte(&self, id: u32) -> bool {
+        matches!(self.piece(id), Some(Piece::Byte(_)))
+    }
+
+    /// The ids of a text, nothing put in front. Special tokens in it are themselves.
+    pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
+        let mut ids = Vec::new();
+        let mut rest = text;
+        while let Some((before, id, after)) = self.split(rest) {
+            ids.extend(self.encode_plain(before)?);
+            ids.push(id);
+            rest = after;
+        }
+        ids.extend(self.encode_plain(rest)?);
+        Ok(ids)
+    }
+
+    /// What is before and after the first control piece in a text.
+    fn split<'a>(&self, text: &'a str) -> Option<(&'a str, u32, &'a str)> {
+        let found = self.controls.iter().filter_map(|(piece, id)| {
+            let (before, after) = text.split_once(&**piece)?;
+            Some((before, *id, after))
+        });
+        found.min_by_key(|(before, _, after)| (before.len(), after.len()))
+    }
+
+    /// The ids of a text without control pieces. User-defined ones in it are themselves.
+    fn encode_plain(&self, text: &str) -> Result<Vec<u32>, String> {
+        let kinds: &[SpecialTokenKind] = &[SpecialTokenKind::Priority];
+        self.encoder.encode(text, kinds).map_err(|e| e.to_string())
+    }
+
+    /// The text of ids; those that are special or unknown have none.
+    pub(super) fn decode(&self, ids: &[u32]) -> String {
+        let mut text = String::new();
+        let mut run = Vec::new();
+        for &id in ids {
+            match self.piece(id) {
+                Some(Piece::Byte(byte)) => run.push(*byte),
+                Some(Piece::Text(piece)) => {
+                    push_bytes(&mut text, &mut run);
+                    text.push_str(piece);
+                }
+                Some(Piece::Hidden) | None => {}
+            }
+        }
+        push_bytes(&mut text, &mut run);
+        text
+    }
+
+    fn piece(&self, id: u32) -> Option<&Piece> {
+        self.decoder.get(usize::try_from(id).ok()?)
+    }
+}
+
+/// Adds a run of bytes to a text, and empties it.
+fn push_bytes(text: &mut String, run: &mut Vec<u8>) {
+    match std::str::from_utf8(run) {
+        Ok(part) => text.push_str(part),
+        Err(_) => text.extend(run.iter().map(|_| char::REPLACEMENT_CHARACTER)),
+    }
+    run.clear();
+}
+
+/// The byte that a piece `<0x41>` stands for.
+pub(super) fn byte_of(piece: &str) -> Option<u8> {
+    let digits = piece.strip_prefix("<0x")?.strip_suffix('>')?;
+    let is_hex = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    is_hex.then(|| u8::from_str_radix(digits, 16).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use sentencepiece_model::{ModelProto, NormalizerSpec, SentencePiece, TrainerSpec};
+
+    use super::*;
+    use crate::tokenizer::Tokenizer;
+
+    /// The protobuf of a small model in Gemma's form; `more` pieces come at its end.
+    fn model(more: &[(&str, Type)]) -> Vec<u8> {
+        let mut pieces = vec![
+            ("<pad>".to_owned(), Type::Control),
+            ("<eos>".to_owned(), Type::Control),
+            ("<bos>".to_owned(), Type::Control),
+            ("<unk>".to_owned(), Type::Unknown),
+            ("<start_of_turn>".to_owned(), Type::UserDefined),
+            ("\n\n".to_owned(), Type::UserDefined),
+        ];
+        pieces.extend((0..=255).map(|byte| (format!("<0x{byte:02X}>"), Type::Byte)));
+        pieces.extend(
+            ["\u{2581}a", "ab", "\u{2581}\u{2581}", "\u{2581}", "a", "b"]
+                .map(|p| (p.to_owned(), Type::Normal)),
+        );
+        pieces.extend(more.iter().map(|&(piece, kind)| (piece.to_owned(), kind)));
+        let pieces = pieces
+            .into_iter()
+            .enumerate()
+            .map(|(id, (piece, kind))| SentencePiece {
+                piece: Some(piece),
+                score: Some(-(id as f32)),
+                r#type: Some(kind.into()),
+            });
+        let model = ModelProto {
+            pieces: pieces.collect(),
+            trainer_spec: Some(TrainerSpec {
+                model_type: Some(sentencepiece_model::ModelType::Bpe.into()),
+                byte_fallback: Some(true),
+                pad_id: Some(0),
+                eos_id: Some(1),
+                bos_id: Some(2),
+                unk_id: Some(3),
+                pad_piece: Some("<pad>".to_owned()),
+                eos_piece: Some("<eos>".to_owned()),
+                ..TrainerSpec::default()
+            }),
+            normalizer_spec: Some(NormalizerSpec {
+                name: Some("identity".to_owned()),
+                add_dummy_prefix: Some(false),
+                remove_extra_whitespaces: Some(false),
+                ..NormalizerSpec::default()
+            }),
+            ..ModelProto::default()
+        };
+        prost::Message::encode_to_vec(&model)
+    }
+
+    fn tokenizer() -> Tokenizer {
+        Tokenizer::from_model(Path::new("tokenizer.model"), &model(&[]), Some(2)).unwrap()
+    }
+
+    /// The id of a byte's piece.
+    fn byte(byte: u8) -> u32 {
+        6 + u32::from(byte)
+    }
+
+    const FIRST_TEXT: u32 = 6 + 256;
+
+    #[test]
+    fn texts_become_pieces_bytes_and_specials() {
+        let tokenizer = tokenizer();
+        let [space_a, ab, spaces, space, a] = [0, 1, 2, 3, 4].map(|n| FIRST_TEXT + n);
+        for (text, ids) in [
+            ("", vec![]),
+            ("ab a", vec![ab, space_a]),
+            ("   ", vec![spaces, space]),
+            ("a\u{20ac}", vec![a, byte(0xe2), byte(0x82), byte(0xac)]),
+            ("<start_of_turn>a\n\n", vec![4, a, 5]),
+            (
+                "<bos><bos>a<eos><unk>b<bos",
+                vec![
+                    a,
+                    1,
+                    3,
+                    FIRST_TEXT + 5,
+                    byte(b'<'),
+                    FIRST_TEXT + 5,
+                    byte(b'o'),
+                    byte(b's'),
+                ],
+            ),
+        ] {
+            let expected = [vec![2], ids].concat();
+            assert_eq!(tokenizer.encode(text).unwrap(), expected, "{text:?}");
+        }
+        assert_eq!(tokenizer.vocabulary_size(), 268);
+    }
+
+    #[test]
+    fn ids_become_text_again() {
+        let tokenizer = tokenizer();
+        for text in ["ab a", "   ", "a\u{20ac}\u{1f600}b", "\n\na"] {
+            let ids = tokenizer.encode(text).unwrap();
+            assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        }
+        let broken = [byte(0xe2), byte(0x82), FIRST_TEXT + 4, byte(b'a')];
+        assert_eq!(tokenizer.decode(&broken).unwrap(), "\u{fffd}\u{fffd}aa");
+        assert_eq!(
+            tokenizer.decode(&[0, 1, 2, 3, 4, 999_999]).unwrap(),
+            "",
+            "special or nothing"
+        );
+    }
+
+    #[test]
+    fn bytes_at_the_end_are_not_settled() {
+        let tokenizer = tokenizer();
+        let a = FIRST_TEXT + 4;
+        assert_eq!(
+            tokenizer.settled(&[byte(1), a, byte(2), byte(3)]),
+            [byte(1), a]
+        );
+        assert_eq!(tokenizer.settled(&[a, 2]), [a, 2]);
+        assert_eq!(tokenizer.settled(&[byte(1)]), [0; 0]);
+    }
+
+    #[test]
+    fn a_file_cut_short_anywhere_is_an_error_of_one_line_or_a_smaller_tokenizer() {
+        let whole = model(&[]);
+        for len in (0..whole.len()).step_by(7) {
+            match Tokenizer::from_model(Path::new("tokenizer.model"), &whole[..len], Some(2)) {
+                // Protobuf has no end: what is left may be whole fields.
+                Ok(tokenizer) => assert!(tokenizer.vocabulary_size() <= 268),
+                Err(error) => {
+                    let message = error.to_string();
+                    assert!(
+                        message.starts_with("tokenizer.model: not a tokenizer: "),
+                        "{message}"
+                    );
+                    assert!(!message.contains('\n'), "{message}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_that_cannot_be_are_refused() {
+        let long = "x".repeat(MAX_PIECE + 1);
+        for (piece, kind, said) in [
+            ("", Type::Normal, "piece 268 has 0 bytes"),
+            (long.as_str(), Type::Normal, "piece 268 has 513 bytes"),
+            ("<0xGG>", Type::Byte, "piece 268 is a byte"),
+        ] {
+            let Err(error) = Tokenizer::from_model(Path::new("t"), &model(&[(piece, kind)]), None)
+            else {
+                panic!("{piece:?} is a piece");
+            };
+            assert!(error.to_string().contains(said), "{error}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The commands, with names on the Hub instead of folders.
+
+use std::fs;
+
+use predicates::prelude::*;
+
+use crate::common::{data, fails_naming};
+use crate::support::{Hub, REPO, add_checkpoint};
+
+#[test]
+fn a_model_from_the_hub_gives_the_tokens_that_its_folder_gives() {
+    let hub = Hub::new();
+    add_checkpoint(&hub, "flax", &data("gemma-small"));
+    hub.server.add(
+        REPO,
+        "main",
+        &[("config.json", b"{}"), ("model.safetensors", b"not wanted")],
+    );
+    let folder = data("gemma-small");
+    let prompts = [
+        "It is a truth",
+        "The",
+        "--format",
+        "jsonl",
+        "--max-new-tokens",
+        "8",
+    ];
+    let run = |model: &[&str]| {
+        let args = [&["generate", "--model"], model, &prompts].concat();
+        let output = hub.command(&args).output().expect("it runs");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{stderr}");
+        (String::from_utf8(output.stdout).expect("text"), stderr)
+    };
+    let (expected, _) = run(&[folder.to_str().expect("a name")]);
+    assert_eq!(expected.lines().count(), 2);
+    for model in [&[REPO, "--revision", "flax"][..], &[REPO]] {
+        let (found, stderr) = run(model);
+        assert_eq!(found, expected);
+        assert!(
+            stderr.contains("google/gemma-small: flax_model.msgpack of revision flax"),
+            "{stderr}"
+        );
+    }
+}
+
+#[test]
+fn a_sharded_model_from_the_hub_is_inspected_and_converted() {
+    let hub = Hub::new();
+    add_checkpoint(&hub, "main", &data("random-sharded"));
+    let output = hub.command(&["inspect", REPO, "--json"]).assert().success();
+    let report: serde_json::Value =
+        serde_json::from_slice(&output.get_output().stdout).expect("one object");
+    assert_eq!(report["fit"]["fits"], true);
+    assert_eq!(report["files"].as_array().map(Vec::len), Some(5));
+
+    let to = hub.home.path().join("converted");
+    hub.command(&[
+        "convert",
+        REPO,
+        to.to_str().expect("a name"),
+        "--to",
+        "npz",
+        "--revision",
+        "main",
+    ])
+    .env("HF_HUB_OFFLINE", "1")
+    .assert()
+    .success();
+    assert!(to.join("flax_model.npz").is_file() && to.join("config.json").is_file());
+    assert!(!to.join("config.json").is_symlink());
+}
+
+#[test]
+fn a_model_from_the_hub_is_compared_with_flax() {
+    let hub = Hub::new();
+    add_checkpoint(&hub, "flax", &data("random-mha"));
+    let reference = data("random-mha").join("reference-float32.npz");
+    hub.command(&["parity", "--model", REPO, "--revision", "flax"])
+        .arg(reference)
+        .assert()
+        .success()
+        .stdout(predicate::str::contains("within tolerance"));
+}
+
+#[test]
+fn a_folder_wins_over_a_name_on_the_hub() {
+    let hub = Hub::new();
+    let there = hub.home.path().join(REPO);
+    fs::create_dir_all(&there).expect("made");
+    for entry in fs::read_dir(data("random-mha")).expect("listed") {
+        let path = entry.expect("listed").path();
+        fs::copy(&path, there.join(path.file_name().expect("a name"))).expect("copied");
+    }
+    hub.command(&["inspect", REPO])
+        .current_dir(hub.home.path())
+        .assert()
+        .success()
+        .stderr("");
+    hub.command(&["inspect", REPO, "--revision", "flax"])
+        .current_dir(hub.home.path())
+        .assert()
+        .success()
+        .stderr(predicate::str::contains("warning: --revision flax"));
+    assert!(hub.server.requests().is_empty());
+}
+
+#[test]
+fn what_is_neither_a_folder_nor_a_name_says_so() {
+    let hub = Hub::new();
+    for model in [
+        "gemma",
+        "./gemma",
+        "/no/such/gemma",
+        "a/b/c",
+        "google/gemma--2b",
+    ] {
+        for command in [
+            &["inspect", model][..],
+            &["generate", "x", "--model", model],
+        ] {
+            fails_naming(
+                &mut hub.command(command),
+                &[model, "no such file or folder", "not a name on the Hub"],
+            );
+        }
+    }
+    fails_naming(
+        &mut hub.command(&["inspect", "google/gemma-3b"]),
+        &[
+            "google/gemma-3b: no such file or folder",
+            "no such repository on http://127.0.0.1",
+        ],
+    );
+    assert!(
+        hub.server
+            .requests()
+            .iter()
+            .all(|request| request.path.contains("gemma-3b"))
+    );
+}
+
+#[test]
+fn the_tokens_variable_and_the_stored_token_open_a_gate() {
+    let hub = Hub::new();
+    add_checkpoint(&hub, "main", &data("random-mha"));
+    hub.server.state().gate = Some(("hf_right".to_owned(), 403, "GatedRepo"));
+    fails_naming(
+        &mut hub.command(&["inspect", REPO]),
+        &[
+            "accept the licence on http://127.0.0.1",
+            "/google/gemma-small",
+            "HF_TOKEN",
+        ],
+    );
+    hub.command(&["inspect", REPO])
+        .env("HF_TOKEN", "hf_right")
+        .assert()
+        .success();
+    fs::remove_dir_all(hub.repo_folder()).expect("removed");
+    fs::write(hub.home.path().join("token"), "hf_right\n").expect("written");
+    hub.command(&["inspect", REPO]).assert().success();
+}
+
+#[test]
+fn a_missing_revision_is_named_with_those_that_there_are() {
+    let hub = Hub::new();
+    add_checkpoint(&hub, "main", &data("random-mha"));
+    fails_naming(
+        &mut hub.command(&["inspect", REPO, "--revision", "flax"]),
+        &["google/gemma-small: no revision \"flax\"; there are: main"],
+    );
+}
+
+#[test]
+fn nothing_but_the_line_is_printed_where_there_is_no_terminal() {
+    let hub = Hub::new();
+    add_checkpoint(&hub, "main", &data("random-mha"));
+    let output = hub
+        .command(&["inspect", REPO, "--json"])
+        .output()
+        .expect("it runs");
+    let stderr = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(
+        !stderr.contains('\r') && !stderr.contains('\x1b'),
+        "{stderr:?}"
+    );
+    serde_json::from_slice::<serde_json::Value>(&output.stdout)
+        .expect("one object and nothing else");
+}
