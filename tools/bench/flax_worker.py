@@ -58,7 +58,9 @@ class Contestant:
         """Jitted `generate`, compiled for these sizes."""
 
         def run(params, ids, mask):
-            options = {"max_new_tokens": new_tokens, "do_sample": False, "eos_token_id": -1, "pad_token_id": 0}
+            # The end of a sequence is an id that no token has.
+            eos = self.model.config.vocab_size
+            options = {"max_new_tokens": new_tokens, "do_sample": False, "eos_token_id": eos, "pad_token_id": 0}
             return self.model.generate(ids, attention_mask=mask, params=params, **options).sequences
 
         return self.compile(("generate", batch, prompt, new_tokens), run, batch, prompt)
