@@ -1,6 +1,7 @@
 //! Gemma from JAX/Flax weights, lowered to XLA HLO and run through the PJRT C API.
 
 mod cache_dir;
+pub mod bench;
 pub mod checkpoint;
 pub mod cli;
 pub mod compile_cache;

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Raw arguments are turned once into checked options.
 
+mod bench;
 mod convert;
 mod generate;
 mod input;
@@ -28,6 +29,11 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// Compare with what Flax computed
     Parity(parity::ParityArgs),
+    /// Measure how fast a model runs, beside what memory allows
+    Bench(bench::BenchArgs),
+    /// Print how fast this machine reads memory, in GB/s; bench runs it as a process of its own
+    #[command(hide = true)]
+    ReadBandwidth,
     /// Say what a checkpoint has, and whether it fits its configuration
     Inspect(inspect::InspectArgs),
     /// Write a checkpoint in another form
@@ -66,6 +72,8 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Generate(args) => generate::run(&args),
         Command::Parity(args) => parity::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::ReadBandwidth => bench::print_read_bandwidth(),
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Plugin(command) => plugin::run(&command),

@@ -1,6 +1,6 @@
 //! One batch on its way: left-padded prompts, a prefill, then decode loops on the device.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::buckets::{cache_bucket, prompt_bucket};
 use super::devices::PerDevice;
@@ -80,12 +80,13 @@ impl<'a> BatchRun<'a> {
         let layout = self.rows_layout;
         let mut reported = 0;
 
-        let (first_tokens, mut caches) = self.prefill(PrefillShape {
+        let (first_tokens, mut caches, took) = self.prefill(PrefillShape {
             batch: layout.prefill,
             prompt,
             rows: layout.decode,
             cache,
         })?;
+        observer.prefilled(took);
         let mut token = vec![self.pad(); layout.decode_rows()];
         let mut position = vec![0; layout.decode_rows()];
         for (row, prompt) in self.prompts.iter().enumerate() {
@@ -124,6 +125,7 @@ impl<'a> BatchRun<'a> {
                 token: &token,
             };
             let chunk = self.decode(state, &key_mask, caches)?;
+            observer.decoded(chunk.steps, chunk.took);
             caches = chunk.caches;
             slot += chunk.steps;
             position.iter_mut().for_each(|p| *p += chunk.steps as i32);
@@ -152,8 +154,8 @@ impl<'a> BatchRun<'a> {
         mask
     }
 
-    /// Runs the prompts, padded on the left to `shape.prompt`: the next token of each row, and the caches.
-    fn prefill(&self, shape: PrefillShape) -> Result<(Vec<i32>, Vec<PerDevice>)> {
+    /// Runs the prompts, padded on the left to `shape.prompt`: the next token of each row, the caches, and the time it took.
+    fn prefill(&self, shape: PrefillShape) -> Result<(Vec<i32>, Vec<PerDevice>, Duration)> {
         let program = self.engine.program(ProgramKey::Prefill(shape))?;
         let start = Instant::now();
         let rows = self.rows_layout.prefill_rows();
@@ -177,8 +179,9 @@ impl<'a> BatchRun<'a> {
         expect_results("prefill", &results, expected)?;
         let caches = results.split_off(1);
         let first_tokens = devices.rows_s32(&results[0])?;
-        self.engine.record(|times| times.prefill += start.elapsed());
-        Ok((first_tokens, caches))
+        let took = start.elapsed();
+        self.engine.record(|times| times.prefill += took);
+        Ok((first_tokens, caches, took))
     }
 
     fn decode(
@@ -217,6 +220,7 @@ impl<'a> BatchRun<'a> {
             steps: usize::try_from(steps).unwrap_or(0).min(input.limit),
             last: devices.rows_s32(&results[decode_result::LAST])?,
             caches,
+            took: start.elapsed(),
         };
         if chunk.steps == 0 {
             // The loop ends early only when all rows are done, and then it is not called.
@@ -226,7 +230,7 @@ impl<'a> BatchRun<'a> {
                 found: "none".into(),
             });
         }
-        engine.record(|times| times.decode += start.elapsed());
+        engine.record(|times| times.decode += chunk.took);
         Ok(chunk)
     }
 
@@ -294,6 +298,7 @@ struct DecodeChunk {
     steps: usize,
     last: Vec<i32>,
     caches: Vec<PerDevice>,
+    took: Duration,
 }
 
 /// Where the rows of a batch lie: equal numbers of them in each group of the data axis, and more in the decode program than in

@@ -43,6 +43,8 @@ pub struct EngineOptions {
     pub mesh: Mesh,
     /// Where compiled programs are kept between runs.
     pub compile_cache: CompileCache,
+    /// Whether rows go on past an end-of-sequence token, for measuring: the programs then know of none.
+    pub ignore_eos: bool,
 }
 
 impl Default for EngineOptions {
@@ -53,6 +55,7 @@ impl Default for EngineOptions {
             cpu_devices: None,
             mesh: Mesh::SINGLE,
             compile_cache: CompileCache::default(),
+            ignore_eos: false,
         }
     }
 }
@@ -101,7 +104,12 @@ impl Engine {
         options: &EngineOptions,
         progress: impl Fn(u64, u64) + Sync,
     ) -> Result<Self> {
-        let config = GemmaConfig::from_dir(dir)?;
+        let mut config = GemmaConfig::from_dir(dir)?;
+        if options.ignore_eos {
+            // Rows that have ended are padded with what pads them otherwise.
+            config.pad_token_id = Some(config.padding_id());
+            config.eos_token_ids.clear();
+        }
         let checkpoint = Checkpoint::open(dir)?;
         // Whether the checkpoint fits is known from its index: say so before a plugin is loaded.
         let compute = match options.dtype {
@@ -167,6 +175,14 @@ impl Engine {
     /// How long things took so far.
     pub fn times(&self) -> Times {
         *self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets the programs compiled so far: the next use of each takes it from the compiler again.
+    pub fn forget_programs(&self) {
+        self.programs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 
     fn record(&self, update: impl FnOnce(&mut Times)) {
