@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod model;
 pub mod parity;
 pub mod pjrt;
+pub mod plan;
 pub mod plugin;
 pub mod sharding;
 pub mod tokenizer;

@@ -7,6 +7,7 @@ mod inspect;
 mod model;
 mod output;
 mod parity;
+mod plan;
 mod plugin;
 
 use std::process::ExitCode;
@@ -27,6 +28,8 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// Compare with what Flax computed
     Parity(parity::ParityArgs),
+    /// Say whether a model fits on a slice of TPUs and what a step costs there, without a TPU
+    Plan(plan::PlanArgs),
     /// Say what a checkpoint has, and whether it fits its configuration
     Inspect(inspect::InspectArgs),
     /// Write a checkpoint in another form
@@ -55,6 +58,12 @@ pub fn main() -> ExitCode {
     }
     // clap prints usage errors itself and exits with 2.
     let cli = Cli::parse();
+    if matches!(cli.command, Command::Plan(_))
+        && let Err(error) =
+            crate::pjrt::environment::set_defaults(crate::plugin::tpu_compile_environment())
+    {
+        eprintln!("warning: {error}");
+    }
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("GEMMA_XLA_LOG")
@@ -65,6 +74,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Generate(args) => generate::run(&args),
         Command::Parity(args) => parity::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Plugin(command) => plugin::run(&command),
