@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use gemma_xla::bench::bandwidth::read_bandwidth;
 use gemma_xla::bench::median;
-use gemma_xla::kernel::{self, Form, Sizes, TARGET, multiply};
+use gemma_xla::kernel::{self, Form, MATMUL, Sizes, multiply};
 use gemma_xla::pjrt::{Client, CompileOptions, ExecuteOptions, HostBuffer, Plugin};
 use gemma_xla::plugin;
 use half::bf16;
@@ -109,7 +109,7 @@ fn turn(
     let project = |b: &Builder, x: Value, w: Value, outputs: i64| {
         let y = if kernel {
             let result = Shape::array(ElementType::F32, &[rows, outputs]);
-            b.custom_call(TARGET, &[x, w], result, CustomCallOptions::default())?
+            b.custom_call(MATMUL, &[x, w], result, CustomCallOptions::default())?
         } else {
             let dims = DotDims {
                 lhs_contracting: vec![1],

@@ -1,7 +1,7 @@
 //! Gemma from JAX/Flax weights, lowered to XLA HLO and run through the PJRT C API.
 
-mod cache_dir;
 pub mod bench;
+mod cache_dir;
 pub mod checkpoint;
 pub mod cli;
 pub mod compile_cache;
@@ -13,6 +13,7 @@ pub mod kernel;
 pub mod model;
 pub mod parity;
 pub mod pjrt;
+pub mod plan;
 pub mod plugin;
 pub mod sharding;
 pub mod tokenizer;

@@ -8,6 +8,7 @@ mod inspect;
 mod model;
 mod output;
 mod parity;
+mod plan;
 mod plugin;
 mod source;
 
@@ -34,6 +35,8 @@ enum Command {
     /// Print how fast this machine reads memory, in GB/s; bench runs it as a process of its own
     #[command(hide = true)]
     ReadBandwidth,
+    /// Say whether a model fits on a slice of TPUs and what a step costs there, without a TPU
+    Plan(plan::PlanArgs),
     /// Say what a checkpoint has, and whether it fits its configuration
     Inspect(inspect::InspectArgs),
     /// Write a checkpoint in another form
@@ -62,6 +65,12 @@ pub fn main() -> ExitCode {
     }
     // clap prints usage errors itself and exits with 2.
     let cli = Cli::parse();
+    if matches!(cli.command, Command::Plan(_))
+        && let Err(error) =
+            crate::pjrt::environment::set_defaults(crate::plugin::tpu_compile_environment())
+    {
+        eprintln!("warning: {error}");
+    }
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("GEMMA_XLA_LOG")
@@ -74,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Parity(args) => parity::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::ReadBandwidth => bench::print_read_bandwidth(),
+        Command::Plan(args) => plan::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Plugin(command) => plugin::run(&command),

@@ -2,15 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::buckets::{cache_bucket, prompt_bucket};
 use super::devices::PerDevice;
 use super::generate::{FinishReason, GenerateOptions, GenerateSummary, Generation, Observer};
+use super::programs::{BatchPrograms, CHUNK};
 use super::{Engine, Error, ProgramKey, Result};
 use crate::model::programs::{DecodeShape, PrefillShape, decode_result};
 use crate::sharding::Mesh;
 
-/// Steps that one call of the decode program can run. Between calls the host looks at the tokens, and notices an interruption.
-const CHUNK: usize = 32;
 /// Steps a call when somebody watches the tokens come.
 const STREAMED_CHUNK: usize = 1;
 
@@ -75,17 +73,13 @@ impl<'a> BatchRun<'a> {
     ) -> Result<()> {
         let longest = self.prompts.iter().map(Vec::len).max().unwrap_or(1);
         let new_tokens = self.rows.iter().map(|row| row.limit).max().unwrap_or(1);
-        let prompt = prompt_bucket(longest);
-        let cache = cache_bucket(prompt + new_tokens);
         let layout = self.rows_layout;
+        let rows = layout.prefill_rows();
+        let programs = BatchPrograms::new(&self.engine.spec, rows, longest, new_tokens);
+        let PrefillShape { prompt, cache, .. } = programs.prefill;
         let mut reported = 0;
 
-        let (first_tokens, mut caches, took) = self.prefill(PrefillShape {
-            batch: layout.prefill,
-            prompt,
-            rows: layout.decode,
-            cache,
-        })?;
+        let (first_tokens, mut caches, took) = self.prefill(programs.prefill)?;
         observer.prefilled(took);
         let mut token = vec![self.pad(); layout.decode_rows()];
         let mut position = vec![0; layout.decode_rows()];
@@ -114,11 +108,7 @@ impl<'a> BatchRun<'a> {
                 .unwrap_or(0);
             let step = if self.stream { STREAMED_CHUNK } else { CHUNK };
             let state = DecodeInput {
-                shape: DecodeShape {
-                    rows: layout.decode,
-                    cache,
-                    chunk: CHUNK,
-                },
+                shape: programs.decode,
                 limit: left.min(step),
                 slot,
                 position: &position,

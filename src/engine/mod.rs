@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 pub use error::{Error, Result};
 pub use forward::ForwardOutput;
 pub use generate::{FinishReason, GenerateOptions, GenerateSummary, Generation, Observer};
+pub use programs::{BatchPrograms, ProgramKey};
 
 use crate::checkpoint::Checkpoint;
 use crate::compile_cache::{CompileCache, Origin};
@@ -28,7 +29,6 @@ use crate::pjrt::{Client, Device, Executable, NamedValue, Plugin};
 use crate::plugin;
 use crate::sharding::{Geometry, Mesh};
 use devices::{Devices, PerDevice};
-use programs::ProgramKey;
 
 /// How an [`Engine`] is made.
 #[derive(Clone, Debug)]
@@ -278,7 +278,7 @@ fn open_client(options: &EngineOptions) -> Result<Client> {
 }
 
 /// The dtype that a checkpoint is computed in unless another is asked for: that of its embedding.
-fn checkpoint_dtype(checkpoint: &Checkpoint, config: &GemmaConfig) -> Result<DType> {
+pub(crate) fn checkpoint_dtype(checkpoint: &Checkpoint, config: &GemmaConfig) -> Result<DType> {
     let shape = [config.vocab_size, config.hidden_size];
     Ok(checkpoint.require(EMBEDDING, &shape)?.dtype())
 }

@@ -11,6 +11,7 @@ mod attention;
 mod block;
 mod cache;
 mod collectives;
+mod distribution;
 mod embedding;
 mod head;
 mod lowering;
@@ -21,6 +22,7 @@ pub mod programs;
 mod rope;
 mod sampling;
 
+pub use distribution::{Distributed, Distribution, Replicated, SplitDimension};
 pub use parameters::{EMBEDDING, KernelLayout, ParameterSpec, Role, parameters};
 pub use rope::RopeTables;
 
