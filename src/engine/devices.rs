@@ -1,6 +1,7 @@
 //! Buffers over a mesh: one on each device, and how rows of a batch go to and come from them.
 
 use super::{Error, Result};
+use crate::executables;
 use crate::pjrt::{Buffer, Client, Device, Executable, ExecuteOptions};
 use crate::sharding::Mesh;
 
@@ -51,6 +52,19 @@ impl Devices {
     /// The device of each replica.
     pub fn all(&self) -> &[Device] {
         &self.devices
+    }
+
+    /// What executables for these devices are compiled for.
+    pub fn target(&self) -> Result<executables::Target> {
+        let kind = self.devices.first().map_or("", Device::kind);
+        let platform = self.client.platform_name();
+        Ok(executables::Target::new(
+            self.client.plugin(),
+            platform,
+            kind,
+            None,
+            self.mesh,
+        )?)
     }
 
     /// The ids of the devices, as a compiler takes them.

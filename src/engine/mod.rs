@@ -10,10 +10,11 @@ mod load;
 mod programs;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use buckets::cache_lengths;
 pub use error::{Error, Result};
 pub use forward::ForwardOutput;
 pub use generate::{FinishReason, GenerateOptions, GenerateSummary, Generation, Observer};
@@ -23,6 +24,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compile_cache::{CompileCache, Origin};
 use crate::config::{FLAX_ROPE_THETA, GemmaConfig};
 use crate::dtype::DType;
+use crate::executables::{self, SavedExecutables};
 use crate::kernel;
 use crate::model::{DeviceTraits, EMBEDDING, ModelSpec, RopeTables, parameters};
 use crate::pjrt::{Client, Device, Executable, NamedValue, Plugin};
@@ -43,6 +45,8 @@ pub struct EngineOptions {
     pub mesh: Mesh,
     /// Where compiled programs are kept between runs.
     pub compile_cache: CompileCache,
+    /// A folder of executables to load instead of compiling: what `plan --save` or [`Engine::save_executables`] wrote.
+    pub executables: Option<PathBuf>,
     /// Whether rows go on past an end-of-sequence token, for measuring: the programs then know of none.
     pub ignore_eos: bool,
 }
@@ -55,6 +59,7 @@ impl Default for EngineOptions {
             cpu_devices: None,
             mesh: Mesh::SINGLE,
             compile_cache: CompileCache::default(),
+            executables: None,
             ignore_eos: false,
         }
     }
@@ -66,6 +71,7 @@ pub struct Engine {
     spec: ModelSpec,
     weights: Vec<PerDevice>,
     compile_cache: CompileCache,
+    executables: Option<SavedExecutables>,
     programs: Mutex<HashMap<ProgramKey, Program>>,
     times: Mutex<Times>,
 }
@@ -126,6 +132,11 @@ impl Engine {
         // Whether the model can be split at all does not hang on the device: say so before a plugin is loaded.
         Geometry::new(&config, options.mesh)?;
         let devices = Devices::new(open_client(options)?, options.mesh)?;
+        let executables = options
+            .executables
+            .as_deref()
+            .map(|folder| -> Result<_> { Ok(SavedExecutables::open(folder, &devices.target()?)?) })
+            .transpose()?;
         let mut traits = DeviceTraits::for_platform(devices.client().platform_name());
         traits.kernels = kernel::register(devices.client())?;
         let spec = ModelSpec::new(config, compute, traits, options.mesh, stored)?;
@@ -154,6 +165,7 @@ impl Engine {
             spec,
             weights,
             compile_cache: options.compile_cache.clone(),
+            executables,
             programs: Mutex::default(),
             times: Mutex::new(Times {
                 load,
@@ -199,9 +211,17 @@ impl Engine {
         let start = Instant::now();
         let module = key.lower(&self.spec)?;
         let options = key.compile_options(&self.devices.assignment());
-        let (executable, origin) =
-            self.compile_cache
-                .load_or_compile(self.devices.client(), &module, &options)?;
+        let client = self.devices.client();
+        let (executable, origin) = match &self.executables {
+            Some(saved) => {
+                let wanted = key.manifest_entry(String::new());
+                let executable = saved.load(client, &wanted, &module, &options)?;
+                (executable, Origin::Cached)
+            }
+            None => self
+                .compile_cache
+                .load_or_compile(client, &module, &options)?,
+        };
         let elapsed = start.elapsed();
         tracing::debug!(?key, ?origin, ?elapsed, "program");
         self.record(|times| match origin {
@@ -214,6 +234,37 @@ impl Engine {
         };
         programs.insert(key, program.clone());
         Ok(program)
+    }
+
+    /// Saves the two programs that a batch of `batch` prompts runs in, the longest of `prompt_tokens` tokens and with up to
+    /// `new_tokens` after each, in `folder`: another engine of the same model on the same kind of devices then need not compile them.
+    ///
+    /// # Errors
+    /// A compiler that fails, a plugin that cannot serialize, a folder that cannot be written to.
+    pub fn save_executables(
+        &self,
+        folder: &Path,
+        batch: usize,
+        prompt_tokens: usize,
+        new_tokens: usize,
+    ) -> Result<PathBuf> {
+        let programs = BatchPrograms::new(&self.spec, batch, prompt_tokens, new_tokens);
+        let saved = [
+            ProgramKey::Prefill(programs.prefill),
+            ProgramKey::Decode(programs.decode),
+        ]
+        .into_iter()
+        .map(|key| {
+            let module = key.lower(&self.spec)?;
+            let options = key.compile_options(&self.devices.assignment());
+            let hash = executables::program_hash(&module, &options)?;
+            Ok(executables::NewExecutable {
+                entry: key.manifest_entry(hash),
+                bytes: self.program(key)?.executable.serialize()?,
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+        Ok(executables::save(folder, &self.devices.target()?, saved)?)
     }
 
     /// The rotation tables for `positions`, sine first.

@@ -1,6 +1,7 @@
 //! The programs that generation and comparison need, by their shapes, and how each is compiled.
 
 use super::buckets::{cache_bucket, prompt_bucket};
+use crate::executables::Entry;
 use crate::model::ModelSpec;
 use crate::model::programs::{self, DecodeShape, PrefillShape};
 use crate::pjrt::{CompileOptions, OptionValue};
@@ -67,6 +68,43 @@ impl ProgramKey {
             ProgramKey::Prefill(shape) => programs::prefill(spec, shape),
             ProgramKey::Decode(shape) => programs::decode(spec, shape),
             ProgramKey::Forward { batch, length } => programs::forward(spec, batch, length),
+        }
+    }
+
+    /// What a manifest of executables says of the program: its name and shapes, and the hash of what is compiled.
+    pub(crate) fn manifest_entry(self, program_hash: String) -> Entry {
+        let (program, shapes) = match self {
+            ProgramKey::Prefill(shape) => (
+                "prefill",
+                vec![
+                    ("batch", shape.batch),
+                    ("prompt", shape.prompt),
+                    ("rows", shape.rows),
+                    ("cache", shape.cache),
+                ],
+            ),
+            ProgramKey::Decode(shape) => (
+                "decode",
+                vec![
+                    ("rows", shape.rows),
+                    ("cache", shape.cache),
+                    ("chunk", shape.chunk),
+                ],
+            ),
+            ProgramKey::Forward { batch, length } => {
+                ("forward", vec![("batch", batch), ("length", length)])
+            }
+        };
+        Entry {
+            program: program.to_owned(),
+            shapes: shapes
+                .into_iter()
+                .map(|(name, size)| (name.to_owned(), size))
+                .collect(),
+            program_hash,
+            file: String::new(),
+            sha256: String::new(),
+            bytes: 0,
         }
     }
 

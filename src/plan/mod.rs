@@ -8,6 +8,8 @@ mod measure;
 mod optimized;
 mod report;
 mod roofline;
+mod save;
+mod search;
 mod source;
 mod topologies;
 
@@ -15,9 +17,12 @@ pub use chips::{CHIPS, Chip};
 pub use compile::TooLarge;
 pub use error::{Error, Result};
 pub use optimized::{Collective, Executed};
-pub use report::{Largest, Memory, ParameterTotals, PerProgram, Report, Roofline};
+pub use report::{Bounds, Largest, Memory, ParameterTotals, PerProgram, Report, Roofline};
 pub use source::Source;
 pub use topologies::Slice;
+
+use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::dtype::DType;
 use crate::engine::{BatchPrograms, ProgramKey};
@@ -27,6 +32,7 @@ use crate::plugin;
 use crate::sharding::Mesh;
 use compile::Target;
 use measure::{Measured, measure};
+use search::Search;
 
 /// What to plan for.
 #[derive(Clone, Debug)]
@@ -45,6 +51,10 @@ pub struct Request {
     pub max_length: usize,
     /// Tokens of the longest prompt; where none is given, the largest power of two in half of the length.
     pub prompt_tokens: Option<usize>,
+    /// Within this time compiles for other batches and lengths are begun, to find the largest that fit. None where it is zero.
+    pub search: Duration,
+    /// A folder to save the compiled programs in.
+    pub save: Option<PathBuf>,
     /// How many of the costliest instructions of each program to list.
     pub instructions: usize,
 }
@@ -78,6 +88,16 @@ pub fn plan(request: &Request) -> Result<Report> {
     let both = PerProgram {
         prefill: prefill.fits(),
         decode: decode.fits(),
+    };
+    let saved = match &request.save {
+        Some(folder) => Some(save::save(
+            folder,
+            &target,
+            &spec,
+            &programs,
+            [&prefill, &decode],
+        )?),
+        None => None,
     };
     let cycles = both.cycles();
     let roofline = Roofline::of(&spec, &programs, slice.chip);
@@ -119,7 +139,8 @@ pub fn plan(request: &Request) -> Result<Report> {
         compiler_bytes_accessed: both.map(|cost| cost.compiler_bytes_accessed),
         collectives: both.of_executed(Collective::by_kind),
         roofline,
-        largest: None,
+        largest: Search::new(&target, &spec, request).run()?,
+        saved,
         instructions: (listed > 0)
             .then(|| both.of_executed(|executed| optimized::costliest(executed, listed))),
     })
@@ -142,10 +163,7 @@ impl Request {
             return wrong("--max-length", problem);
         }
         match self.prompt_tokens {
-            None => {
-                let half = self.max_length / 2;
-                Ok(1 << half.ilog2())
-            }
+            None => Ok(default_prompt_tokens(self.max_length)),
             Some(tokens) if tokens == 0 || tokens >= self.max_length => wrong(
                 "--prompt-tokens",
                 format!(
@@ -156,6 +174,12 @@ impl Request {
             Some(tokens) => Ok(tokens),
         }
     }
+}
+
+/// The largest power of two in half of a length of at least 2: what remains is as long or longer, and the caches are no longer than
+/// the length needs.
+fn default_prompt_tokens(max_length: usize) -> usize {
+    1 << (max_length / 2).max(1).ilog2()
 }
 
 /// Compiles both programs at the same time: the compiler works on one thread each.

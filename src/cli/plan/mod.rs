@@ -3,11 +3,14 @@
 mod table;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 
 use super::Outcome;
+use super::source::locate;
 use crate::dtype::DType;
+use crate::hub::Wanted;
 use crate::plan::{self, Request, Source};
 use crate::sharding::Mesh;
 
@@ -15,9 +18,12 @@ use crate::sharding::Mesh;
 #[derive(Args)]
 #[command(group(ArgGroup::new("what").required(true).args(["model", "geometry"])))]
 pub struct PlanArgs {
-    /// Folder with config.json; weights may be missing
-    #[arg(long, value_name = "DIR")]
+    /// Folder with config.json, weights may be missing; or a model on the Hub
+    #[arg(long, value_name = "DIR|HUB_ID")]
     model: Option<PathBuf>,
+    /// Branch, tag or commit of a model on the Hub
+    #[arg(long, requires = "model")]
+    revision: Option<String>,
     /// A published model's geometry instead: gemma-2b or gemma-7b
     #[arg(long, value_name = "NAME")]
     geometry: Option<String>,
@@ -39,6 +45,12 @@ pub struct PlanArgs {
     /// Dtype to compute in: bf16, f16 or f32 [default: the checkpoint's; bf16 for a geometry]
     #[arg(long)]
     dtype: Option<DType>,
+    /// Look for the largest batch and length that fit: begin no compile for that after S seconds; 0 not to look
+    #[arg(long, value_name = "S", default_value_t = 120)]
+    search_seconds: u64,
+    /// Save the compiled programs in a folder, for `generate --executables`
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
     /// List the N costliest instructions of the prefill and of a decode step
     #[arg(long, value_name = "N", default_value_t = 0)]
     instructions: usize,
@@ -50,7 +62,10 @@ pub struct PlanArgs {
 /// Runs the command.
 pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     let source = match (&args.model, &args.geometry) {
-        (Some(folder), _) => Source::Folder(folder.clone()),
+        (Some(model), _) => {
+            let revision = args.revision.as_deref();
+            Source::Folder(locate(model, revision, Wanted::Configuration)?)
+        }
         (None, name) => Source::Named(name.clone().unwrap_or_default()),
     };
     let report = plan::plan(&Request {
@@ -61,6 +76,8 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
         batch_size: args.batch_size,
         max_length: args.max_length,
         prompt_tokens: args.prompt_tokens,
+        search: Duration::from_secs(args.search_seconds),
+        save: args.save.clone(),
         instructions: args.instructions,
     })?;
     if args.json {
