@@ -8,6 +8,7 @@ mod forward;
 mod generate;
 mod load;
 mod programs;
+mod prompts;
 
 use std::collections::HashMap;
 use std::path::Path;
