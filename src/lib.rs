@@ -1,7 +1,9 @@
 //! Gemma from JAX/Flax weights, lowered to XLA HLO and run through the PJRT C API.
 
+mod cache_dir;
 pub mod checkpoint;
 pub mod cli;
+pub mod compile_cache;
 pub mod config;
 pub mod dtype;
 pub mod engine;

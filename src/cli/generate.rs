@@ -57,7 +57,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
     let tokenizer = Tokenizer::from_dir(&model.model, config.bos_token_id)?;
     if tokenizer.is_none() && format == OutputFormat::Text {
         anyhow::bail!(
-            "--format text: {} has no tokenizer.json; use --format jsonl",
+            "--format text: {} has neither tokenizer.json nor tokenizer.model; use --format jsonl",
             model.model.display()
         );
     }
@@ -127,8 +127,13 @@ fn report(engine: &Engine, summary: &GenerateSummary) {
         let per_step = times.decode.as_secs_f64() * 1e3 / summary.steps.max(1) as f64;
         format!(" ({per_step:.1} ms a step)")
     };
+    let cached = if times.cached.is_zero() {
+        String::new()
+    } else {
+        format!(" (cached programs {:.2} s)", times.cached.as_secs_f64())
+    };
     eprintln!(
-        "{} new tokens on {} × {}: load {:.2} s, compile {:.2} s, prefill {:.2} s, decode {:.2} s{rate}",
+        "{} new tokens on {} × {}: load {:.2} s, compile {:.2} s{cached}, prefill {:.2} s, decode {:.2} s{rate}",
         summary.new_tokens,
         engine.devices().len(),
         engine
@@ -179,8 +184,12 @@ impl Printer<'_> {
     /// Writes the part of a row's text that has not been written. An incomplete character at the end waits for the
     /// tokens that complete it, unless the row is `finished`.
     fn write_text(&mut self, index: usize, finished: bool) -> anyhow::Result<()> {
-        let text = self.text(index, &self.rows[index].token_ids)?;
-        let text = text.unwrap_or_default();
+        let ids = self.rows[index].token_ids.as_slice();
+        let ids = match self.tokenizer {
+            Some(tokenizer) if !finished => tokenizer.settled(ids),
+            _ => ids,
+        };
+        let text = self.text(index, ids)?.unwrap_or_default();
         let row = &mut self.rows[index];
         if !row.begun {
             row.begun = true;
@@ -196,14 +205,9 @@ impl Printer<'_> {
                 }
             }
         }
-        let complete = if finished {
-            text.len()
-        } else {
-            text.trim_end_matches(char::REPLACEMENT_CHARACTER).len()
-        };
-        if let Some(new) = text.get(row.written..complete) {
+        if let Some(new) = text.get(row.written..) {
             self.output.write_all(new.as_bytes())?;
-            row.written = complete;
+            row.written = text.len();
         }
         if finished {
             self.output.write_all(b"\n")?;

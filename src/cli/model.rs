@@ -8,6 +8,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::source::locate;
+use crate::compile_cache::CompileCache;
 use crate::dtype::DType;
 use crate::engine::{Engine, EngineOptions};
 use crate::hub::Wanted;
@@ -58,6 +59,7 @@ impl ModelArgs {
             device: self.device.clone(),
             cpu_devices: self.devices,
             mesh: self.mesh,
+            compile_cache: CompileCache::from_environment(),
         };
         // indicatif draws nothing where standard error is no terminal.
         let bar = Mutex::new(None::<ProgressBar>);

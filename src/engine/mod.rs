@@ -19,6 +19,7 @@ pub use forward::ForwardOutput;
 pub use generate::{FinishReason, GenerateOptions, GenerateSummary, Generation, Observer};
 
 use crate::checkpoint::Checkpoint;
+use crate::compile_cache::{CompileCache, Origin};
 use crate::config::{FLAX_ROPE_THETA, GemmaConfig};
 use crate::dtype::DType;
 use crate::kernel;
@@ -40,6 +41,8 @@ pub struct EngineOptions {
     pub cpu_devices: Option<usize>,
     /// The devices that the model is split over.
     pub mesh: Mesh,
+    /// Where compiled programs are kept between runs.
+    pub compile_cache: CompileCache,
 }
 
 impl Default for EngineOptions {
@@ -49,6 +52,7 @@ impl Default for EngineOptions {
             device: "cpu".into(),
             cpu_devices: None,
             mesh: Mesh::SINGLE,
+            compile_cache: CompileCache::default(),
         }
     }
 }
@@ -58,6 +62,7 @@ pub struct Engine {
     devices: Devices,
     spec: ModelSpec,
     weights: Vec<PerDevice>,
+    compile_cache: CompileCache,
     programs: Mutex<HashMap<ProgramKey, Program>>,
     times: Mutex<Times>,
 }
@@ -69,6 +74,8 @@ pub struct Times {
     pub load: Duration,
     /// Compiling programs.
     pub compile: Duration,
+    /// Loading programs that were compiled in an earlier run.
+    pub cached: Duration,
     /// Running prefills.
     pub prefill: Duration,
     /// Running decode loops.
@@ -138,6 +145,7 @@ impl Engine {
             devices,
             spec,
             weights,
+            compile_cache: options.compile_cache.clone(),
             programs: Mutex::default(),
             times: Mutex::new(Times {
                 load,
@@ -175,11 +183,15 @@ impl Engine {
         let start = Instant::now();
         let module = key.lower(&self.spec)?;
         let options = key.compile_options(&self.devices.assignment());
-        let client = self.devices.client();
-        let executable = client.compile_module(&module, &options)?;
+        let (executable, origin) =
+            self.compile_cache
+                .load_or_compile(self.devices.client(), &module, &options)?;
         let elapsed = start.elapsed();
-        tracing::debug!(?key, ?elapsed, "compiled");
-        self.record(|times| times.compile += elapsed);
+        tracing::debug!(?key, ?origin, ?elapsed, "program");
+        self.record(|times| match origin {
+            Origin::Compiled => times.compile += elapsed,
+            Origin::Cached => times.cached += elapsed,
+        });
         let program = Program {
             executable,
             tables: Arc::new(self.rope_tables(key.positions())?),

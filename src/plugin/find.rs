@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
-use super::folder::{State, Variables, folder_from, process_variables};
+use super::folder::{State, folder_from};
 use super::hardware::tpu_chips;
 use super::pins::{Pin, Platform};
+use crate::cache_dir::{Variables, process_variables};
 
 /// A plugin's file, and how it was found.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]

@@ -1,18 +1,11 @@
 //! The folder that installed plugins are kept in.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+
+use crate::cache_dir::{Variables, cache_dir, process_variables};
 
 use super::error::{Error, Result};
 use super::pins::{PINS, Pin};
-
-/// Reads an environment variable; one that is empty counts as not set.
-pub(super) type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
-
-/// The process's environment.
-pub(super) fn process_variables(name: &str) -> Option<OsString> {
-    std::env::var_os(name).filter(|value| !value.is_empty())
-}
 
 /// The folder that plugins are installed in: `$GEMMA_XLA_PLUGINS`, else `gemma-xla/plugins` in `$XDG_CACHE_HOME` or in
 /// `~/.cache`.
@@ -24,16 +17,7 @@ pub fn folder() -> Result<PathBuf> {
 }
 
 pub(super) fn folder_from(variables: Variables) -> Result<PathBuf> {
-    if let Some(folder) = variables("GEMMA_XLA_PLUGINS") {
-        return Ok(folder.into());
-    }
-    // The specification has relative paths there ignored.
-    let cache = variables("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute())
-        .or_else(|| Some(Path::new(&variables("HOME")?).join(".cache")))
-        .ok_or(Error::NoFolder)?;
-    Ok(cache.join("gemma-xla").join("plugins"))
+    cache_dir(variables, "GEMMA_XLA_PLUGINS", "plugins").ok_or(Error::NoFolder)
 }
 
 impl Pin {
@@ -95,44 +79,4 @@ pub fn list() -> Result<Vec<Listed>> {
             state: pin.state_in(&folder),
         })
         .collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn folder_with(set: &[(&str, &str)]) -> Result<PathBuf> {
-        folder_from(&|name| {
-            let (_, value) = set.iter().find(|(set, _)| *set == name)?;
-            Some(value.into())
-        })
-    }
-
-    #[test]
-    fn the_own_variable_comes_before_the_cache_and_the_cache_before_home() {
-        let all = [
-            ("GEMMA_XLA_PLUGINS", "/own"),
-            ("XDG_CACHE_HOME", "/cache"),
-            ("HOME", "/home/someone"),
-        ];
-        assert_eq!(folder_with(&all).unwrap(), Path::new("/own"));
-        assert_eq!(
-            folder_with(&all[1..]).unwrap(),
-            Path::new("/cache/gemma-xla/plugins")
-        );
-        assert_eq!(
-            folder_with(&all[2..]).unwrap(),
-            Path::new("/home/someone/.cache/gemma-xla/plugins")
-        );
-        assert!(matches!(folder_with(&[]), Err(Error::NoFolder)));
-    }
-
-    #[test]
-    fn a_relative_cache_folder_is_ignored() {
-        let set = [("XDG_CACHE_HOME", "cache"), ("HOME", "/home/someone")];
-        assert_eq!(
-            folder_with(&set).unwrap(),
-            Path::new("/home/someone/.cache/gemma-xla/plugins")
-        );
-    }
 }

@@ -12,8 +12,9 @@ use std::process::{Command, Stdio};
 use sha2::{Digest, Sha256};
 
 use super::error::{Error, Result};
-use super::folder::{folder, process_variables};
+use super::folder::folder;
 use super::pins::{PLATFORM_TAGS, PYTHON_VERSION, Pin};
+use crate::cache_dir::process_variables;
 
 /// How to install a plugin.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -12,6 +12,8 @@ pub fn gemma_xla() -> Command {
     let mut command = Command::cargo_bin("gemma-xla").expect("the binary is built with its tests");
     // Whatever the caller's shell has set up for its own use must not decide a test.
     command.env_remove("GEMMA_XLA_LOG");
+    // Nor what an earlier run has compiled.
+    command.env("GEMMA_XLA_CACHE", "off");
     command
 }
 

@@ -1,0 +1,140 @@
+//! The files of the cache.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::Key;
+
+const MAGIC: &[u8] = b"gemma-xla cache entry 1\n";
+const EXTENSION: &str = "program";
+/// What the name of a file begins with while it is written.
+const UNFINISHED: &str = ".unfinished-";
+/// When a file that is still being written belongs to a process that is gone.
+const ABANDONED: Duration = Duration::from_secs(60 * 60);
+
+/// A folder of entries.
+#[derive(Clone, Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    max_bytes: u64,
+}
+
+impl Folder {
+    pub fn new(path: PathBuf, max_bytes: u64) -> Self {
+        Self { path, max_bytes }
+    }
+
+    /// Where the entry of a key is, or would be.
+    pub fn entry(&self, key: &Key) -> PathBuf {
+        self.path.join(format!("{key}.{EXTENSION}"))
+    }
+
+    /// The entry of a key, if there is one. That it is used is noted in its time of modification.
+    pub fn read(&self, key: &Key) -> Option<Vec<u8>> {
+        let path = self.entry(key);
+        match self.try_read(&path, key) {
+            Ok(bytes) => Some(bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::warn!(
+                    "compile cache: {}: {error}; compiling it again",
+                    path.display()
+                );
+                None
+            }
+        }
+    }
+
+    fn try_read(&self, path: &Path, key: &Key) -> io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        if length > self.max_bytes {
+            return Err(io::Error::other("larger than the whole cache may be"));
+        }
+        let mut bytes = Vec::new();
+        Read::by_ref(&mut file)
+            .take(length)
+            .read_to_end(&mut bytes)?;
+        let header = [MAGIC, key.as_bytes()].concat();
+        if !bytes.starts_with(&header) {
+            return Err(io::Error::other("not the entry that its name says"));
+        }
+        bytes.drain(..header.len());
+        // In a folder that cannot be written to, entries keep their age, and are not removed either.
+        let _ = file.set_modified(SystemTime::now());
+        Ok(bytes)
+    }
+
+    /// Keeps an entry, or warns that it cannot be kept.
+    pub fn write(&self, key: &Key, bytes: &[u8]) {
+        let written = self.try_write(key, bytes).and_then(|()| self.make_room());
+        if let Err(error) = written {
+            tracing::warn!(
+                "compile cache: {}: {error}; compiled programs are not kept",
+                self.path.display()
+            );
+        }
+    }
+
+    fn try_write(&self, key: &Key, bytes: &[u8]) -> io::Result<()> {
+        // Entries are machine code that is run: no other user may write here.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.path)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(UNFINISHED)
+            .tempfile_in(&self.path)?;
+        file.write_all(MAGIC)?;
+        file.write_all(key.as_bytes())?;
+        file.write_all(bytes)?;
+        // Its checksum would show a file that a power cut left without its contents.
+        file.persist(self.entry(key)).map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    /// Removes the entries used longest ago until the rest is within bounds, and what killed processes left.
+    fn make_room(&self) -> io::Result<()> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            // Other processes remove entries too.
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            let used = metadata.modified()?;
+            let path = entry.path();
+            if path.extension().is_some_and(|e| e == EXTENSION) {
+                entries.push((used, metadata.len(), path));
+            } else if entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(UNFINISHED.as_bytes())
+                && used.elapsed().is_ok_and(|age| age > ABANDONED)
+            {
+                remove(&path)?;
+            }
+        }
+        entries.sort_by_key(|(used, _, _)| *used);
+        let mut total: u64 = entries.iter().map(|(_, bytes, _)| bytes).sum();
+        for (_, bytes, path) in &entries {
+            if total <= self.max_bytes {
+                break;
+            }
+            remove(path)?;
+            total -= bytes;
+        }
+        Ok(())
+    }
+}
+
+/// Removes a file that another process may remove at the same time.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
