@@ -34,7 +34,7 @@ pub(super) struct Answer {
 
 /// A request that failed.
 pub(super) struct Failure {
-    pub(super) error: Error,
+    pub(super) error: Box<Error>,
     /// The HTTP status, where there was one.
     pub(super) status: Option<u16>,
     /// The Hub's own word for what is wrong, or nothing.
@@ -238,10 +238,10 @@ pub(super) fn beginning(response: &mut Response<Body>) -> Vec<u8> {
 /// A server's answer that cannot be used, and would not be better the next time.
 pub(super) fn malformed(url: &str, problem: &str) -> Failure {
     Failure {
-        error: Error::Answer {
+        error: Box::new(Error::Answer {
             url: without_query(url),
             problem: problem.to_owned(),
-        },
+        }),
         status: None,
         code: String::new(),
         retry: Retry::Never,
@@ -266,10 +266,10 @@ fn unanswered(url: &str, error: ureq::Error) -> Failure {
         error => error.to_string(),
     };
     Failure {
-        error: Error::Unreachable {
+        error: Box::new(Error::Unreachable {
             url: without_query(url),
             problem,
-        },
+        }),
         status: None,
         code: String::new(),
         retry,
