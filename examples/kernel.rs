@@ -4,13 +4,15 @@
 //! products with weights that no cache holds. Reading is measured again before each group, since other work on the machine
 //! changes it.
 
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use gemma_xla::kernel::{self, Form, Sizes, TARGET, multiply};
+use gemma_xla::bench::bandwidth::read_bandwidth;
+use gemma_xla::bench::median;
+use gemma_xla::kernel::{self, Form, MATMUL, Sizes, multiply};
 use gemma_xla::pjrt::{Client, CompileOptions, ExecuteOptions, HostBuffer, Plugin};
 use gemma_xla::plugin;
 use half::bf16;
+use half::slice::HalfFloatSliceExt;
 use hlo::{
     Builder, CustomCallOptions, Direction, DotDims, ElementType, Module, Precision, Shape, Value,
 };
@@ -31,7 +33,7 @@ fn main() -> anyhow::Result<()> {
         .map(|i| bf16::from_bits(0x3c00 ^ (i.wrapping_mul(40503) as u16 & 0x80ff)))
         .collect();
     for (inputs, outputs) in SHAPES {
-        let read = read_bandwidth(&weights, time);
+        let read = read_bandwidth(weights.reinterpret_cast(), time);
         println!("{inputs} -> {outputs}: reading {read:.1} GB/s");
         for form in Form::ALL.into_iter().filter(|form| form.is_available()) {
             for rows in ROWS {
@@ -92,23 +94,8 @@ fn median_speed(
             break;
         }
     }
-    times.sort_by(f64::total_cmp);
-    (count * size_of::<bf16>()) as f64 / times[times.len() / 2] / 1e9
-}
-
-/// All cores read, each a stretch of its own, and do nothing else.
-fn read_bandwidth(weights: &[bf16], time: Duration) -> f64 {
-    median_speed(weights, weights.len(), time, |weights| {
-        weights.par_chunks(1 << 19).for_each(|part| {
-            let mut lanes = [0_u16; 128];
-            for line in part.as_chunks::<128>().0 {
-                for (lane, value) in lanes.iter_mut().zip(line) {
-                    *lane ^= value.to_bits();
-                }
-            }
-            black_box(lanes);
-        });
-    })
+    let time = median(&times).unwrap_or(f64::INFINITY);
+    (count * size_of::<bf16>()) as f64 / time / 1e9
 }
 
 /// Seconds of a turn of a loop on the device in which each turn's activations go through two matrices.
@@ -122,7 +109,7 @@ fn turn(
     let project = |b: &Builder, x: Value, w: Value, outputs: i64| {
         let y = if kernel {
             let result = Shape::array(ElementType::F32, &[rows, outputs]);
-            b.custom_call(TARGET, &[x, w], result, CustomCallOptions::default())?
+            b.custom_call(MATMUL, &[x, w], result, CustomCallOptions::default())?
         } else {
             let dims = DotDims {
                 lhs_contracting: vec![1],
@@ -187,6 +174,5 @@ fn turn(
     }
     // The first may be slower than the rest: the pages of temporaries are new to it.
     times.remove(0);
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
+    Ok(median(&times).unwrap_or(f64::NAN))
 }

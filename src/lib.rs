@@ -1,5 +1,6 @@
 //! Gemma from JAX/Flax weights, lowered to XLA HLO and run through the PJRT C API.
 
+pub mod bench;
 mod cache_dir;
 pub mod checkpoint;
 pub mod cli;
@@ -12,6 +13,7 @@ pub mod kernel;
 pub mod model;
 pub mod parity;
 pub mod pjrt;
+pub mod plan;
 pub mod plugin;
 pub mod sharding;
 pub mod tokenizer;

@@ -1,6 +1,6 @@
 //! The CPU kernel as XLA programs call it, with both CPU plugins.
 
-use gemma_xla::kernel::{self, TARGET};
+use gemma_xla::kernel::{self, MATMUL};
 use gemma_xla::pjrt::{
     Buffer, CallResult, Client, CompileOptions, CustomCall, ExecuteOptions, Operand, Plugin,
 };
@@ -85,7 +85,7 @@ fn a_program_gets_the_product_that_a_dot_would_give() {
         let w = b
             .parameter("w", Shape::array(BF16, &[outputs, inputs]))
             .expect("w");
-        let ours = call(&b, TARGET, &[x, w], Shape::array(F32, &[rows, outputs]));
+        let ours = call(&b, MATMUL, &[x, w], Shape::array(F32, &[rows, outputs]));
         let dims = DotDims {
             lhs_contracting: vec![1],
             rhs_contracting: vec![1],
@@ -141,7 +141,7 @@ fn a_while_loop_calls_the_kernel_in_each_turn() {
                     let x = b.get_tuple_element(state, 1)?;
                     let w = b.get_tuple_element(state, 2)?;
                     let result = Shape::array(BF16, &[2, size as i64]);
-                    let y = b.custom_call(TARGET, &[x, w], result, CustomCallOptions::default())?;
+                    let y = b.custom_call(MATMUL, &[x, w], result, CustomCallOptions::default())?;
                     let one = b.scalar(ElementType::S32, 1.0)?;
                     b.tuple(&[b.add(turn, one)?, y, w])
                 },
@@ -206,10 +206,10 @@ fn operands_that_do_not_fit_make_the_program_fail_with_a_message() {
                 .iter()
                 .map(|&(element_type, dims)| b.full(element_type, dims, 1.0).expect("a constant"))
                 .collect();
-            let root = call(&b, TARGET, &values, Shape::array(result_type, result_dims));
+            let root = call(&b, MATMUL, &values, Shape::array(result_type, result_dims));
             let error = run(&client, b, root, &[]).expect_err("it must fail");
             assert!(error.contains(message), "{error}");
-            assert!(error.contains(TARGET), "{error}");
+            assert!(error.contains(MATMUL), "{error}");
         }
     }
 }
@@ -221,7 +221,7 @@ fn products_without_elements_run() {
             let b = Builder::new("empty");
             let x = b.full(BF16, &[rows, inputs], 1.0).expect("x");
             let w = b.full(BF16, &[outputs, inputs], 1.0).expect("w");
-            let root = call(&b, TARGET, &[x, w], Shape::array(F32, &[rows, outputs]));
+            let root = call(&b, MATMUL, &[x, w], Shape::array(F32, &[rows, outputs]));
             let result = run(&client, b, root, &[]).expect("it runs");
             assert_eq!(
                 result.to_vec_f32(),

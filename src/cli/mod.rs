@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Raw arguments are turned once into checked options.
 
+mod bench;
 mod convert;
 mod generate;
 mod input;
@@ -7,6 +8,7 @@ mod inspect;
 mod model;
 mod output;
 mod parity;
+mod plan;
 mod plugin;
 mod source;
 
@@ -28,6 +30,13 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// Compare with what Flax computed
     Parity(parity::ParityArgs),
+    /// Measure how fast a model runs, beside what memory allows
+    Bench(bench::BenchArgs),
+    /// Print how fast this machine reads memory, in GB/s; bench runs it as a process of its own
+    #[command(hide = true)]
+    ReadBandwidth,
+    /// Say whether a model fits on a slice of TPUs and what a step costs there, without a TPU
+    Plan(plan::PlanArgs),
     /// Say what a checkpoint has, and whether it fits its configuration
     Inspect(inspect::InspectArgs),
     /// Write a checkpoint in another form
@@ -56,6 +65,12 @@ pub fn main() -> ExitCode {
     }
     // clap prints usage errors itself and exits with 2.
     let cli = Cli::parse();
+    if matches!(cli.command, Command::Plan(_))
+        && let Err(error) =
+            crate::pjrt::environment::set_defaults(crate::plugin::tpu_compile_environment())
+    {
+        eprintln!("warning: {error}");
+    }
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("GEMMA_XLA_LOG")
@@ -66,6 +81,9 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Generate(args) => generate::run(&args),
         Command::Parity(args) => parity::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::ReadBandwidth => bench::print_read_bandwidth(),
+        Command::Plan(args) => plan::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Plugin(command) => plugin::run(&command),

@@ -53,17 +53,27 @@ impl ModelArgs {
 
     /// Loads the model, with a bar on standard error where that is a terminal.
     pub fn load(&self) -> anyhow::Result<Engine> {
-        let model = self.located()?.model;
-        let options = EngineOptions {
+        self.load_with(&self.options())
+    }
+
+    /// What the arguments say.
+    pub fn options(&self) -> EngineOptions {
+        EngineOptions {
             dtype: self.dtype,
             device: self.device.clone(),
             cpu_devices: self.devices,
             mesh: self.mesh,
             compile_cache: CompileCache::from_environment(),
-        };
+            ignore_eos: false,
+        }
+    }
+
+    /// [`load`](Self::load) with options that the arguments do not say alone.
+    pub fn load_with(&self, options: &EngineOptions) -> anyhow::Result<Engine> {
+        let model = self.located()?.model;
         // indicatif draws nothing where standard error is no terminal.
         let bar = Mutex::new(None::<ProgressBar>);
-        let engine = Engine::load(&model, &options, |arrived, total| {
+        let engine = Engine::load(&model, options, |arrived, total| {
             let mut bar = bar.lock().unwrap_or_else(|e| e.into_inner());
             let bar = bar.get_or_insert_with(|| loading_bar(total));
             bar.set_position(arrived.max(bar.position()));

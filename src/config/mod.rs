@@ -7,12 +7,14 @@
 mod activation;
 mod error;
 mod json;
+mod named;
 
 use std::path::Path;
 
 pub use activation::Activation;
 pub use error::ConfigError;
 use json::Object;
+pub use named::GEOMETRIES;
 use serde_json::Value;
 
 use crate::dtype::DType;

@@ -1,16 +1,14 @@
 //! One batch on its way: left-padded prompts, a prefill, then decode loops on the device.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::buckets::{cache_bucket, prompt_bucket};
 use super::devices::PerDevice;
 use super::generate::{FinishReason, GenerateOptions, GenerateSummary, Generation, Observer};
+use super::programs::{BatchPrograms, CHUNK};
 use super::{Engine, Error, ProgramKey, Result};
 use crate::model::programs::{DecodeShape, PrefillShape, decode_result};
 use crate::sharding::Mesh;
 
-/// Steps that one call of the decode program can run. Between calls the host looks at the tokens, and notices an interruption.
-const CHUNK: usize = 32;
 /// Steps a call when somebody watches the tokens come.
 const STREAMED_CHUNK: usize = 1;
 
@@ -75,17 +73,14 @@ impl<'a> BatchRun<'a> {
     ) -> Result<()> {
         let longest = self.prompts.iter().map(Vec::len).max().unwrap_or(1);
         let new_tokens = self.rows.iter().map(|row| row.limit).max().unwrap_or(1);
-        let prompt = prompt_bucket(longest);
-        let cache = cache_bucket(prompt + new_tokens);
         let layout = self.rows_layout;
+        let rows = layout.prefill_rows();
+        let programs = BatchPrograms::new(&self.engine.spec, rows, longest, new_tokens);
+        let PrefillShape { prompt, cache, .. } = programs.prefill;
         let mut reported = 0;
 
-        let (first_tokens, mut caches) = self.prefill(PrefillShape {
-            batch: layout.prefill,
-            prompt,
-            rows: layout.decode,
-            cache,
-        })?;
+        let (first_tokens, mut caches, took) = self.prefill(programs.prefill)?;
+        observer.prefilled(took);
         let mut token = vec![self.pad(); layout.decode_rows()];
         let mut position = vec![0; layout.decode_rows()];
         for (row, prompt) in self.prompts.iter().enumerate() {
@@ -113,17 +108,14 @@ impl<'a> BatchRun<'a> {
                 .unwrap_or(0);
             let step = if self.stream { STREAMED_CHUNK } else { CHUNK };
             let state = DecodeInput {
-                shape: DecodeShape {
-                    rows: layout.decode,
-                    cache,
-                    chunk: CHUNK,
-                },
+                shape: programs.decode,
                 limit: left.min(step),
                 slot,
                 position: &position,
                 token: &token,
             };
             let chunk = self.decode(state, &key_mask, caches)?;
+            observer.decoded(chunk.steps, chunk.took);
             caches = chunk.caches;
             slot += chunk.steps;
             position.iter_mut().for_each(|p| *p += chunk.steps as i32);
@@ -152,8 +144,8 @@ impl<'a> BatchRun<'a> {
         mask
     }
 
-    /// Runs the prompts, padded on the left to `shape.prompt`: the next token of each row, and the caches.
-    fn prefill(&self, shape: PrefillShape) -> Result<(Vec<i32>, Vec<PerDevice>)> {
+    /// Runs the prompts, padded on the left to `shape.prompt`: the next token of each row, the caches, and the time it took.
+    fn prefill(&self, shape: PrefillShape) -> Result<(Vec<i32>, Vec<PerDevice>, Duration)> {
         let program = self.engine.program(ProgramKey::Prefill(shape))?;
         let start = Instant::now();
         let rows = self.rows_layout.prefill_rows();
@@ -177,8 +169,9 @@ impl<'a> BatchRun<'a> {
         expect_results("prefill", &results, expected)?;
         let caches = results.split_off(1);
         let first_tokens = devices.rows_s32(&results[0])?;
-        self.engine.record(|times| times.prefill += start.elapsed());
-        Ok((first_tokens, caches))
+        let took = start.elapsed();
+        self.engine.record(|times| times.prefill += took);
+        Ok((first_tokens, caches, took))
     }
 
     fn decode(
@@ -217,6 +210,7 @@ impl<'a> BatchRun<'a> {
             steps: usize::try_from(steps).unwrap_or(0).min(input.limit),
             last: devices.rows_s32(&results[decode_result::LAST])?,
             caches,
+            took: start.elapsed(),
         };
         if chunk.steps == 0 {
             // The loop ends early only when all rows are done, and then it is not called.
@@ -226,7 +220,7 @@ impl<'a> BatchRun<'a> {
                 found: "none".into(),
             });
         }
-        engine.record(|times| times.decode += start.elapsed());
+        engine.record(|times| times.decode += chunk.took);
         Ok(chunk)
     }
 
@@ -294,6 +288,7 @@ struct DecodeChunk {
     steps: usize,
     last: Vec<i32>,
     caches: Vec<PerDevice>,
+    took: Duration,
 }
 
 /// Where the rows of a batch lie: equal numbers of them in each group of the data axis, and more in the decode program than in

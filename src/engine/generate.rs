@@ -1,5 +1,7 @@
 //! Batch greedy generation: what is asked for, what comes out, and the batches in turn.
 
+use std::time::Duration;
+
 use super::batch::BatchRun;
 use super::{Engine, Error, Result};
 
@@ -54,6 +56,10 @@ pub trait Observer {
     fn interrupted(&self) -> bool {
         false
     }
+    /// A batch's prompts have run, in `took`, from the prompts on the host to the first tokens on the host.
+    fn prefilled(&mut self, _took: Duration) {}
+    /// A call of the decode loop has run `steps` steps in `took`, tokens to and from the host included.
+    fn decoded(&mut self, _steps: usize, _took: Duration) {}
     /// Fewer new tokens than asked for can follow a prompt, since positions end.
     fn shortened(&mut self, _index: usize, _to: usize) {}
 }

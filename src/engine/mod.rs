@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 pub use error::{Error, Result};
 pub use forward::ForwardOutput;
 pub use generate::{FinishReason, GenerateOptions, GenerateSummary, Generation, Observer};
+pub use programs::{BatchPrograms, ProgramKey};
 
 use crate::checkpoint::Checkpoint;
 use crate::compile_cache::{CompileCache, Origin};
@@ -28,7 +29,6 @@ use crate::pjrt::{Client, Device, Executable, NamedValue, Plugin};
 use crate::plugin;
 use crate::sharding::{Geometry, Mesh};
 use devices::{Devices, PerDevice};
-use programs::ProgramKey;
 
 /// How an [`Engine`] is made.
 #[derive(Clone, Debug)]
@@ -43,6 +43,8 @@ pub struct EngineOptions {
     pub mesh: Mesh,
     /// Where compiled programs are kept between runs.
     pub compile_cache: CompileCache,
+    /// Whether rows go on past an end-of-sequence token, for measuring: the programs then know of none.
+    pub ignore_eos: bool,
 }
 
 impl Default for EngineOptions {
@@ -53,6 +55,7 @@ impl Default for EngineOptions {
             cpu_devices: None,
             mesh: Mesh::SINGLE,
             compile_cache: CompileCache::default(),
+            ignore_eos: false,
         }
     }
 }
@@ -101,7 +104,12 @@ impl Engine {
         options: &EngineOptions,
         progress: impl Fn(u64, u64) + Sync,
     ) -> Result<Self> {
-        let config = GemmaConfig::from_dir(dir)?;
+        let mut config = GemmaConfig::from_dir(dir)?;
+        if options.ignore_eos {
+            // Rows that have ended are padded with what pads them otherwise.
+            config.pad_token_id = Some(config.padding_id());
+            config.eos_token_ids.clear();
+        }
         let checkpoint = Checkpoint::open(dir)?;
         // Whether the checkpoint fits is known from its index: say so before a plugin is loaded.
         let compute = match options.dtype {
@@ -119,7 +127,7 @@ impl Engine {
         Geometry::new(&config, options.mesh)?;
         let devices = Devices::new(open_client(options)?, options.mesh)?;
         let mut traits = DeviceTraits::for_platform(devices.client().platform_name());
-        traits.row_kernel = kernel::register(devices.client())?;
+        traits.kernels = kernel::register(devices.client())?;
         let spec = ModelSpec::new(config, compute, traits, options.mesh, stored)?;
         if spec.config.rope_theta_differs_from_flax() {
             tracing::warn!(
@@ -167,6 +175,14 @@ impl Engine {
     /// How long things took so far.
     pub fn times(&self) -> Times {
         *self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets the programs compiled so far: the next use of each takes it from the compiler again.
+    pub fn forget_programs(&self) {
+        self.programs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 
     fn record(&self, update: impl FnOnce(&mut Times)) {
@@ -262,7 +278,7 @@ fn open_client(options: &EngineOptions) -> Result<Client> {
 }
 
 /// The dtype that a checkpoint is computed in unless another is asked for: that of its embedding.
-fn checkpoint_dtype(checkpoint: &Checkpoint, config: &GemmaConfig) -> Result<DType> {
+pub(crate) fn checkpoint_dtype(checkpoint: &Checkpoint, config: &GemmaConfig) -> Result<DType> {
     let shape = [config.vocab_size, config.hidden_size];
     Ok(checkpoint.require(EMBEDDING, &shape)?.dtype())
 }

@@ -1,12 +1,49 @@
 //! The programs that generation and comparison need, by their shapes, and how each is compiled.
 
+use super::buckets::{cache_bucket, prompt_bucket};
 use crate::model::ModelSpec;
 use crate::model::programs::{self, DecodeShape, PrefillShape};
 use crate::pjrt::{CompileOptions, OptionValue};
 
+/// Steps that one call of the decode program can run. Between calls the host looks at the tokens, and notices an interruption.
+pub(super) const CHUNK: usize = 32;
+
+/// The shapes, on one device, of the two programs that a batch runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchPrograms {
+    /// Runs the prompts.
+    pub prefill: PrefillShape,
+    /// Runs the steps after them.
+    pub decode: DecodeShape,
+}
+
+impl BatchPrograms {
+    /// The programs for `batch` prompts over the whole mesh, the longest of `prompt_tokens` tokens, and up to `new_tokens` after
+    /// each.
+    pub fn new(spec: &ModelSpec, batch: usize, prompt_tokens: usize, new_tokens: usize) -> Self {
+        let batch = batch.div_ceil(spec.geometry.mesh.data);
+        let rows = spec.decode_rows(batch);
+        let prompt = prompt_bucket(prompt_tokens);
+        let cache = cache_bucket(prompt + new_tokens);
+        Self {
+            prefill: PrefillShape {
+                batch,
+                prompt,
+                rows,
+                cache,
+            },
+            decode: DecodeShape {
+                rows,
+                cache,
+                chunk: CHUNK,
+            },
+        }
+    }
+}
+
 /// A program, by what it does and its shapes (those of one device).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum ProgramKey {
+pub enum ProgramKey {
     /// [`programs::prefill`].
     Prefill(PrefillShape),
     /// [`programs::decode`].

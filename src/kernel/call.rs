@@ -4,9 +4,11 @@ use std::sync::OnceLock;
 
 use hlo::ElementType;
 
+use super::attention::AttentionCall;
 use super::form::{Element, Form};
 use super::multiply;
 use super::product::{Output, Sizes};
+use super::rows::TakeRows;
 use crate::pjrt::{CallResult, Client, CustomCall, Operand};
 
 /// The name that programs call the product by.
@@ -14,7 +16,7 @@ use crate::pjrt::{CallResult, Client, CustomCall, Operand};
 /// Operands: `x` [rows, inputs] and `w` [outputs, inputs], both bfloat16 or both float32. Result: [rows, outputs], float32,
 /// or bfloat16 where the operands are (the float32 sums, rounded). All row-major, which is what a custom call without
 /// layouts gets.
-pub const TARGET: &str = "gemma_xla_matmul";
+pub const MATMUL: &str = "gemma_xla_matmul";
 
 /// The environment variable that chooses the form by its [name](Form::name), or `off`. Without it the fastest form that the
 /// CPU has is taken.
@@ -41,7 +43,7 @@ pub enum Error {
     },
 }
 
-/// Registers the product with the client's plugin, so that its programs can call [`TARGET`]. Answers whether they can: not
+/// Registers the functions with the client's plugin, so that its programs can call [`MATMUL`], [`ATTENTION`](super::ATTENTION) and [`TAKE_ROWS`](super::TAKE_ROWS). Answers whether they can: not
 /// where the platform is no CPU, the plugin takes no registrations, or [`SWITCH`] is `off`; ordinary dots have to do then.
 ///
 /// # Errors
@@ -50,10 +52,12 @@ pub fn register(client: &Client) -> Result<bool> {
     if !matches!(client.platform_name(), "cpu" | "host" | "Host") || chosen()?.is_none() {
         return Ok(false);
     }
-    match client
-        .plugin()
-        .register_custom_call::<Matmul>(client.platform_name())
-    {
+    let (plugin, platform) = (client.plugin(), client.platform_name());
+    let registered = plugin
+        .register_custom_call::<Matmul>(platform)
+        .and_then(|()| plugin.register_custom_call::<AttentionCall>(platform))
+        .and_then(|()| plugin.register_custom_call::<TakeRows>(platform));
+    match registered {
         Ok(()) => Ok(true),
         Err(error) => {
             tracing::debug!("no CPU kernel: {error}");
@@ -73,6 +77,12 @@ fn chosen() -> Result<Option<Form>> {
         .clone()
 }
 
+/// The form that a call runs with: programs that call the kernel may be there although it was turned off since.
+pub(super) fn form() -> std::result::Result<Form, String> {
+    let chosen = chosen().map_err(|error| error.to_string())?;
+    Ok(chosen.unwrap_or(Form::Portable))
+}
+
 /// What a value of [`SWITCH`] means.
 fn choose(value: &str) -> Result<Option<Form>> {
     match value {
@@ -88,11 +98,11 @@ fn choose(value: &str) -> Result<Option<Form>> {
     }
 }
 
-/// [`TARGET`].
+/// [`MATMUL`].
 struct Matmul;
 
 impl CustomCall for Matmul {
-    const TARGET: &'static str = TARGET;
+    const TARGET: &'static str = MATMUL;
 
     fn call(
         operands: &[Operand<'_>],
@@ -102,9 +112,7 @@ impl CustomCall for Matmul {
             return Err("takes two operands and has one result".to_owned());
         };
         let sizes = sizes(x, w, y)?;
-        let form = chosen()
-            .map_err(|error| error.to_string())?
-            .unwrap_or(Form::Portable);
+        let form = form()?;
         let run = match (x.element_type(), y.element_type()) {
             (ElementType::BF16, ElementType::F32) => {
                 run(form, sizes, x.as_bf16(), w.as_bf16(), y.as_f32_mut())

@@ -4,6 +4,7 @@
 //! cost next to nothing: the helpers watch for work a while before they sleep, the caller works too, and nobody waits for
 //! a helper that has not begun.
 
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -152,6 +153,44 @@ impl Drop for Pool {
         self.shared.lock().closed = true;
         self.shared.opened.fetch_add(1, Ordering::Release);
         self.shared.wake.notify_all();
+    }
+}
+
+/// A slice in parts of equal length, for pieces of work that each write one of them.
+pub(super) struct Parts<'a, T> {
+    start: *mut T,
+    /// Parts in the slice.
+    count: usize,
+    length: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: who takes a part vouches that nobody else has it, so each element is one thread's; T is what goes there.
+unsafe impl<T: Send> Sync for Parts<'_, T> {}
+
+impl<'a, T> Parts<'a, T> {
+    /// Parts of `length` elements; what is left at the end belongs to none.
+    pub(super) fn new(slice: &'a mut [T], length: usize) -> Self {
+        Self {
+            start: slice.as_mut_ptr(),
+            count: slice.len().checked_div(length).unwrap_or(0),
+            length,
+            slice: PhantomData,
+        }
+    }
+
+    /// One part.
+    ///
+    /// # Safety
+    /// It is taken once.
+    ///
+    /// # Panics
+    /// Where there is no such part.
+    #[allow(clippy::mut_from_ref, reason = "the caller vouches for it")]
+    pub(super) unsafe fn part(&self, index: usize) -> &mut [T] {
+        assert!(index < self.count, "part {index} of {}", self.count);
+        // SAFETY: the slice, which is borrowed for this long, has that part, and nobody else has it.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(index * self.length), self.length) }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Grouped-query attention over keys and values that lie as the cache holds them.
 
-use hlo::{DotDims, ElementType, Value};
+use hlo::{ArrayShape, CustomCallOptions, Direction, DotDims, ElementType, Value};
 
 use super::cache::LayerCache;
 use super::lowering::Lowering;
 use super::rope::Rotation;
 use crate::dtype::DType;
+use crate::kernel;
 
 /// Queries, keys and values of one layer, after the rotation.
 pub(super) struct Projected {
@@ -44,6 +45,42 @@ impl Lowering<'_> {
                 values: heads_first(values)?,
             },
         })
+    }
+
+    /// Attention of one token a row: `queries` [rows, 1, heads, head_dim] over the slots of `cache` [rows, kv_heads, slots, head_dim] up
+    /// to `slot` (s32) that `key_mask` [rows, slots] (s32) shows: [rows, heads · head_dim].
+    pub fn attend_cached(
+        &self,
+        queries: Value,
+        cache: LayerCache,
+        key_mask: Value,
+        slot: Value,
+    ) -> hlo::Result<Value> {
+        let b = self.b;
+        let (q_dims, k_dims) = (b.dims(queries)?, b.dims(cache.keys)?);
+        let (rows, heads, head_dim) = (q_dims[0], q_dims[2], q_dims[3]);
+        if self.attention_kernel() {
+            let dims = [rows, k_dims[1], heads / k_dims[1], head_dim];
+            let queries = b.reshape(queries, &dims)?;
+            let operands = [queries, cache.keys, cache.values, key_mask, slot];
+            let result = ArrayShape::new(self.compute(), &dims);
+            let options = CustomCallOptions::default();
+            let attended = b.custom_call(kernel::ATTENTION, &operands, result, options)?;
+            return b.reshape(attended, &[rows, heads * head_dim]);
+        }
+        let key_dims = b.dims(key_mask)?;
+        let key = b.iota(ElementType::S32, &key_dims, 1)?;
+        let slots = b.broadcast_scalar(slot, &key_dims)?;
+        let written = b.compare(key, slots, Direction::Le)?;
+        let zeros = b.full(ElementType::S32, &key_dims, 0.0)?;
+        let visible = b.and(written, b.compare(key_mask, zeros, Direction::Gt)?)?;
+        let bias = self.mask_bias(b.reshape(visible, &[rows, 1, key_dims[1]])?)?;
+        self.attend(queries, self.from_cache(cache)?, bias)
+    }
+
+    /// Whether the device has attention in the compute dtype.
+    fn attention_kernel(&self) -> bool {
+        self.spec.device.kernels && matches!(self.spec.compute, DType::F32 | DType::BF16)
     }
 
     /// Attention of `queries` [batch, length, heads, head_dim] over `cache` [batch, kv_heads, keys, head_dim]
@@ -147,9 +184,9 @@ impl Lowering<'_> {
         let dims = [mask_dims[0], mask_dims[1], mask_dims[1]];
         let query = b.iota(ElementType::S32, &dims, 1)?;
         let key = b.iota(ElementType::S32, &dims, 2)?;
-        let causal = b.compare(query, key, hlo::Direction::Ge)?;
+        let causal = b.compare(query, key, Direction::Ge)?;
         let zeros = b.full(ElementType::S32, &mask_dims, 0.0)?;
-        let token = b.compare(attention_mask, zeros, hlo::Direction::Gt)?;
+        let token = b.compare(attention_mask, zeros, Direction::Gt)?;
         b.and(causal, b.broadcast(token, &dims, &[0, 2])?)
     }
 }

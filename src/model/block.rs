@@ -2,36 +2,31 @@
 
 use hlo::Value;
 
-use super::cache::LayerCache;
+use super::attention::Projected;
 use super::lowering::Lowering;
 use super::rope::Rotation;
 
 impl Lowering<'_> {
     /// Runs layer `layer` on `x` [batch · length, hidden].
     ///
-    /// `extend` turns the keys and values of these tokens into those to attend over: themselves in a
-    /// prefill, the cache with them written into it in a decode step. They are returned with the
-    /// new hidden states. `bias` [batch, length, keys] is the additive mask.
+    /// `attend` gets queries, keys and values of these tokens and gives what the queries find, [batch · length, heads · head_dim]:
+    /// among these tokens in a prefill, in the cache with them written into it in a decode step.
     pub fn block(
         &self,
         x: Value,
         batch: usize,
         layer: usize,
         rotation: Rotation,
-        bias: Value,
-        extend: impl FnOnce(LayerCache) -> hlo::Result<LayerCache>,
-    ) -> hlo::Result<(Value, LayerCache)> {
+        attend: impl FnOnce(Projected) -> hlo::Result<Value>,
+    ) -> hlo::Result<Value> {
         let b = self.b;
         let path = |name: &str| format!("model/layers/{layer}/{name}");
 
         let normed = self.rms_norm(x, &path("input_layernorm"))?;
-        let projected = self.project_attention(normed, batch, layer, rotation)?;
-        let cache = extend(projected.cache)?;
-        let attended = self.attend(projected.queries, cache, bias)?;
+        let attended = attend(self.project_attention(normed, batch, layer, rotation)?)?;
         let x = b.add(x, self.dense_summed(attended, &path("self_attn/o_proj"))?)?;
 
         let normed = self.rms_norm(x, &path("post_attention_layernorm"))?;
-        let x = b.add(x, self.mlp(normed, layer)?)?;
-        Ok((x, cache))
+        b.add(x, self.mlp(normed, layer)?)
     }
 }

@@ -1,9 +1,10 @@
 //! Token ids to hidden states.
 
-use hlo::{Direction, Value};
+use hlo::{ArrayShape, CustomCallOptions, Direction, Value};
 
 use super::lowering::Lowering;
 use super::parameters::EMBEDDING;
+use crate::kernel;
 
 impl Lowering<'_> {
     /// Embeds `ids` [batch, length] (s32): rows of the table times √hidden, [batch · length, hidden] in
@@ -24,11 +25,11 @@ impl Lowering<'_> {
         let b = self.b;
         let table = self.weight(EMBEDDING)?;
         let Some(offset) = self.vocabulary_offset()? else {
-            return b.take_rows(table, ids);
+            return self.take_rows(table, ids);
         };
         let ids_dims = b.dims(ids)?;
         let local = b.sub(ids, b.broadcast_scalar(offset, &ids_dims)?)?;
-        let x = b.take_rows(table, local)?;
+        let x = self.take_rows(table, local)?;
         let share = b.dims(table)?[0];
         let zeros = b.full(hlo::ElementType::S32, &ids_dims, 0.0)?;
         let end = b.full(hlo::ElementType::S32, &ids_dims, share as f64)?;
@@ -40,5 +41,17 @@ impl Lowering<'_> {
         let held = b.broadcast(held, &dims, &[0])?;
         let own = b.select(held, x, b.full(self.compute(), &dims, 0.0)?)?;
         self.sum_over_model(own)
+    }
+
+    /// Rows `ids` [n] of a table: [n, width].
+    fn take_rows(&self, table: Value, ids: Value) -> hlo::Result<Value> {
+        let b = self.b;
+        if !self.spec.device.kernels {
+            return b.take_rows(table, ids);
+        }
+        let dims = [b.dims(ids)?[0], b.dims(table)?[1]];
+        let result = ArrayShape::new(b.element_type(table)?, &dims);
+        let options = CustomCallOptions::default();
+        b.custom_call(kernel::TAKE_ROWS, &[table, ids], result, options)
     }
 }

@@ -31,11 +31,11 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// The same, with the device's kernel for few rows where it has one: for decode steps. Prompts are left to the compiler, whose
-    /// sums are those of Flax to the bit.
-    pub fn for_decode(b: &'a Builder, spec: &'a ModelSpec, weights: &'a [Value]) -> Self {
+    /// The same, with the device's kernel for few rows where it has one: for decode steps, and the head of a prompt. The layers of a
+    /// prompt are left to the compiler, whose sums are those of Flax to the bit.
+    pub fn for_few_rows(b: &'a Builder, spec: &'a ModelSpec, weights: &'a [Value]) -> Self {
         Self {
-            row_kernel: spec.device.row_kernel,
+            row_kernel: spec.device.kernels,
             ..Self::new(b, spec, weights)
         }
     }
@@ -121,7 +121,7 @@ impl<'a> Lowering<'a> {
             let options = CustomCallOptions::default();
             return self
                 .b
-                .custom_call(crate::kernel::TARGET, &[x, w], result, options);
+                .custom_call(crate::kernel::MATMUL, &[x, w], result, options);
         }
         let dims = DotDims {
             lhs_contracting: vec![1],

@@ -11,6 +11,7 @@ mod attention;
 mod block;
 mod cache;
 mod collectives;
+mod distribution;
 mod embedding;
 mod head;
 mod lowering;
@@ -21,6 +22,7 @@ pub mod programs;
 mod rope;
 mod sampling;
 
+pub use distribution::{Distributed, Distribution, Replicated, SplitDimension};
 pub use parameters::{EMBEDDING, KernelLayout, ParameterSpec, Role, parameters};
 pub use rope::RopeTables;
 
@@ -35,9 +37,11 @@ pub struct DeviceTraits {
     pub kernel_layout: KernelLayout,
     /// The fewest rows that a decode step is run with when computing in 16 bits.
     pub min_rows_16bit: usize,
-    /// Whether the device's programs can call [`crate::kernel::TARGET`], which multiplies few rows by a matrix whose contracted
-    /// dimension is innermost.
-    pub row_kernel: bool,
+    /// Whether the device's programs can call the functions of [`crate::kernel`].
+    ///
+    /// XLA:CPU widens bfloat16 arrays whole for most operations but dots, so a cache is then kept as the bits of its numbers,
+    /// u16, which it leaves alone.
+    pub kernels: bool,
 }
 
 impl DeviceTraits {
@@ -47,7 +51,7 @@ impl DeviceTraits {
     pub const CPU: Self = Self {
         kernel_layout: KernelLayout::OutIn,
         min_rows_16bit: 2,
-        row_kernel: false,
+        kernels: false,
     };
 
     /// A TPU's compiler chooses its own tiled layouts, and sends a dot with a single row to the vector
@@ -55,14 +59,14 @@ impl DeviceTraits {
     pub const TPU: Self = Self {
         kernel_layout: KernelLayout::InOut,
         min_rows_16bit: 2,
-        row_kernel: false,
+        kernels: false,
     };
 
     /// A GPU's matrix library takes either layout and any number of rows.
     pub const GPU: Self = Self {
         kernel_layout: KernelLayout::InOut,
         min_rows_16bit: 1,
-        row_kernel: false,
+        kernels: false,
     };
 
     /// The traits of a PJRT platform, by the name that its plugin gives (`cpu`, `tpu`, `cuda`, …).
@@ -112,11 +116,19 @@ impl ModelSpec {
         })
     }
 
+    /// The element type that caches are kept in: the compute dtype, or its bits.
+    pub fn cache_type(&self) -> hlo::ElementType {
+        match self.compute {
+            DType::BF16 if self.device.kernels => hlo::ElementType::U16,
+            compute => compute.into(),
+        }
+    }
+
     /// Rows that each device's decode program has for `batch` prompts: `batch`, or what the device needs at least.
     pub fn decode_rows(&self, batch: usize) -> usize {
         match self.compute {
             DType::F32 => batch,
-            DType::BF16 if self.device.row_kernel => batch,
+            DType::BF16 if self.device.kernels => batch,
             DType::F16 | DType::BF16 => batch.max(self.device.min_rows_16bit),
         }
     }

@@ -65,9 +65,9 @@ pub fn prefill(spec: &ModelSpec, dims: PrefillShape) -> hlo::Result<Module> {
     let mask = b.parameter("attention_mask", prompt_shape)?;
 
     let mut caches = Vec::new();
-    let x = run_prompt(&lowering, &entry, ids, mask, dims.batch, |layer| {
-        caches.push(lowering.fill_cache(layer.cache.keys, dims.rows, dims.cache)?);
-        caches.push(lowering.fill_cache(layer.cache.values, dims.rows, dims.cache)?);
+    let x = run_prompt(&lowering, &entry, ids, mask, dims.batch, |_, cache| {
+        caches.push(lowering.fill_cache(cache.keys, dims.rows, dims.cache)?);
+        caches.push(lowering.fill_cache(cache.values, dims.rows, dims.cache)?);
         Ok(())
     })?;
     // Prompts are padded on the left, so the last token of each stands at the end.
@@ -76,8 +76,9 @@ pub fn prefill(spec: &ModelSpec, dims: PrefillShape) -> hlo::Result<Module> {
     let x = b.reshape(x, &[batch, prompt, hidden])?;
     let x = b.slice_dim(x, 1, prompt - 1, prompt)?;
     let x = b.reshape(x, &[batch, hidden])?;
-    let logits = lowering.logits(lowering.rms_norm(x, "model/norm")?)?;
-    let mut results = vec![lowering.greedy(logits)?];
+    let head = Lowering::for_few_rows(&b, spec, &entry.weights);
+    let logits = head.logits(head.rms_norm(x, "model/norm")?)?;
+    let mut results = vec![head.greedy(logits)?];
     results.extend(caches);
     let root = b.tuple(&results)?;
     Ok(Module::new("prefill", b.finish(root)?))
@@ -181,8 +182,8 @@ pub fn forward(spec: &ModelSpec, batch: usize, length: usize) -> hlo::Result<Mod
     };
 
     let mut hidden_states = Vec::new();
-    let x = run_prompt(&lowering, &entry, ids, mask, batch, |layer| {
-        hidden_states.push(wide(layer.input)?);
+    let x = run_prompt(&lowering, &entry, ids, mask, batch, |input, _| {
+        hidden_states.push(wide(input)?);
         Ok(())
     })?;
     let normed = lowering.rms_norm(x, "model/norm")?;
@@ -225,23 +226,15 @@ impl Entry {
     }
 }
 
-/// What one layer of a prompt saw and made.
-struct PromptLayer {
-    /// Hidden states that went into it, [batch · length, hidden].
-    input: Value,
-    /// Its keys and values.
-    cache: LayerCache,
-}
-
 /// Runs all layers over whole prompts and returns the last one's output, [batch · length, hidden], before the
-/// final norm.
+/// final norm. `visit` sees each layer's input, shaped like that, and its keys and values.
 fn run_prompt(
     lowering: &Lowering<'_>,
     entry: &Entry,
     ids: Value,
     mask: Value,
     batch: usize,
-    mut visit: impl FnMut(PromptLayer) -> hlo::Result<()>,
+    mut visit: impl FnMut(Value, LayerCache) -> hlo::Result<()>,
 ) -> hlo::Result<Value> {
     let b = lowering.b;
     let dims = b.dims(mask)?;
@@ -252,9 +245,10 @@ fn run_prompt(
     let mut x = lowering.embed(ids)?;
     for layer in 0..lowering.config().num_hidden_layers {
         let input = x;
-        let cache;
-        (x, cache) = lowering.block(input, batch, layer, rotation, bias, Ok)?;
-        visit(PromptLayer { input, cache })?;
+        x = lowering.block(input, batch, layer, rotation, |tokens| {
+            visit(input, tokens.cache)?;
+            lowering.attend(tokens.queries, tokens.cache, bias)
+        })?;
     }
     Ok(x)
 }
@@ -339,34 +333,24 @@ impl DecodeState {
 
 /// One step: runs each row's last token, writes its keys and values, and chooses the next.
 fn decode_step(b: &Builder, spec: &ModelSpec, state: DecodeState) -> hlo::Result<DecodeState> {
-    let lowering = Lowering::for_decode(b, spec, &state.weights);
-    let key_dims = b.dims(state.key_mask)?;
-    let (rows, cache) = (key_dims[0], key_dims[1]);
+    let lowering = Lowering::for_few_rows(b, spec, &state.weights);
+    let rows = b.dims(state.key_mask)?[0];
     let column = |x: Value| b.reshape(x, &[rows, 1]);
 
     let [sin, cos] = state.tables;
     let rotation: Rotation = lowering.rotation(sin, cos, column(state.position)?)?;
-    let key = b.iota(ElementType::S32, &key_dims, 1)?;
-    let written = b.compare(
-        key,
-        b.broadcast_scalar(state.slot, &key_dims)?,
-        Direction::Le,
-    )?;
-    let zeros = b.full(ElementType::S32, &key_dims, 0.0)?;
-    let visible = b.and(written, b.compare(state.key_mask, zeros, Direction::Gt)?)?;
-    let bias = lowering.mask_bias(b.reshape(visible, &[rows, 1, cache])?)?;
 
     let mut caches = Vec::with_capacity(state.caches.len());
     let mut x = lowering.embed(column(state.token)?)?;
     for (layer, old) in state.caches.chunks_exact(2).enumerate() {
-        let new;
-        (x, new) = lowering.block(x, rows as usize, layer, rotation, bias, |token| {
-            Ok(LayerCache {
-                keys: lowering.update_cache(old[0], token.keys, state.slot)?,
-                values: lowering.update_cache(old[1], token.values, state.slot)?,
-            })
+        x = lowering.block(x, rows as usize, layer, rotation, |token| {
+            let cache = LayerCache {
+                keys: lowering.update_cache(old[0], token.cache.keys, state.slot)?,
+                values: lowering.update_cache(old[1], token.cache.values, state.slot)?,
+            };
+            caches.extend([cache.keys, cache.values]);
+            lowering.attend_cached(token.queries, cache, state.key_mask, state.slot)
         })?;
-        caches.extend([new.keys, new.values]);
     }
     let logits = lowering.logits(lowering.rms_norm(x, "model/norm")?)?;
     let chosen = lowering.greedy(logits)?;

@@ -2,32 +2,46 @@
 
 use std::ops::{Deref, DerefMut};
 
+use memmap2::{Advice, MmapMut};
+
 /// A small allocation is aligned so that XLA's CPU client can use it in place: it asks for 64 bytes.
 const SMALL_ALIGNMENT: usize = 64;
-/// A large one begins on a page, which transfers to accelerators prefer.
-const LARGE_ALIGNMENT: usize = 4096;
-/// Where large begins: here the alignment costs a sixteenth at most.
-const LARGE: usize = 64 * 1024;
+/// A large one begins where a huge page can, on x86-64.
+const LARGE_ALIGNMENT: usize = 2 << 20;
 
 /// Zeroed bytes on the host, aligned so that a plugin may use them without a copy.
 ///
-/// Large ones come from the operating system as untouched pages: zeroing them costs nothing until they are written.
+/// Large ones come from the operating system as untouched pages: zeroing them costs nothing until they are written. They
+/// are huge pages where the system gives them: then a matrix that is read once a token does not cost a page table walk every
+/// 4 KiB, and filling it costs a page fault every 2 MiB instead.
 pub struct HostBuffer {
-    storage: Vec<u8>,
+    storage: Storage,
     start: usize,
     len: usize,
+}
+
+enum Storage {
+    Heap(Vec<u8>),
+    Pages(MmapMut),
 }
 
 impl HostBuffer {
     /// `len` zero bytes.
     pub fn zeroed(len: usize) -> HostBuffer {
-        let alignment = if len < LARGE {
-            SMALL_ALIGNMENT
-        } else {
-            LARGE_ALIGNMENT
-        };
-        // A Vec keeps its allocation when it moves, so the offset found here holds.
-        let storage = vec![0; len.saturating_add(alignment)];
+        if len >= LARGE_ALIGNMENT
+            && let Ok(pages) = MmapMut::map_anon(len.saturating_add(LARGE_ALIGNMENT))
+        {
+            // A kernel without huge pages refuses; the memory is as good without.
+            let _ = pages.advise(Advice::HugePage);
+            return HostBuffer::aligned(Storage::Pages(pages), LARGE_ALIGNMENT, len);
+        }
+        let storage = vec![0; len.saturating_add(SMALL_ALIGNMENT)];
+        HostBuffer::aligned(Storage::Heap(storage), SMALL_ALIGNMENT, len)
+    }
+
+    /// The first `len` bytes of the storage from an aligned address on; it is `alignment` longer than that.
+    fn aligned(storage: Storage, alignment: usize, len: usize) -> HostBuffer {
+        // Neither kind of storage moves in memory when its owner is moved, so the offset found here holds.
         let start = storage.as_ptr().align_offset(alignment).min(alignment);
         HostBuffer {
             storage,
@@ -44,6 +58,26 @@ impl HostBuffer {
     /// Whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+}
+
+impl Deref for Storage {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Storage::Heap(bytes) => bytes,
+            Storage::Pages(pages) => pages,
+        }
+    }
+}
+
+impl DerefMut for Storage {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Storage::Heap(bytes) => bytes,
+            Storage::Pages(pages) => pages,
+        }
     }
 }
 
@@ -136,10 +170,14 @@ mod tests {
 
     #[test]
     fn host_buffers_are_zeroed_and_aligned_and_stay_so_when_moved() {
-        for len in [0, 1, 63, 64, 4095, LARGE, LARGE + 1] {
+        for len in [0, 1, 63, 64, 4095, LARGE_ALIGNMENT, LARGE_ALIGNMENT + 1] {
             let buffer = Box::new(HostBuffer::zeroed(len));
             let moved = *buffer;
-            let alignment = if len < LARGE { 64 } else { 4096 };
+            let alignment = if len < LARGE_ALIGNMENT {
+                SMALL_ALIGNMENT
+            } else {
+                LARGE_ALIGNMENT
+            };
             assert_eq!(moved.as_ptr() as usize % alignment, 0, "{len} bytes");
             assert_eq!(moved.len(), len);
             assert!(moved.iter().all(|&byte| byte == 0));

@@ -29,3 +29,13 @@ pub const TPU_COMPILE_VARIABLES: [(&str, &str); 5] = [
     ("TPU_WORKER_ID", "0"),
     ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
 ];
+
+/// What libtpu needs in its environment, before it is loaded, of a process that only compiles: all of [`TPU_COMPILE_VARIABLES`] where
+/// there is no TPU, and else just leave to be loaded beside the process that uses the TPU.
+pub fn tpu_compile_environment() -> &'static [(&'static str, &'static str)] {
+    if tpu_chips() == 0 {
+        &TPU_COMPILE_VARIABLES
+    } else {
+        &[("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")]
+    }
+}

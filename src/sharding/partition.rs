@@ -135,6 +135,14 @@ impl Geometry {
         }
     }
 
+    /// How many devices of a group hold the same part of a dimension that is split so.
+    pub fn copies(&self, split: Split) -> usize {
+        match split {
+            Split::KeyValueHeads => (self.mesh.model / self.whole.key_value_heads).max(1),
+            Split::Heads | Split::Intermediate | Split::Vocabulary => 1,
+        }
+    }
+
     /// The size of a device's share of a dimension that is split so.
     pub fn share(&self, split: Split) -> usize {
         self.slice(split, 0).size

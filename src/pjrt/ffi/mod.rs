@@ -116,6 +116,8 @@ macro_rules! elements {
 elements! {
     as_f32 as_f32_mut f32, F32;
     as_bf16 as_bf16_mut half::bf16, BF16;
+    as_s32 as_s32_mut i32, S32;
+    as_u16 as_u16_mut u16, U16;
 }
 
 impl Plugin {

@@ -1,0 +1,319 @@
+//! `gemma-xla bench`: how fast a model runs here, beside what the machine's memory allows.
+
+use std::io::IsTerminal;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+use serde::Serialize;
+
+use super::Outcome;
+use super::model::ModelArgs;
+use crate::bench::{
+    BenchOptions, GrowthOptions, GrowthPoint, bandwidth, growth, measure, median,
+    peak_resident_bytes, warm_up, work,
+};
+use crate::engine::{Engine, Times};
+
+/// How long reading is measured, each time.
+const READ_TIME: Duration = Duration::from_millis(400);
+
+/// Options of `bench`.
+#[derive(Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Prompts that are run together
+    #[arg(long, value_name = "B", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=65536))]
+    batch_size: usize,
+    /// Tokens of each prompt
+    #[arg(long, value_name = "P", default_value_t = 32, value_parser = RangedU64ValueParser::<usize>::new().range(1..=i32::MAX as u64))]
+    prompt_tokens: usize,
+    /// New tokens of each prompt; end-of-sequence tokens do not end it
+    #[arg(long, value_name = "N", default_value_t = 97, value_parser = RangedU64ValueParser::<usize>::new().range(2..=i32::MAX as u64))]
+    max_new_tokens: usize,
+    /// Runs that count, after one that does not
+    #[arg(long, value_name = "R", default_value_t = 3, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
+    repeat: usize,
+    /// Measure how a step's time grows instead: with the context, the batch, and the steps run
+    #[arg(long, conflicts_with_all = ["batch_size", "prompt_tokens", "repeat"])]
+    growth: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What ran.
+#[derive(Serialize)]
+struct Subject {
+    model: String,
+    dtype: String,
+    device: String,
+    mesh: String,
+    cores: usize,
+    version: &'static str,
+}
+
+/// What `--json` prints; seconds, bytes, and 10⁹ bytes or 10¹² operations a second.
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    subject: Subject,
+    batch_size: usize,
+    prompt_tokens: usize,
+    max_new_tokens: usize,
+    repeat: usize,
+    parameter_bytes: u64,
+    read_bandwidth_gbs: f64,
+    load_s: f64,
+    load_gbs: f64,
+    compile_s: f64,
+    compile_cached_s: f64,
+    prefill_s: f64,
+    prefill_tflops: f64,
+    decode_step_s: f64,
+    decode_tokens_per_s: f64,
+    decode_bandwidth_gbs: f64,
+    decode_bandwidth_ratio: f64,
+    /// Of this process until the end of loading, and until its end; null where the system does not say.
+    load_peak_rss_bytes: Option<u64>,
+    peak_rss_bytes: Option<u64>,
+    /// Of each run: its prefill, and the time of a step in each call of the decode loop.
+    prefills_s: Vec<f64>,
+    decode_steps_s: Vec<Vec<f64>>,
+}
+
+/// Runs the command.
+pub fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
+    let mut options = args.model.options();
+    options.ignore_eos = true;
+    let engine = args.model.load_with(&options)?;
+    if args.growth {
+        return run_growth(args, &engine);
+    }
+    let load_peak_rss_bytes = peak_resident_bytes();
+    let report = run_bench(args, &engine, load_peak_rss_bytes)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print(&report);
+    }
+    Ok(Outcome::Done)
+}
+
+fn run_bench(
+    args: &BenchArgs,
+    engine: &Engine,
+    load_peak_rss_bytes: Option<u64>,
+) -> anyhow::Result<Report> {
+    let options = BenchOptions {
+        batch_size: args.batch_size,
+        prompt_tokens: args.prompt_tokens,
+        max_new_tokens: args.max_new_tokens,
+        repeat: args.repeat,
+    };
+    warm_up(engine, &options)?;
+    let compiled = programs_time(engine.times());
+    engine.forget_programs();
+    // Reading is measured around the runs: other work on the machine comes and goes.
+    let before = read_bandwidth_apart()?;
+    let runs = measure(engine, &options)?;
+    let after = read_bandwidth_apart()?;
+    let cached = programs_time(engine.times()) - compiled;
+
+    let spec = engine.spec();
+    let read = (before + after) / 2.0;
+    let load = engine.times().load.as_secs_f64();
+    let parameter_bytes = work::parameter_bytes(spec);
+    let prefill = median(&runs.prefills).context("no prefill was measured")?;
+    let step = runs.step().context("no decode step was measured")?;
+    let filled = args.prompt_tokens as f64 + args.max_new_tokens as f64 / 2.0;
+    let decode = work::decode_step_bytes(spec, args.batch_size, filled) / step / 1e9;
+    let operations = work::prefill_operations(spec, args.batch_size, args.prompt_tokens);
+    let steps = runs.calls.iter();
+    Ok(Report {
+        subject: subject(args, engine),
+        batch_size: args.batch_size,
+        prompt_tokens: args.prompt_tokens,
+        max_new_tokens: args.max_new_tokens,
+        repeat: args.repeat,
+        parameter_bytes,
+        read_bandwidth_gbs: read,
+        load_s: load,
+        load_gbs: parameter_bytes as f64 / load / 1e9,
+        compile_s: compiled.as_secs_f64(),
+        compile_cached_s: cached.as_secs_f64(),
+        prefill_s: prefill,
+        prefill_tflops: operations / prefill / 1e12,
+        decode_step_s: step,
+        decode_tokens_per_s: args.batch_size as f64 / step,
+        decode_bandwidth_gbs: decode,
+        decode_bandwidth_ratio: decode / read,
+        load_peak_rss_bytes,
+        peak_rss_bytes: peak_resident_bytes(),
+        decode_steps_s: steps
+            .map(|calls| calls.iter().map(|&(_, time)| time).collect())
+            .collect(),
+        prefills_s: runs.prefills,
+    })
+}
+
+/// What the engine has spent on getting programs.
+fn programs_time(times: Times) -> Duration {
+    times.compile
+}
+
+fn subject(args: &BenchArgs, engine: &Engine) -> Subject {
+    Subject {
+        model: args.model.model.display().to_string(),
+        dtype: engine.spec().compute.to_string(),
+        device: engine
+            .devices()
+            .first()
+            .map_or_else(String::new, |device| device.kind().to_owned()),
+        mesh: engine.spec().geometry.mesh.to_string(),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        version: env!("CARGO_PKG_VERSION"),
+    }
+}
+
+/// Measures reading in a process of its own, since its buffer must not count as memory of the model's run.
+fn read_bandwidth_apart() -> anyhow::Result<f64> {
+    let program = std::env::current_exe().context("cannot tell this program's own file")?;
+    let output = Command::new(&program)
+        .arg("read-bandwidth")
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    ensure!(
+        output.status.success(),
+        "measuring read bandwidth failed: {}",
+        output.status
+    );
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.trim()
+        .parse()
+        .with_context(|| format!("measuring read bandwidth gave {text:?}"))
+}
+
+/// `gemma-xla read-bandwidth`.
+pub fn print_read_bandwidth() -> anyhow::Result<Outcome> {
+    let found = bandwidth::read_bandwidth(&bandwidth::buffer(), READ_TIME);
+    println!("{found}");
+    Ok(Outcome::Done)
+}
+
+fn print(r: &Report) {
+    let s = &r.subject;
+    let row = |name: &str, value: String| println!("{name:<16} {value}");
+    println!(
+        "{} {} on {} ({} cores), mesh {}: batch {}, {} prompt and {} new tokens, median of {}",
+        s.model,
+        s.dtype,
+        s.device,
+        s.cores,
+        s.mesh,
+        r.batch_size,
+        r.prompt_tokens,
+        r.max_new_tokens,
+        r.repeat
+    );
+    row(
+        "parameters",
+        format!("{:.3} GB", r.parameter_bytes as f64 / 1e9),
+    );
+    row("memory reads", format!("{:.1} GB/s", r.read_bandwidth_gbs));
+    row("load", format!("{:.2} s, {:.2} GB/s", r.load_s, r.load_gbs));
+    row(
+        "programs",
+        format!("{:.2} s, again {:.2} s", r.compile_s, r.compile_cached_s),
+    );
+    row(
+        "prefill",
+        format!(
+            "{:.1} ms, {:.3} TFLOP/s",
+            r.prefill_s * 1e3,
+            r.prefill_tflops
+        ),
+    );
+    row(
+        "decode",
+        format!(
+            "{:.2} ms a step, {:.1} tokens/s, {:.1} GB/s: {:.2} of memory reads",
+            r.decode_step_s * 1e3,
+            r.decode_tokens_per_s,
+            r.decode_bandwidth_gbs,
+            r.decode_bandwidth_ratio
+        ),
+    );
+    if let (Some(load), Some(peak)) = (r.load_peak_rss_bytes, r.peak_rss_bytes) {
+        let of_parameters = |bytes: u64| bytes as f64 / r.parameter_bytes.max(1) as f64;
+        row(
+            "peak memory",
+            format!(
+                "{:.3} GB, {:.2} times the parameters; at the end of loading {:.3} GB, {:.2} times",
+                peak as f64 / 1e9,
+                of_parameters(peak),
+                load as f64 / 1e9,
+                of_parameters(load)
+            ),
+        );
+    }
+}
+
+/// `--growth`.
+fn run_growth(args: &BenchArgs, engine: &Engine) -> anyhow::Result<Outcome> {
+    let options = GrowthOptions {
+        contexts: (7..=13)
+            .map(|power| (1 << power) - args.max_new_tokens.min(64))
+            .collect(),
+        batches: (0..=6).map(|power| 1 << power).collect(),
+        prompt_tokens: 64,
+        max_new_tokens: args.max_new_tokens.min(64),
+        steps: 1024,
+    };
+    let terminal = std::io::stderr().is_terminal();
+    let found = growth(engine, &options, |point| {
+        if terminal {
+            eprintln!("{}", growth_line(point));
+        }
+    })?;
+    if args.json {
+        #[derive(Serialize)]
+        struct Report<'a> {
+            #[serde(flatten)]
+            subject: Subject,
+            #[serde(flatten)]
+            growth: &'a crate::bench::Growth,
+        }
+        let subject = subject(args, engine);
+        let growth = &found;
+        println!("{}", serde_json::to_string(&Report { subject, growth })?);
+        return Ok(Outcome::Done);
+    }
+    println!("batch  prompt   ms a step     GB/s  prefill s");
+    for point in found.contexts.iter().chain(&found.batches) {
+        println!("{}", growth_line(point));
+    }
+    println!(
+        "{} steps: {:.3} ms a step in the first half, {:.3} ms in the second",
+        found.steps.steps,
+        found.steps.first_half_step_s * 1e3,
+        found.steps.second_half_step_s * 1e3
+    );
+    Ok(Outcome::Done)
+}
+
+fn growth_line(point: &GrowthPoint) -> String {
+    format!(
+        "{:>5} {:>7} {:>11.3} {:>8.1} {:>10.3}",
+        point.batch_size,
+        point.prompt_tokens,
+        point.decode_step_s * 1e3,
+        point.decode_bandwidth_gbs,
+        point.prefill_s
+    )
+}

@@ -1,0 +1,72 @@
+//! `gemma-xla plan`: whether a model fits on a slice of TPUs, and what a step costs there.
+
+mod table;
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args};
+
+use super::Outcome;
+use crate::dtype::DType;
+use crate::plan::{self, Request, Source};
+use crate::sharding::Mesh;
+
+/// Options of `plan`.
+#[derive(Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["model", "geometry"])))]
+pub struct PlanArgs {
+    /// Folder with config.json; weights may be missing
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// A published model's geometry instead: gemma-2b or gemma-7b
+    #[arg(long, value_name = "NAME")]
+    geometry: Option<String>,
+    /// Slice to plan for, such as v5e:2x2, v5p:2x2x1 or v6e:4x4
+    #[arg(long, value_name = "NAME")]
+    topology: String,
+    /// Devices to split over: rows of the batch over data, parameters over model
+    #[arg(long, value_name = "data=D,model=M", default_value_t)]
+    mesh: Mesh,
+    /// Prompts in a batch
+    #[arg(long, value_name = "B", default_value_t = 1)]
+    batch_size: usize,
+    /// Tokens of a row at most, prompt and continuation
+    #[arg(long, value_name = "L", default_value_t = 1024)]
+    max_length: usize,
+    /// Tokens of the longest prompt [default: the largest power of two in half of --max-length]
+    #[arg(long, value_name = "P")]
+    prompt_tokens: Option<usize>,
+    /// Dtype to compute in: bf16, f16 or f32 [default: the checkpoint's; bf16 for a geometry]
+    #[arg(long)]
+    dtype: Option<DType>,
+    /// List the N costliest instructions of the prefill and of a decode step
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    instructions: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
+    let source = match (&args.model, &args.geometry) {
+        (Some(folder), _) => Source::Folder(folder.clone()),
+        (None, name) => Source::Named(name.clone().unwrap_or_default()),
+    };
+    let report = plan::plan(&Request {
+        source,
+        dtype: args.dtype,
+        topology: args.topology.clone(),
+        mesh: args.mesh,
+        batch_size: args.batch_size,
+        max_length: args.max_length,
+        prompt_tokens: args.prompt_tokens,
+        instructions: args.instructions,
+    })?;
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{}", table::render(&report));
+    }
+    Ok(Outcome::Done)
+}

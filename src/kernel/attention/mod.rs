@@ -1,0 +1,333 @@
+//! Attention of one new token a row over the cached keys and values.
+//!
+//! A decode step reads the filled part of the cache once. XLA:CPU widens the whole cache to float32 first, several times over,
+//! filled or not; here each key and value is read as it is stored, and only where the mask lets a row see it.
+//!
+//! The keys that a row sees are cut into chunks of a fixed length, counted from the first that it sees; threads share the
+//! chunks. Sums are taken chunk by chunk in one order, so a row's result has the same bits whatever else is in the batch,
+//! however far it is padded, and on any number of threads.
+
+mod call;
+mod math;
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use half::bf16;
+
+pub use call::ATTENTION;
+pub(super) use call::Attention as AttentionCall;
+
+use super::form::Form;
+use super::pool::{Parts, Pool};
+use math::{Exponentials, Mixed, Scores, in_form};
+
+/// Keys in a chunk: some microseconds of work for a thread.
+const CHUNK: usize = 256;
+
+/// What queries, keys, values and results are stored as.
+pub(super) trait Stored: Copy + Send + Sync + 'static {
+    /// Whether the query is divided by the root of the head's size, rather than the score: Flax divides queries, which in
+    /// 16 bits gives the same score to the bit.
+    const DIVIDES_QUERY: bool;
+    /// The value in float32.
+    fn widen(self) -> f32;
+    /// The nearest value that can be stored.
+    fn nearest(value: f32) -> Self;
+    /// That value in float32, for numbers (not NaN).
+    fn rounded(value: f32) -> f32;
+}
+
+impl Stored for f32 {
+    const DIVIDES_QUERY: bool = true;
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+
+    fn nearest(value: f32) -> f32 {
+        value
+    }
+
+    #[inline(always)]
+    fn rounded(value: f32) -> f32 {
+        value
+    }
+}
+
+impl Stored for bf16 {
+    const DIVIDES_QUERY: bool = false;
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    fn nearest(value: f32) -> bf16 {
+        bf16::from_f32(value)
+    }
+
+    #[inline(always)]
+    fn rounded(value: f32) -> f32 {
+        // To nearest, ties to even, in arithmetic that becomes vector instructions.
+        let bits = value.to_bits();
+        let to_even = (bits >> 16) & 1;
+        f32::from_bits(bits.wrapping_add(0x7fff + to_even) & 0xffff_0000)
+    }
+}
+
+/// The sizes of an attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sizes {
+    /// Rows of the batch.
+    pub rows: usize,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Query heads that share one of them.
+    pub group: usize,
+    /// Slots of the cache.
+    pub cache: usize,
+    /// Numbers in a head.
+    pub head_dim: usize,
+}
+
+impl Sizes {
+    /// Elements of the queries, and of the result.
+    pub fn queries(&self) -> usize {
+        self.rows * self.kv_heads * self.group * self.head_dim
+    }
+
+    /// Elements of the keys, and of the values.
+    pub fn keys(&self) -> usize {
+        self.rows * self.kv_heads * self.cache * self.head_dim
+    }
+
+    /// Heads of keys and values in all rows.
+    fn units(&self) -> usize {
+        self.rows * self.kv_heads
+    }
+}
+
+/// `result` [rows, kv_heads, group, head_dim] = softmax(queries · keysᵀ / √head_dim) · values, with scores, softmax and sums in
+/// float32, the softmax rounded to `T`, and the sums too.
+///
+/// `queries` is [rows, kv_heads, group, head_dim]; `keys` and `values` are [rows, kv_heads, cache, head_dim]; a row sees those slots up to `slot`
+/// whose `mask` [rows, cache] is positive. A row that sees none gives zeros.
+///
+/// # Panics
+/// Where a slice is not as long as the sizes say, or the CPU does not have the form.
+pub(super) fn attend<T: Stored>(
+    pool: &Pool,
+    form: Form,
+    sizes: Sizes,
+    input: &Input<'_, T>,
+    result: &mut [T],
+) {
+    assert!(form.is_available(), "this CPU has no {form}");
+    assert_eq!(input.queries.len(), sizes.queries(), "length of queries");
+    assert_eq!(input.keys.len(), sizes.keys(), "length of keys");
+    assert_eq!(input.values.len(), sizes.keys(), "length of values");
+    assert_eq!(input.mask.len(), sizes.rows * sizes.cache, "length of mask");
+    assert_eq!(result.len(), sizes.queries(), "length of the result");
+    if result.is_empty() {
+        return;
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        Attention::new(form, sizes, input).run(pool, scratch, result);
+    });
+}
+
+/// What an attention is taken of.
+pub(super) struct Input<'a, T> {
+    pub queries: &'a [T],
+    pub keys: &'a [T],
+    pub values: &'a [T],
+    pub mask: &'a [i32],
+    pub slot: usize,
+}
+
+thread_local! {
+    /// Kept for the next attention of the thread that asks for it.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// What is computed on the way, by pieces: chunks of the first unit's keys, then the second's, ….
+#[derive(Default)]
+struct Scratch {
+    /// [units, group, head_dim].
+    queries: Vec<f32>,
+    /// [pieces, group, CHUNK]: scores, then their exponentials.
+    scores: Vec<f32>,
+    /// [pieces, group]: the largest score.
+    maxima: Vec<f32>,
+    /// [pieces, group]: sums of exponentials.
+    sums: Vec<f32>,
+    /// [pieces, group, head_dim]: weighted sums of values.
+    mixed: Vec<f32>,
+}
+
+struct Attention<'a, T> {
+    form: Form,
+    sizes: Sizes,
+    input: &'a Input<'a, T>,
+    /// The slots that each row looks at.
+    seen: Vec<Range<usize>>,
+    /// Chunks of the row that sees most.
+    chunks: usize,
+}
+
+impl<'a, T: Stored> Attention<'a, T> {
+    fn new(form: Form, sizes: Sizes, input: &'a Input<'a, T>) -> Self {
+        let end = input.slot.saturating_add(1).min(sizes.cache);
+        let seen: Vec<Range<usize>> = (0..sizes.rows)
+            .map(|row| {
+                let mask = &input.mask[row * sizes.cache..][..end];
+                mask.iter().position(|&m| m > 0).unwrap_or(end)..end
+            })
+            .collect();
+        let most = seen.iter().map(Range::len).max().unwrap_or(0);
+        Self {
+            form,
+            sizes,
+            input,
+            seen,
+            chunks: most.div_ceil(CHUNK).max(1),
+        }
+    }
+
+    fn run(&self, pool: &Pool, scratch: &mut Scratch, result: &mut [T]) {
+        let Sizes {
+            group, head_dim, ..
+        } = self.sizes;
+        let pieces = self.sizes.units() * self.chunks;
+        let root = (head_dim as f32).sqrt();
+        let (query_divisor, score_divisor) = if T::DIVIDES_QUERY {
+            (root, 1.0)
+        } else {
+            (1.0, root)
+        };
+        scratch.queries.clear();
+        scratch
+            .queries
+            .extend(self.input.queries.iter().map(|q| q.widen() / query_divisor));
+        let grown = |scratch: &mut Vec<f32>, len| {
+            if scratch.len() < len {
+                scratch.resize(len, 0.0);
+            }
+        };
+        grown(&mut scratch.scores, pieces * group * CHUNK);
+        grown(&mut scratch.maxima, pieces * group);
+        grown(&mut scratch.sums, pieces * group);
+        grown(&mut scratch.mixed, pieces * group * head_dim);
+
+        let queries = &scratch.queries;
+        let scores = Parts::new(&mut scratch.scores, group * CHUNK);
+        let maxima = Parts::new(&mut scratch.maxima, group);
+        pool.run(pieces, &|piece| {
+            let slots = self.slots(piece);
+            let unit = self.unit(piece);
+            // SAFETY: each piece is run once.
+            let (scores, maxima) = unsafe { (scores.part(piece), maxima.part(piece)) };
+            let task = Scores {
+                queries: &queries[unit * group * head_dim..][..group * head_dim],
+                keys: self.heads(self.input.keys, unit, &slots),
+                mask: self.mask(unit, &slots),
+                head_dim,
+                divisor: score_divisor,
+                scores,
+                maxima,
+            };
+            in_form(self.form, task);
+        });
+
+        let maxima = &scratch.maxima;
+        let scores = Parts::new(&mut scratch.scores, group * CHUNK);
+        let sums = Parts::new(&mut scratch.sums, group);
+        pool.run(pieces, &|piece| {
+            // SAFETY: each piece is run once.
+            let (scores, sums) = unsafe { (scores.part(piece), sums.part(piece)) };
+            let task = Exponentials {
+                len: self.slots(piece).len(),
+                maximum: |head| {
+                    self.fold(maxima, self.unit(piece), head, f32::NEG_INFINITY, f32::max)
+                },
+                scores,
+                sums,
+            };
+            in_form(self.form, task);
+        });
+
+        let sums = &scratch.sums;
+        let scores = Parts::new(&mut scratch.scores, group * CHUNK);
+        let mixed = Parts::new(&mut scratch.mixed, group * head_dim);
+        pool.run(pieces, &|piece| {
+            let slots = self.slots(piece);
+            let unit = self.unit(piece);
+            // SAFETY: each piece is run once.
+            let (scores, mixed) = unsafe { (scores.part(piece), mixed.part(piece)) };
+            let task = Mixed {
+                sum: |head| self.fold(sums, unit, head, 0.0, |a, b| a + b),
+                values: self.heads(self.input.values, unit, &slots),
+                head_dim,
+                scores,
+                mixed,
+            };
+            in_form(self.form, task);
+        });
+
+        for (unit, result) in result.chunks_exact_mut(group * head_dim).enumerate() {
+            let parts = &scratch.mixed[unit * self.chunks * group * head_dim..];
+            for (i, to) in result.iter_mut().enumerate() {
+                let of_chunk = |chunk: usize| parts[chunk * group * head_dim + i];
+                *to = T::nearest((0..self.chunks).map(of_chunk).sum());
+            }
+        }
+    }
+
+    /// The row and head of keys and values that a piece belongs to.
+    fn unit(&self, piece: usize) -> usize {
+        piece / self.chunks
+    }
+
+    /// The slots of a piece: none where its row has fewer chunks than another.
+    fn slots(&self, piece: usize) -> Range<usize> {
+        let seen = &self.seen[self.unit(piece) / self.sizes.kv_heads];
+        let start = (seen.start + piece % self.chunks * CHUNK).min(seen.end);
+        start..(start + CHUNK).min(seen.end)
+    }
+
+    /// The keys or values of some slots, [slots, head_dim].
+    fn heads<'b>(&self, cache: &'b [T], unit: usize, slots: &Range<usize>) -> &'b [T] {
+        let Sizes {
+            cache: length,
+            head_dim,
+            ..
+        } = self.sizes;
+        let first = unit * length;
+        &cache[(first + slots.start) * head_dim..(first + slots.end) * head_dim]
+    }
+
+    fn mask(&self, unit: usize, slots: &Range<usize>) -> &[i32] {
+        let first = unit / self.sizes.kv_heads * self.sizes.cache;
+        &self.input.mask[first + slots.start..first + slots.end]
+    }
+
+    /// Folds what the pieces of a unit have for a head.
+    fn fold(
+        &self,
+        of_pieces: &[f32],
+        unit: usize,
+        head: usize,
+        initial: f32,
+        join: impl Fn(f32, f32) -> f32,
+    ) -> f32 {
+        let first = unit * self.chunks;
+        (first..first + self.chunks)
+            .map(|piece| of_pieces[piece * self.sizes.group + head])
+            .fold(initial, join)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! Compiling for a slice, and what the compiler says when a program does not fit.
+
+use super::error::Result;
+use super::topologies::Slice;
+use crate::engine::ProgramKey;
+use crate::model::ModelSpec;
+use crate::pjrt::{self, CompiledProgram, ErrorCode, NamedValue, Plugin, Topology};
+use crate::sharding::Mesh;
+
+/// A slice as libtpu has it.
+pub(super) struct Target {
+    /// What is known of it.
+    pub slice: Slice,
+    /// The plugin's own.
+    pub topology: Topology,
+}
+
+/// What came of compiling a program.
+pub(super) enum Compiled {
+    /// It fits.
+    Fits(CompiledProgram),
+    /// It does not.
+    TooLarge(TooLarge),
+}
+
+/// A program that does not fit.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct TooLarge {
+    /// What the compiler said.
+    pub message: String,
+    /// Bytes that it says are needed on a device, where it says.
+    pub needed_bytes: Option<u64>,
+    /// Bytes that it says there are.
+    pub available_bytes: Option<u64>,
+}
+
+impl Target {
+    /// The slice on that plugin.
+    ///
+    /// # Errors
+    /// What the plugin says.
+    pub fn new(plugin: &Plugin, slice: Slice) -> Result<Self> {
+        // Without this libtpu describes each core of a v4 chip as a device, where a program that runs there has both as one.
+        let options: Vec<_> = slice
+            .chip
+            .joined_cores
+            .map(|name| ("chip_config_name".to_owned(), NamedValue::from(name)))
+            .into_iter()
+            .collect();
+        Ok(Self {
+            slice,
+            topology: Topology::create(plugin, slice.name, &options)?,
+        })
+    }
+
+    /// The compiler's name and build, in one line.
+    pub fn compiler(&self) -> String {
+        let version = self.topology.platform_version();
+        version.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// Devices of the slice.
+    pub fn devices(&self) -> usize {
+        self.topology.devices().len()
+    }
+
+    /// Hosts of the slice.
+    pub fn hosts(&self) -> usize {
+        let hosts = self.topology.devices().iter().map(|d| d.process_index);
+        hosts.collect::<std::collections::BTreeSet<_>>().len()
+    }
+
+    /// Bytes of a device's memory that programs can have, as libtpu says.
+    pub fn memory_limit(&self) -> Option<u64> {
+        let device = self.topology.devices().first()?;
+        device
+            .attributes
+            .iter()
+            .find_map(|(name, value)| match (name.as_str(), value) {
+                ("device_memory_bytes_limit", NamedValue::Int64(limit)) => {
+                    u64::try_from(*limit).ok()
+                }
+                _ => None,
+            })
+    }
+
+    /// Compiles a program as `generate` would on the first devices of the slice.
+    ///
+    /// # Errors
+    /// What the compiler says, but for want of memory.
+    pub fn compile(&self, spec: &ModelSpec, key: ProgramKey) -> Result<Compiled> {
+        let Mesh { data, model } = spec.geometry.mesh;
+        let devices: Vec<i64> = self
+            .topology
+            .devices()
+            .iter()
+            .take(data * model)
+            .map(|device| device.id.into())
+            .collect();
+        let module = key.lower(spec)?;
+        let compiled = self
+            .topology
+            .compile_module(&module, &key.compile_options(&devices));
+        match compiled {
+            Ok(program) => Ok(Compiled::Fits(program)),
+            Err(pjrt::Error::Plugin {
+                code: ErrorCode::ResourceExhausted,
+                message,
+                ..
+            }) => Ok(Compiled::TooLarge(TooLarge::read(&message))),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl TooLarge {
+    fn read(message: &str) -> Self {
+        let mut sizes = message.split('(').skip(1).filter_map(|rest| {
+            let (inside, _) = rest.split_once(')')?;
+            size(inside)
+        });
+        let needed_bytes = sizes.next();
+        Self {
+            message: message.to_owned(),
+            needed_bytes,
+            available_bytes: sizes.next(),
+        }
+    }
+}
+
+/// A size as the compiler writes it: `15.75G`, in binary units.
+fn size(text: &str) -> Option<u64> {
+    let unit = match text.chars().next_back()? {
+        'K' => 1_u64 << 10,
+        'M' => 1 << 20,
+        'G' => 1 << 30,
+        'T' => 1 << 40,
+        _ => return None,
+    };
+    let number: f64 = text.get(..text.len() - 1)?.parse().ok()?;
+    Some((number * unit as f64) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_compilers_numbers_are_read_from_its_message() {
+        let found = TooLarge::read(
+            "E1000: Ran out of memory on HBM, the total memory required for HLO temporaries (76.50G) exceeds available HBM \
+             (15.75G). HLO module: decode.",
+        );
+        assert_eq!(found.needed_bytes, Some((76 << 30) + (1 << 29)));
+        assert_eq!(found.available_bytes, Some(63 << 28));
+        let other = TooLarge::read("out of memory (sorry)");
+        assert_eq!((other.needed_bytes, other.available_bytes), (None, None));
+    }
+}

@@ -1,0 +1,86 @@
+//! What can be wrong with a plan.
+
+use std::path::PathBuf;
+
+use crate::sharding::{GeometryError, Mesh};
+use crate::{checkpoint, config, engine, pjrt, plugin};
+
+/// Why nothing could be planned. Each message is one line.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A topology that is not known.
+    #[error("--topology {name}: not known; known are {known}")]
+    UnknownTopology {
+        /// What was asked for.
+        name: String,
+        /// All that are known, comma separated.
+        known: String,
+    },
+    /// A geometry that has no name here.
+    #[error("--geometry {name}: not known; known are {known}")]
+    UnknownGeometry {
+        /// What was asked for.
+        name: String,
+        /// All that are known, comma separated.
+        known: String,
+    },
+    /// A mesh of more devices than the slice has.
+    #[error("--mesh {mesh}: {} devices, and {topology} has {devices}", mesh.devices())]
+    MeshTooLarge {
+        /// The mesh.
+        mesh: Mesh,
+        /// The slice.
+        topology: &'static str,
+        /// Its devices.
+        devices: usize,
+    },
+    /// An option whose value cannot be used.
+    #[error("{option}: {problem}")]
+    Option {
+        /// The option's name on the command line.
+        option: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The model cannot be split over the mesh.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    /// The model's configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] config::ConfigError),
+    /// The checkpoint cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    /// The engine cannot say how the model would run.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// libtpu is not there.
+    #[error(transparent)]
+    Plugin(#[from] plugin::Error),
+    /// The compiler failed, other than for want of memory.
+    #[error(transparent)]
+    Pjrt(#[from] pjrt::Error),
+    /// The model could not be lowered.
+    #[error("cannot lower the model: {0}")]
+    Lowering(#[from] hlo::Error),
+    /// The compiler's account of its work cannot be read.
+    #[error("the optimized program '{program}' cannot be read: {problem}")]
+    Optimized {
+        /// The program.
+        program: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file of a folder of executables cannot be written or read.
+    #[error("{}: {source}", file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// The result of planning.
+pub type Result<T> = std::result::Result<T, Error>;

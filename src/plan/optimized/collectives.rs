@@ -1,0 +1,106 @@
+//! Transfers between devices.
+
+use std::collections::{BTreeMap, HashMap};
+
+use pjrt_sys::protos::xla::{HloInstructionProto, ShapeProto};
+
+use super::super::error::Result;
+use super::bytes;
+use super::graph::{Executed, Graph};
+
+/// The collective operations of HLO, without the endings of their asynchronous forms.
+const KINDS: [&str; 7] = [
+    "all-gather",
+    "all-reduce",
+    "all-to-all",
+    "collective-broadcast",
+    "collective-permute",
+    "ragged-all-to-all",
+    "reduce-scatter",
+];
+
+/// One transfer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transfer {
+    /// One of HLO's collective operations.
+    kind: &'static str,
+    /// Bytes on a device of the array that the devices make or take apart together.
+    bytes: u64,
+}
+
+/// All transfers of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Collective {
+    /// How many are run.
+    pub count: u64,
+    /// Bytes of the arrays that they reduce, gather, scatter or pass on: for each the larger of what a device gives and what it gets.
+    pub bytes: u64,
+}
+
+impl Collective {
+    /// The transfers in `executed`, by kind.
+    pub fn by_kind(executed: &[Executed]) -> BTreeMap<&'static str, Self> {
+        let mut found = BTreeMap::<_, Self>::new();
+        for executed in executed {
+            for transfer in &executed.collectives {
+                let sum = found.entry(transfer.kind).or_default();
+                sum.count = sum.count.saturating_add(executed.times);
+                let bytes = transfer.bytes.saturating_mul(executed.times);
+                sum.bytes = sum.bytes.saturating_add(bytes);
+            }
+        }
+        found
+    }
+}
+
+/// The transfers that an instruction makes: itself, or those in a fusion or asynchronous computation. An asynchronous one counts
+/// where it starts.
+pub(super) fn of(
+    graph: &Graph<'_>,
+    instruction: &HloInstructionProto,
+    by_id: &HashMap<i64, &HloInstructionProto>,
+) -> Result<Vec<Transfer>> {
+    let opcode = instruction.opcode.as_str();
+    let started = opcode.strip_suffix("-start").unwrap_or(opcode);
+    if let Some(&kind) = KINDS.iter().find(|&&kind| kind == started) {
+        let operands = instruction
+            .operand_ids
+            .iter()
+            .filter_map(|id| by_id.get(id)?.shape.as_ref())
+            .map(bytes::of_shape)
+            .sum::<u64>();
+        let result = instruction.shape.as_ref().map_or(0, |shape| {
+            if opcode == started {
+                bytes::of_shape(shape)
+            } else {
+                started_result(shape)
+            }
+        });
+        return Ok(vec![Transfer {
+            kind,
+            bytes: operands.max(result),
+        }]);
+    }
+    let mut found = Vec::new();
+    if matches!(opcode, "fusion" | "async-start") {
+        for &called in &instruction.called_computation_ids {
+            let body = graph.computation(called)?;
+            let by_id = body.instructions.iter().map(|i| (i.id, i)).collect();
+            for inner in &body.instructions {
+                // A computation calls only ones before it, so this ends.
+                if !inner.called_computation_ids.contains(&called) {
+                    found.extend(of(graph, inner, &by_id)?);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Bytes of the result that a started operation will have: it has a tuple of operands, results and contexts.
+fn started_result(shape: &ShapeProto) -> u64 {
+    match shape.tuple_shapes.get(1) {
+        Some(result) => bytes::of_shape(result),
+        None => bytes::of_shape(shape),
+    }
+}

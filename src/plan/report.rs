@@ -1,0 +1,156 @@
+//! What a plan says.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::compile::TooLarge;
+use super::optimized::{Collective, Executed};
+use crate::model::{Distribution, Replicated};
+
+/// The answer to one question of fit and cost. All bytes are those of one device unless a name says otherwise.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The model's folder or name.
+    pub model: String,
+    /// numpy's name of the dtype that it computes in.
+    pub dtype: &'static str,
+    /// The slice.
+    pub topology: &'static str,
+    /// The mesh.
+    pub mesh: String,
+    /// Devices of the mesh.
+    pub devices: usize,
+    /// Devices of the slice.
+    pub topology_devices: usize,
+    /// Hosts of the slice.
+    pub topology_hosts: usize,
+    /// What the compiler calls itself.
+    pub compiler: String,
+    /// Prompts in a batch, over the whole mesh.
+    pub batch_size: usize,
+    /// Tokens of the longest prompt.
+    pub prompt_tokens: usize,
+    /// Tokens of a row at most, prompt and continuation.
+    pub max_length: usize,
+    /// Length of the caches that these need.
+    pub cache_length: usize,
+    /// Whether both programs fit.
+    pub fits: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub too_large: Vec<TooLarge>,
+    /// Bytes of a device's memory that programs can have.
+    pub memory_limit: Option<u64>,
+    /// What the larger of the programs takes: arguments, results that take no argument's place, temporaries and code; where it does
+    /// not fit, what the compiler says it would take.
+    pub bytes_per_device: Option<u64>,
+    /// Bytes of the parameters.
+    pub parameter_bytes_per_device: u64,
+    /// Bytes of the caches.
+    pub cache_bytes_per_device: u64,
+    /// What each program takes.
+    pub memory: PerProgram<Memory>,
+    /// The parameters over all devices.
+    pub parameters: ParameterTotals,
+    /// Sum of the compiler's estimates: over the whole prefill, and over one decode step. Loops count by their trips, a conditional
+    /// by its costliest branch. Transfers that run beside the computation carry no estimate.
+    pub estimated_cycles: PerProgram<u64>,
+    /// The same at the chip's clock, in seconds.
+    pub estimated_seconds: PerProgram<f64>,
+    /// Bytes that the prefill, and one decode step, read from and write to the chip's memory: operands and results that lie there,
+    /// slices and updates by their own size, loops by their trips.
+    pub bytes_accessed: PerProgram<u64>,
+    /// What the compiler's own cost analysis says of the same. It counts a loop's body once however often it runs, and a
+    /// parameter that is fetched to the core ahead of its use twice.
+    pub compiler_bytes_accessed: PerProgram<u64>,
+    /// Collectives of the prefill, and of one decode step, by kind.
+    pub collectives: PerProgram<BTreeMap<&'static str, Collective>>,
+    /// The least that a decode step can cost.
+    pub roofline: Roofline,
+    /// Estimated cycles of a decode step over those of the roofline. Below 1 where much of the reading runs beside the computation,
+    /// which the estimate leaves out.
+    pub roofline_ratio: Option<f64>,
+    /// What would fit, where it was looked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub largest: Option<Largest>,
+    /// The costliest instructions, where they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<PerProgram<Vec<Executed>>>,
+}
+
+/// One value for each of the two programs; none where the program does not fit.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PerProgram<T> {
+    /// Of the program that runs prompts.
+    pub prefill: Option<T>,
+    /// Of the program that runs the steps after them.
+    pub decode: Option<T>,
+}
+
+/// What a program takes on a device, in bytes, as the compiler says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Parameters, caches and inputs.
+    pub arguments: u64,
+    /// Results.
+    pub outputs: u64,
+    /// The part of the results that takes the place of arguments.
+    pub aliased: u64,
+    /// What it needs beyond these while it runs.
+    pub temporaries: u64,
+    /// The program itself.
+    pub code: u64,
+    /// All of these.
+    pub total: u64,
+}
+
+/// The parameters over all devices.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ParameterTotals {
+    /// Bytes of the model, each element once.
+    pub model_bytes: u64,
+    /// Bytes over the devices of one group, which share the model.
+    pub group_bytes: u64,
+    /// Bytes over all devices: each group of the data axis has a copy.
+    pub all_devices_bytes: u64,
+    /// By how much a group's bytes are more than the model's, as a part of the model's.
+    pub excess: f64,
+    /// What is held more than once in a group, or padded.
+    pub replicated: Vec<Replicated>,
+}
+
+impl ParameterTotals {
+    pub(super) fn of(distribution: Distribution, groups: usize) -> Self {
+        Self {
+            model_bytes: distribution.model_bytes,
+            group_bytes: distribution.bytes_per_group,
+            all_devices_bytes: distribution.bytes_per_group * groups as u64,
+            excess: distribution.excess,
+            replicated: distribution.replicated,
+        }
+    }
+}
+
+/// The least that a decode step can cost: the time in which the chip's memory gives what has to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Roofline {
+    /// Bytes that have to be read: the device's parameters (of an embedding that is not the head as well only the rows' own) and the
+    /// caches when they are full.
+    pub bytes: u64,
+    /// The chip's memory bandwidth, bytes a second.
+    pub bandwidth: f64,
+    /// The chip's clock, cycles a second.
+    pub clock: f64,
+    /// Cycles in which the bytes are read.
+    pub cycles: u64,
+}
+
+/// What would fit, found by compiling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Largest {
+    /// The most prompts in a batch at the length asked for; none where not even one fits.
+    pub batch_size: Option<usize>,
+    /// The longest rows at the batch asked for; none where not even the shortest fit.
+    pub max_length: Option<usize>,
+}
