@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args};
 
 use super::Outcome;
+use super::source::locate;
 use crate::dtype::DType;
+use crate::hub::Wanted;
 use crate::plan::{self, Request, Source};
 use crate::sharding::Mesh;
 
@@ -15,9 +17,12 @@ use crate::sharding::Mesh;
 #[derive(Args)]
 #[command(group(ArgGroup::new("what").required(true).args(["model", "geometry"])))]
 pub struct PlanArgs {
-    /// Folder with config.json; weights may be missing
-    #[arg(long, value_name = "DIR")]
+    /// Folder with config.json, weights may be missing; or a model on the Hub, of which no weights are downloaded
+    #[arg(long, value_name = "DIR|HUB_ID")]
     model: Option<PathBuf>,
+    /// Branch, tag or commit of a model on the Hub
+    #[arg(long, requires = "model")]
+    revision: Option<String>,
     /// A published model's geometry instead: gemma-2b or gemma-7b
     #[arg(long, value_name = "NAME")]
     geometry: Option<String>,
@@ -50,7 +55,11 @@ pub struct PlanArgs {
 /// Runs the command.
 pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     let source = match (&args.model, &args.geometry) {
-        (Some(folder), _) => Source::Folder(folder.clone()),
+        (Some(model), _) => Source::Folder(locate(
+            model,
+            args.revision.as_deref(),
+            Wanted::Configuration,
+        )?),
         (None, name) => Source::Named(name.clone().unwrap_or_default()),
     };
     let report = plan::plan(&Request {
