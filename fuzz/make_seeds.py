@@ -1,4 +1,4 @@
-"""Makes the seeds of the npz, safetensors and tokenizer targets with numpy and safetensors: small files with every structure."""
+"""Makes the seeds of the npz, safetensors, tokenizer and pieces targets with numpy and safetensors: small files with every structure."""
 
 import json
 from pathlib import Path
@@ -60,3 +60,35 @@ tokenizer = {
     },
 }
 (SEEDS / "tokenizer" / "bpe.json").write_text(json.dumps(tokenizer, ensure_ascii=False))
+
+
+def field(number, value):
+    """A field of a protobuf: a number, or bytes."""
+    if isinstance(value, int):
+        assert 0 <= value < 128
+        return bytes([number << 3, value])
+    assert len(value) < 128 * 128
+    length = bytes([len(value)]) if len(value) < 128 else bytes([len(value) & 127 | 128, len(value) >> 7])
+    key = bytes([number << 3 | 2]) if number < 16 else bytes([(number << 3 | 2) & 127 | 128, number >> 4])
+    return key + length + value
+
+
+def number(key, value):
+    """A field with a small number and a key of two bytes."""
+    return bytes([(key << 3) & 127 | 128, key >> 4, value])
+
+
+# sentencepiece_model.proto: pieces are field 1 with text 1, score 2 (a float) and type 3; trainer_spec is 2, normalizer_spec 3.
+kinds = [3, 3, 3, 2, *[6] * 256]
+sentencepieces = b"".join(
+    field(1, field(1, piece.encode()) + b"\x15" + np.float32(-i).tobytes() + field(3, kinds[i] if i < len(kinds) else 1))
+    for i, piece in enumerate(pieces)
+)
+trainer = field(3, 2) + number(35, 1) + number(40, 3) + number(41, 2) + number(42, 1) + number(43, 0)
+names = [(45, b"<unk>"), (46, b"<bos>"), (47, b"<eos>"), (48, b"<pad>")]
+trainer += b"".join(field(key, name) for key, name in names)
+normalizer = field(1, b"identity") + field(3, 0) + field(4, 0)
+for name, kind in (("bpe", 2), ("unigram", 1)):
+    whole = sentencepieces + field(2, trainer.replace(field(3, 2), field(3, kind), 1)) + field(3, normalizer)
+    (SEEDS / "pieces").mkdir(exist_ok=True)
+    (SEEDS / "pieces" / f"{name}.model").write_bytes(whole)

@@ -62,7 +62,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
     let tokenizer = Tokenizer::from_dir(&model.model, config.bos_token_id)?;
     if tokenizer.is_none() && format == OutputFormat::Text {
         anyhow::bail!(
-            "--format text: {} has no tokenizer.json; use --format jsonl",
+            "--format text: {} has neither tokenizer.json nor tokenizer.model; use --format jsonl",
             model.model.display()
         );
     }
@@ -192,8 +192,12 @@ impl Printer<'_> {
     /// Writes the part of a row's text that has not been written. An incomplete character at the end waits for the
     /// tokens that complete it, unless the row is `finished`.
     fn write_text(&mut self, index: usize, finished: bool) -> anyhow::Result<()> {
-        let text = self.text(index, &self.rows[index].token_ids)?;
-        let text = text.unwrap_or_default();
+        let ids = self.rows[index].token_ids.as_slice();
+        let ids = match self.tokenizer {
+            Some(tokenizer) if !finished => tokenizer.settled(ids),
+            _ => ids,
+        };
+        let text = self.text(index, ids)?.unwrap_or_default();
         let row = &mut self.rows[index];
         if !row.begun {
             row.begun = true;
@@ -209,14 +213,9 @@ impl Printer<'_> {
                 }
             }
         }
-        let complete = if finished {
-            text.len()
-        } else {
-            text.trim_end_matches(char::REPLACEMENT_CHARACTER).len()
-        };
-        if let Some(new) = text.get(row.written..complete) {
+        if let Some(new) = text.get(row.written..) {
             self.output.write_all(new.as_bytes())?;
-            row.written = complete;
+            row.written = text.len();
         }
         if finished {
             self.output.write_all(b"\n")?;

@@ -82,7 +82,7 @@ impl Prompt {
                 tokenizer.encode(text).with_context(|| self.place.clone())?
             }
             _ => bail!(
-                "{}: a text, but {} has no tokenizer.json; give {{\"token_ids\": […]}} in JSON lines",
+                "{}: a text, but {} has neither tokenizer.json nor tokenizer.model; give {{\"token_ids\": […]}} in JSON lines",
                 self.place,
                 model.display()
             ),

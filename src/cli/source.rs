@@ -112,8 +112,13 @@ impl Progress {
                 }
             }
             Event::Waiting { what, why, pause } => {
+                // An address is in what is said of it.
+                let what = match why.starts_with(what) {
+                    true => String::new(),
+                    false => format!("{what}: "),
+                };
                 self.say(&format!(
-                    "{what}: {why}; trying again in {:.1} s",
+                    "{what}{why}; trying again in {:.1} s",
                     pause.as_secs_f64()
                 ));
             }

@@ -8,6 +8,7 @@ mod forward;
 mod generate;
 mod load;
 mod programs;
+mod prompts;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -189,7 +190,7 @@ impl Engine {
         *self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets the programs compiled so far: the next use of each takes it from the compiler again.
+    /// Forgets the programs compiled so far: the next use of each takes it from the cache, or compiles it again.
     pub fn forget_programs(&self) {
         self.programs
             .lock()
@@ -236,7 +237,7 @@ impl Engine {
         Ok(program)
     }
 
-    /// Saves the two programs that a batch of `batch` prompts runs in, the longest of `prompt_tokens` tokens and with up to
+    /// Saves the programs that a batch of `batch` prompts runs in, with the longest of `prompt_tokens` tokens and with up to
     /// `new_tokens` after each, in `folder`: another engine of the same model on the same kind of devices then need not compile them.
     ///
     /// # Errors
@@ -249,21 +250,18 @@ impl Engine {
         new_tokens: usize,
     ) -> Result<PathBuf> {
         let programs = BatchPrograms::new(&self.spec, batch, prompt_tokens, new_tokens);
-        let saved = [
-            ProgramKey::Prefill(programs.prefill),
-            ProgramKey::Decode(programs.decode),
-        ]
-        .into_iter()
-        .map(|key| {
-            let module = key.lower(&self.spec)?;
-            let options = key.compile_options(&self.devices.assignment());
-            let hash = executables::program_hash(&module, &options)?;
-            Ok(executables::NewExecutable {
-                entry: key.manifest_entry(hash),
-                bytes: self.program(key)?.executable.serialize()?,
+        let saved = programs
+            .keys()
+            .map(|key| {
+                let module = key.lower(&self.spec)?;
+                let options = key.compile_options(&self.devices.assignment());
+                let hash = executables::program_hash(&module, &options)?;
+                Ok(executables::NewExecutable {
+                    entry: key.manifest_entry(hash),
+                    bytes: self.program(key)?.executable.serialize()?,
+                })
             })
-        })
-        .collect::<Result<Vec<_>>>()?;
+            .collect::<Result<Vec<_>>>()?;
         Ok(executables::save(folder, &self.devices.target()?, saved)?)
     }
 

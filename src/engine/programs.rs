@@ -1,19 +1,23 @@
 //! The programs that generation and comparison need, by their shapes, and how each is compiled.
 
-use super::buckets::{cache_bucket, prompt_bucket};
+use super::buckets::{cache_bucket, prompt_bucket, prompt_chunk};
 use crate::executables::Entry;
 use crate::model::ModelSpec;
-use crate::model::programs::{self, DecodeShape, PrefillShape};
+use crate::model::programs::{self, DecodeShape, ExtendShape, PrefillShape};
 use crate::pjrt::{CompileOptions, OptionValue};
 
 /// Steps that one call of the decode program can run. Between calls the host looks at the tokens, and notices an interruption.
 pub(super) const CHUNK: usize = 32;
 
-/// The shapes, on one device, of the two programs that a batch runs in.
+/// The shapes, on one device, of the programs that a batch runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchPrograms {
-    /// Runs the prompts.
+    /// Runs the prompts, or the first part of long ones.
     pub prefill: PrefillShape,
+    /// Runs a further part of long prompts.
+    pub extend: ExtendShape,
+    /// How many further parts there are.
+    pub extensions: usize,
     /// Runs the steps after them.
     pub decode: DecodeShape,
 }
@@ -24,8 +28,11 @@ impl BatchPrograms {
     pub fn new(spec: &ModelSpec, batch: usize, prompt_tokens: usize, new_tokens: usize) -> Self {
         let batch = batch.div_ceil(spec.geometry.mesh.data);
         let rows = spec.decode_rows(batch);
-        let prompt = prompt_bucket(prompt_tokens);
-        let cache = cache_bucket(prompt + new_tokens);
+        // The first part takes what is over, so that the others are whole.
+        let chunk = prompt_chunk(batch);
+        let extensions = prompt_tokens.saturating_sub(1) / chunk;
+        let prompt = prompt_bucket(prompt_tokens - extensions * chunk);
+        let cache = cache_bucket(prompt + extensions * chunk + new_tokens);
         Self {
             prefill: PrefillShape {
                 batch,
@@ -33,12 +40,32 @@ impl BatchPrograms {
                 rows,
                 cache,
             },
+            extend: ExtendShape {
+                batch,
+                chunk,
+                rows,
+                cache,
+            },
+            extensions,
             decode: DecodeShape {
                 rows,
                 cache,
                 chunk: CHUNK,
             },
         }
+    }
+
+    /// The programs that are run, in the order of their first runs.
+    pub fn keys(&self) -> impl Iterator<Item = ProgramKey> + use<> {
+        let extend = (self.extensions > 0).then_some(ProgramKey::Extend(self.extend));
+        std::iter::once(ProgramKey::Prefill(self.prefill))
+            .chain(extend)
+            .chain([ProgramKey::Decode(self.decode)])
+    }
+
+    /// Tokens of a prompt in all its parts, padding included.
+    pub fn prompt(&self) -> usize {
+        self.prefill.prompt + self.extensions * self.extend.chunk
     }
 }
 
@@ -47,6 +74,8 @@ impl BatchPrograms {
 pub enum ProgramKey {
     /// [`programs::prefill`].
     Prefill(PrefillShape),
+    /// [`programs::extend`].
+    Extend(ExtendShape),
     /// [`programs::decode`].
     Decode(DecodeShape),
     /// [`programs::forward`].
@@ -66,6 +95,7 @@ impl ProgramKey {
     pub fn lower(self, spec: &ModelSpec) -> hlo::Result<hlo::Module> {
         match self {
             ProgramKey::Prefill(shape) => programs::prefill(spec, shape),
+            ProgramKey::Extend(shape) => programs::extend(spec, shape),
             ProgramKey::Decode(shape) => programs::decode(spec, shape),
             ProgramKey::Forward { batch, length } => programs::forward(spec, batch, length),
         }
@@ -79,6 +109,15 @@ impl ProgramKey {
                 vec![
                     ("batch", shape.batch),
                     ("prompt", shape.prompt),
+                    ("rows", shape.rows),
+                    ("cache", shape.cache),
+                ],
+            ),
+            ProgramKey::Extend(shape) => (
+                "extend",
+                vec![
+                    ("batch", shape.batch),
+                    ("chunk", shape.chunk),
                     ("rows", shape.rows),
                     ("cache", shape.cache),
                 ],
@@ -112,6 +151,7 @@ impl ProgramKey {
     pub fn positions(self) -> usize {
         match self {
             ProgramKey::Prefill(shape) => shape.cache,
+            ProgramKey::Extend(shape) => shape.cache,
             ProgramKey::Decode(shape) => shape.cache,
             ProgramKey::Forward { length, .. } => length,
         }
@@ -126,7 +166,7 @@ impl ProgramKey {
     pub fn compile_options(self, devices: &[i64]) -> CompileOptions {
         let overrides = match self {
             ProgramKey::Decode(_) => Vec::new(),
-            ProgramKey::Prefill(_) | ProgramKey::Forward { .. } => vec![(
+            ProgramKey::Prefill(_) | ProgramKey::Extend(_) | ProgramKey::Forward { .. } => vec![(
                 "xla_allow_excess_precision".to_owned(),
                 OptionValue::Bool(false),
             )],

@@ -115,7 +115,7 @@ pub(super) fn failure(
         ),
     };
     Failure {
-        error,
+        error: Box::new(error),
         status: Some(status),
         code,
         retry,

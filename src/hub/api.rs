@@ -52,11 +52,11 @@ impl Client<'_> {
             Err(failure) if failure.status == Some(404) => {
                 return Err(self.not_found(revision, failure));
             }
-            info => info.map_err(|failure| failure.error)?,
+            info => info.map_err(|failure| *failure.error)?,
         };
         if !is_plain_name(&info.sha) {
             let problem = format!("{:?} as the name of a commit", info.sha);
-            return Err(malformed(&url, &problem).error);
+            return Err(*malformed(&url, &problem).error);
         }
         let files: Vec<String> = info
             .siblings

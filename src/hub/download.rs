@@ -72,12 +72,12 @@ impl Download<'_> {
                 file: file.to_owned(),
                 index: String::new(),
             },
-            _ => failure.error,
+            _ => *failure.error,
         })?;
         match answer.file.etag {
             Some(etag) if is_plain_name(&etag) => Ok((etag, answer.file.size)),
-            Some(etag) => Err(malformed(address, &format!("{etag:?} as ETag of {file}")).error),
-            None => Err(malformed(address, &format!("no ETag of {file}")).error),
+            Some(etag) => Err(*malformed(address, &format!("{etag:?} as ETag of {file}")).error),
+            None => Err(*malformed(address, &format!("no ETag of {file}")).error),
         }
     }
 }

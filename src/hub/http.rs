@@ -1,6 +1,7 @@
 //! Requests: redirects followed by hand, so that the token goes to the Hub alone; failures told apart by whether they may pass.
 
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -34,7 +35,7 @@ pub(super) struct Answer {
 
 /// A request that failed.
 pub(super) struct Failure {
-    pub(super) error: Error,
+    pub(super) error: Box<Error>,
     /// The HTTP status, where there was one.
     pub(super) status: Option<u16>,
     /// The Hub's own word for what is wrong, or nothing.
@@ -77,7 +78,12 @@ impl<'a> Client<'a> {
             }
             tls = tls.root_certs(RootCerts::new_with_certs(&certificates));
         }
-        let config = Agent::config_builder()
+        let mut config = Agent::config_builder();
+        if origin(&settings.endpoint).is_some_and(|(_, host, _)| is_loopback(&host)) {
+            // Whatever proxy the environment names is for what lies beyond this machine.
+            config = config.proxy(None);
+        }
+        let config = config
             .tls_config(tls.build())
             .http_status_as_error(false)
             .max_redirects(0)
@@ -134,11 +140,15 @@ impl<'a> Client<'a> {
             let status = response.status();
             file.take(response.headers(), status.is_success(), at_hub);
             if status.is_redirection() {
-                // A file's own headers come with the redirect to where its content is: nobody need be asked there.
-                if *method == Method::HEAD && file.is_known() {
+                let (next, is_relative) = next_hop(&url, response.headers())?;
+                if is_relative {
+                    // The file has another name at the Hub, and only there is its own ETag said. Python has it so too.
+                    file = FileHeaders::default();
+                } else if *method == Method::HEAD && file.is_known() {
+                    // A file's headers come with the redirect to where its content is: nobody need be asked there.
                     return Ok(Answer { file, response });
                 }
-                url = next_hop(&url, response.headers())?;
+                url = next;
                 continue;
             }
             if status.is_success() || status.as_u16() == 416 {
@@ -238,10 +248,10 @@ pub(super) fn beginning(response: &mut Response<Body>) -> Vec<u8> {
 /// A server's answer that cannot be used, and would not be better the next time.
 pub(super) fn malformed(url: &str, problem: &str) -> Failure {
     Failure {
-        error: Error::Answer {
+        error: Box::new(Error::Answer {
             url: without_query(url),
             problem: problem.to_owned(),
-        },
+        }),
         status: None,
         code: String::new(),
         retry: Retry::Never,
@@ -253,6 +263,8 @@ fn unanswered(url: &str, error: ureq::Error) -> Failure {
     let retry = match &error {
         ureq::Error::HostNotFound => Retry::Once,
         ureq::Error::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused => Retry::Once,
+        // Bytes that came and are not what they should be, as a certificate that is not trusted.
+        ureq::Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => Retry::Never,
         ureq::Error::Io(_)
         | ureq::Error::Timeout(_)
         | ureq::Error::ConnectionFailed
@@ -266,24 +278,27 @@ fn unanswered(url: &str, error: ureq::Error) -> Failure {
         error => error.to_string(),
     };
     Failure {
-        error: Error::Unreachable {
+        error: Box::new(Error::Unreachable {
             url: without_query(url),
             problem,
-        },
+        }),
         status: None,
         code: String::new(),
         retry,
     }
 }
 
-/// Where a redirect leads.
-fn next_hop(url: &str, headers: &HeaderMap) -> std::result::Result<String, Failure> {
+/// Where a redirect leads, and whether it says so without naming a server.
+fn next_hop(url: &str, headers: &HeaderMap) -> std::result::Result<(String, bool), Failure> {
     let location = headers
         .get(header::LOCATION)
         .and_then(|value| value.to_str().ok())
         .ok_or_else(|| malformed(url, "a redirect to nowhere"))?;
-    let next = join(url, location).filter(|next| origin(next).is_some());
-    next.ok_or_else(|| malformed(url, "a redirect to no http address"))
+    let is_relative = origin(location).is_none() && !location.starts_with("//");
+    match join(url, location).filter(|next| origin(next).is_some()) {
+        Some(next) => Ok((next, is_relative)),
+        None => Err(malformed(url, "a redirect to no http address")),
+    }
 }
 
 /// The address that a reference means at another address (RFC 3986, section 5, without dot segments).
@@ -323,6 +338,11 @@ pub(super) fn origin(url: &str) -> Option<(String, String, u16)> {
     ))
 }
 
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
 /// An address as messages have it: what stands behind the question mark may be a secret.
 pub(super) fn without_query(url: &str) -> String {
     url.split('?').next().unwrap_or_default().to_owned()
@@ -349,6 +369,16 @@ mod tests {
             );
         }
         assert_eq!(join("http://hub", "x").as_deref(), Some("http://hub/x"));
+    }
+
+    #[test]
+    fn this_machine_is_known() {
+        for host in ["localhost", "127.0.0.1", "[::1]"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["hub", "127.0.0.1.example", "10.0.0.1", ""] {
+            assert!(!is_loopback(host), "{host}");
+        }
     }
 
     #[test]

@@ -152,7 +152,7 @@ impl Transfer<'_> {
                                 size: self.size,
                                 problem: failure.error.to_string(),
                             },
-                            _ => failure.error,
+                            _ => *failure.error,
                         });
                     }
                 }
@@ -229,7 +229,7 @@ impl Transfer<'_> {
             });
         }
         let headers = answer.response.headers();
-        let bad = |problem: &str| malformed(self.address, problem).error;
+        let bad = |problem: &str| *malformed(self.address, problem).error;
         let (start, total) = match answer.response.status().as_u16() {
             206 => content_range(headers).ok_or_else(|| bad("a part without its place"))?,
             _ => (0, length(headers)),
@@ -274,10 +274,10 @@ impl Transfer<'_> {
 
     fn broken(&self, problem: &str) -> Break {
         Break::Passing(Failure {
-            error: Error::Unreachable {
+            error: Box::new(Error::Unreachable {
                 url: super::http::without_query(self.address),
                 problem: problem.to_owned(),
-            },
+            }),
             status: None,
             code: String::new(),
             retry: Retry::Again,

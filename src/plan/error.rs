@@ -73,12 +73,10 @@ pub enum Error {
         problem: String,
     },
     /// Programs that do not fit cannot be saved.
-    #[error("--save {}: nothing is saved, since {program} does not fit: {message}", folder.display())]
+    #[error("--save {}: nothing is saved, since it does not fit: {message}", folder.display())]
     NothingToSave {
         /// The folder.
         folder: PathBuf,
-        /// The program.
-        program: &'static str,
         /// What the compiler said.
         message: String,
     },

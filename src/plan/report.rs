@@ -36,7 +36,7 @@ pub struct Report {
     pub max_length: usize,
     /// Length of the caches that these need.
     pub cache_length: usize,
-    /// Whether both programs fit.
+    /// Whether all programs fit.
     pub fits: bool,
     /// Why not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -50,7 +50,7 @@ pub struct Report {
     pub parameter_bytes_per_device: u64,
     /// Bytes of the caches.
     pub cache_bytes_per_device: u64,
-    /// What each program takes.
+    /// What they take; of several programs, the largest.
     pub memory: PerProgram<Memory>,
     /// The parameters over all devices.
     pub parameters: ParameterTotals,
@@ -83,12 +83,12 @@ pub struct Report {
     pub instructions: Option<PerProgram<Vec<Executed>>>,
 }
 
-/// One value for each of the two programs; none where the program does not fit.
+/// One value for the prompts of a batch and one for the steps after them; none where a program does not fit.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PerProgram<T> {
-    /// Of the program that runs prompts.
+    /// Of the programs that run the prompts, together: long ones are run in parts.
     pub prefill: Option<T>,
-    /// Of the program that runs the steps after them.
+    /// Of the program that runs the steps.
     pub decode: Option<T>,
 }
 

@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::compile::Target;
 use super::error::{Error, Result};
-use super::measure::Measured;
-use crate::engine::{BatchPrograms, ProgramKey};
+use super::measure::{Measured, Measures};
 use crate::executables::{self, NewExecutable};
 use crate::model::ModelSpec;
 
-/// Saves both programs in `folder` and returns the manifest's path.
+/// Saves all programs in `folder` and returns the manifest's path.
 ///
 /// # Errors
 /// A program that does not fit, a folder that cannot be written to.
@@ -17,39 +16,26 @@ pub(super) fn save(
     folder: &Path,
     target: &Target,
     spec: &ModelSpec,
-    programs: &BatchPrograms,
-    [prefill, decode]: [&Measured; 2],
+    measures: &Measures,
 ) -> Result<PathBuf> {
-    let both = [
-        (
-            "the prefill",
-            ProgramKey::Prefill(programs.prefill),
-            prefill,
-        ),
-        (
-            "the decode step",
-            ProgramKey::Decode(programs.decode),
-            decode,
-        ),
-    ];
-    let mut saved = Vec::new();
-    for (name, key, measured) in both {
-        let cost = match measured {
-            Measured::Fits(cost) => cost,
-            Measured::TooLarge(why) => {
-                return Err(Error::NothingToSave {
-                    folder: folder.to_owned(),
-                    program: name,
-                    message: why.message.clone(),
-                });
+    let saved = measures
+        .parts()
+        .iter()
+        .map(|part| match &part.measured {
+            Measured::TooLarge(why) => Err(Error::NothingToSave {
+                folder: folder.to_owned(),
+                message: why.message.clone(),
+            }),
+            Measured::Fits(cost) => {
+                let (module, options) = target.lower(spec, part.key)?;
+                let hash = executables::program_hash(&module, &options)?;
+                Ok(NewExecutable {
+                    entry: part.key.manifest_entry(hash),
+                    bytes: cost.program.serialize()?,
+                })
             }
-        };
-        let (module, options) = target.lower(spec, key)?;
-        saved.push(NewExecutable {
-            entry: key.manifest_entry(executables::program_hash(&module, &options)?),
-            bytes: cost.program.serialize()?,
-        });
-    }
+        })
+        .collect::<Result<Vec<_>>>()?;
     let target = target.executables_target(spec.geometry.mesh)?;
     Ok(executables::save(folder, &target, saved)?)
 }

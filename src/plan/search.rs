@@ -138,25 +138,19 @@ impl<'a> Search<'a> {
             .is_none_or(|limit| parameters as u64 + caches <= limit)
     }
 
-    /// Compiles both programs, the cheaper first: where that does not fit, the other need not be tried.
+    /// Compiles the programs, the cheapest first: where one does not fit, the others need not be tried.
     fn attempt(&self, batch: usize, length: usize) -> Result<Tried> {
-        let programs = self.programs(batch, length);
-        let decode = measure(self.target, self.spec, ProgramKey::Decode(programs.decode))?;
-        if decode.fits().is_none() {
-            return Ok(Tried {
-                fits: false,
-                bytes: decode.bytes(),
-            });
+        let mut keys: Vec<_> = self.programs(batch, length).keys().collect();
+        keys.sort_by_key(|key| !matches!(key, ProgramKey::Decode(_)));
+        let mut bytes = None;
+        for key in keys {
+            let measured = measure(self.target, self.spec, key)?;
+            bytes = bytes.max(measured.bytes());
+            if measured.fits().is_none() {
+                return Ok(Tried { fits: false, bytes });
+            }
         }
-        let prefill = measure(
-            self.target,
-            self.spec,
-            ProgramKey::Prefill(programs.prefill),
-        )?;
-        Ok(Tried {
-            fits: prefill.fits().is_some(),
-            bytes: prefill.bytes().max(decode.bytes()),
-        })
+        Ok(Tried { fits: true, bytes })
     }
 }
 

@@ -84,6 +84,26 @@ fn a_model_from_the_hub_is_compared_with_flax() {
 }
 
 #[test]
+fn a_plan_needs_the_configuration_alone() {
+    let hub = Hub::new();
+    add_checkpoint(&hub, "main", &data("random-mha"));
+    // What is planned for does not exist; by then the configuration is there.
+    let args = ["plan", "--model", REPO, "--topology", "v0:1x1"];
+    hub.command(&args)
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains(
+            "google/gemma-small: config.json, generation_config.json of revision main",
+        ));
+    let requests = hub.server.requests();
+    assert!(
+        !requests
+            .iter()
+            .any(|request| request.path.contains("flax_model"))
+    );
+}
+
+#[test]
 fn a_folder_wins_over_a_name_on_the_hub() {
     let hub = Hub::new();
     let there = hub.home.path().join(REPO);

@@ -227,6 +227,20 @@ fn a_server_without_head_is_asked_otherwise() {
 }
 
 #[test]
+fn a_file_that_has_moved_at_the_hub_is_what_it_is_there() {
+    let (hub, _) = Hub::with_weights(30_000);
+    hub.server.state().moved = true;
+    hub.server.state().gate = Some(("hf_right".to_owned(), 401, "GatedRepo"));
+    let settings = Settings {
+        token: crate::support::token("hf_right"),
+        ..hub.settings()
+    };
+    let snapshot = hub.fetch_with(None, &settings, &|_| {}).unwrap();
+    assert_eq!(files_of(&snapshot.folder)["config.json"], b"{}");
+    hub.assert_blobs_are_whole();
+}
+
+#[test]
 fn leftovers_that_are_not_the_files_beginning_are_thrown_away() {
     let (hub, weights) = Hub::with_weights(300_000);
     let blobs = hub.repo_folder().join("blobs");

@@ -50,6 +50,8 @@ pub struct State {
     pub stall_after: Option<(usize, Duration)>,
     /// Ranges are not minded.
     pub whole_only: bool,
+    /// Small files have another address at the Hub, to which a redirect without a server's name leads.
+    pub moved: bool,
     /// HEAD is not known.
     pub no_head: bool,
     pub requests: Vec<Request>,
@@ -234,6 +236,9 @@ fn answer(state: &mut State, request: &Request, cdn: u16) -> Answer {
         [org, name, "resolve", commit, file] => {
             file_at_hub(state, request, &format!("{org}/{name}"), commit, file, cdn)
         }
+        ["moved", org, name, commit, file] => {
+            file_at_hub(state, request, &format!("{org}/{name}"), commit, file, cdn)
+        }
         ["content", etag] if request.at_cdn => {
             let content = state
                 .commits
@@ -322,6 +327,12 @@ fn file_at_hub(
         .get(file)
         .cloned()
         .unwrap_or_else(|| etag_of(content));
+    if content.len() < LARGE && state.moved && request.path.contains("/resolve/") {
+        return Answer::new(307, "Temporary Redirect")
+            .with("etag", "\"of-the-redirect\"")
+            .with("x-linked-size", "5")
+            .with("location", format!("/moved/{repo}/{commit}/{file}"));
+    }
     if content.len() < LARGE {
         return part(state, request, content)
             .with("etag", format!("\"{etag}\""))

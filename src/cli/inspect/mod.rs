@@ -15,6 +15,7 @@ use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{CONFIG_FILE, GemmaConfig};
 use crate::hub::Wanted;
 use crate::model::parameters;
+use crate::tokenizer;
 
 /// Options of `inspect`.
 #[derive(Args)]
@@ -202,29 +203,19 @@ fn config<E: std::error::Error>(folder: &Path, parsed: Result<GemmaConfig, E>) -
 }
 
 fn tokenizer(folder: &Path) -> Tokenizer {
-    let mut found = Tokenizer {
-        file: None,
-        vocabulary_size: None,
-        problem: None,
+    let names = [tokenizer::JSON_FILE, tokenizer::MODEL_FILE];
+    let file = names.into_iter().find(|name| folder.join(name).exists());
+    // What the text begins with does not matter here.
+    let (vocabulary_size, problem) = match tokenizer::Tokenizer::from_dir(folder, None) {
+        Ok(found) => (found.map(|tokenizer| tokenizer.vocabulary_size()), None),
+        Err(tokenizer::Error::Unreadable { problem, .. }) => (None, Some(problem)),
+        Err(error) => (None, Some(error.to_string())),
     };
-    let file = folder.join("tokenizer.json");
-    if file.exists() {
-        found.file = Some("tokenizer.json");
-        match tokenizers::Tokenizer::from_file(&file) {
-            Ok(tokenizer) => found.vocabulary_size = Some(tokenizer.get_vocab_size(true)),
-            Err(problem) => {
-                let words: Vec<String> = problem
-                    .to_string()
-                    .split_whitespace()
-                    .map(str::to_owned)
-                    .collect();
-                found.problem = Some(words.join(" "));
-            }
-        }
-    } else if folder.join("tokenizer.model").exists() {
-        found.file = Some("tokenizer.model");
+    Tokenizer {
+        file,
+        vocabulary_size,
+        problem,
     }
-    found
 }
 
 fn fit(checkpoint: &Checkpoint, config: &GemmaConfig) -> Fit {

@@ -18,7 +18,7 @@ use crate::sharding::Mesh;
 #[derive(Args)]
 #[command(group(ArgGroup::new("what").required(true).args(["model", "geometry"])))]
 pub struct PlanArgs {
-    /// Folder with config.json, weights may be missing; or a model on the Hub
+    /// Folder with config.json, weights may be missing; or a model on the Hub, of which no weights are downloaded
     #[arg(long, value_name = "DIR|HUB_ID")]
     model: Option<PathBuf>,
     /// Branch, tag or commit of a model on the Hub
@@ -62,10 +62,11 @@ pub struct PlanArgs {
 /// Runs the command.
 pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     let source = match (&args.model, &args.geometry) {
-        (Some(model), _) => {
-            let revision = args.revision.as_deref();
-            Source::Folder(locate(model, revision, Wanted::Configuration)?)
-        }
+        (Some(model), _) => Source::Folder(locate(
+            model,
+            args.revision.as_deref(),
+            Wanted::Configuration,
+        )?),
         (None, name) => Source::Named(name.clone().unwrap_or_default()),
     };
     let report = plan::plan(&Request {
