@@ -102,23 +102,6 @@ fn steps_run_on_past_the_end_of_a_sequence() {
 }
 
 #[test]
-fn a_step_costs_the_same_however_many_were_run_before_it() {
-    let report = bench(&["--growth", "--max-new-tokens", "20"]);
-    let steps = &report["steps"];
-    assert_eq!(steps["steps"], 510, "all of the model's positions");
-    let ratio = number(steps, "second_half_step_s") / number(steps, "first_half_step_s");
-    // Were a step to look at all before it, the second half would take three times the first.
-    assert!(ratio < 2.0, "{report}");
-    let sizes = |name: &str, of: &str| -> Vec<u64> {
-        let points = report[name].as_array().expect("points");
-        let sizes = points.iter().map(|point| point[of].as_u64());
-        sizes.collect::<Option<_>>().expect("numbers")
-    };
-    assert_eq!(sizes("contexts", "prompt_tokens"), [108, 236, 492]);
-    assert_eq!(sizes("batches", "batch_size"), [1, 2, 4, 8, 16, 32, 64]);
-}
-
-#[test]
 fn a_size_beyond_the_models_positions_is_named() {
     let mut command = gemma_xla();
     command.args(["bench", "--prompt-tokens", "500", "--max-new-tokens", "13"]);

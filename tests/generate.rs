@@ -246,3 +246,33 @@ fn an_interruption_keeps_finished_results_and_exits_with_130() {
         serde_json::from_str::<Value>(line).expect("every result is whole");
     }
 }
+
+#[test]
+fn prompts_run_in_parts_give_the_tokens_of_prompts_run_whole() {
+    // Forty rows are run 64 tokens at a time, one row 512.
+    let lines: Vec<String> = (0..40)
+        .map(|i| {
+            let ids: Vec<usize> = (0..1 + i * 8)
+                .map(|j| 10 + (i * 89 + j * 37) % 400)
+                .collect();
+            json!({"token_ids": ids}).to_string()
+        })
+        .collect();
+    let input = lines.join("\n") + "\n";
+    let run = |batch: &str| {
+        let arguments = [
+            "--input",
+            "-",
+            "--input-format",
+            "jsonl",
+            "--max-new-tokens",
+            "6",
+            "--batch-size",
+            batch,
+        ];
+        jsonl(&generate(&data("gemma-small"), &arguments, Some(&input)))
+    };
+    let (together, alone) = (run("40"), run("1"));
+    assert_eq!(together.len(), 40);
+    assert_eq!(together, alone);
+}

@@ -15,22 +15,26 @@ use crate::bench::{
     BenchOptions, GrowthOptions, GrowthPoint, bandwidth, growth, measure, median,
     peak_resident_bytes, warm_up, work,
 };
+use crate::compile_cache::CompileCache;
 use crate::engine::{Engine, Times};
 
 /// How long reading is measured, each time.
 const READ_TIME: Duration = Duration::from_millis(400);
+
+/// The most that the run's own cache of compiled programs holds.
+const CACHE_BYTES: u64 = 1 << 30;
 
 /// Options of `bench`.
 #[derive(Args)]
 pub struct BenchArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Prompts that are run together
-    #[arg(long, value_name = "B", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=65536))]
-    batch_size: usize,
-    /// Tokens of each prompt
-    #[arg(long, value_name = "P", default_value_t = 32, value_parser = RangedU64ValueParser::<usize>::new().range(1..=i32::MAX as u64))]
-    prompt_tokens: usize,
+    /// Prompts that are run together; with --growth the most of them [default: 1; with --growth 64]
+    #[arg(long, value_name = "B", value_parser = RangedU64ValueParser::<usize>::new().range(1..=65536))]
+    batch_size: Option<usize>,
+    /// Tokens of each prompt; with --growth of the longest, with its new tokens [default: 32; with --growth 8192]
+    #[arg(long, value_name = "P", value_parser = RangedU64ValueParser::<usize>::new().range(1..=i32::MAX as u64))]
+    prompt_tokens: Option<usize>,
     /// New tokens of each prompt; end-of-sequence tokens do not end it
     #[arg(long, value_name = "N", default_value_t = 97, value_parser = RangedU64ValueParser::<usize>::new().range(2..=i32::MAX as u64))]
     max_new_tokens: usize,
@@ -38,7 +42,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "R", default_value_t = 3, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     repeat: usize,
     /// Measure how a step's time grows instead: with the context, the batch, and the steps run
-    #[arg(long, conflicts_with_all = ["batch_size", "prompt_tokens", "repeat"])]
+    #[arg(long, conflicts_with = "repeat")]
     growth: bool,
     /// Print one JSON object
     #[arg(long)]
@@ -89,6 +93,9 @@ struct Report {
 pub fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
     let mut options = args.model.options();
     options.ignore_eos = true;
+    // A cache of its own: the first run compiles whatever was run before, and the second finds what the first has kept.
+    let cache = tempfile::tempdir().context("cannot make a temporary folder")?;
+    options.compile_cache = CompileCache::in_folder(cache.path().to_owned(), CACHE_BYTES);
     let engine = args.model.load_with(&options)?;
     if args.growth {
         return run_growth(args, &engine);
@@ -109,8 +116,8 @@ fn run_bench(
     load_peak_rss_bytes: Option<u64>,
 ) -> anyhow::Result<Report> {
     let options = BenchOptions {
-        batch_size: args.batch_size,
-        prompt_tokens: args.prompt_tokens,
+        batch_size: args.batch_size.unwrap_or(1),
+        prompt_tokens: args.prompt_tokens.unwrap_or(32),
         max_new_tokens: args.max_new_tokens,
         repeat: args.repeat,
     };
@@ -129,14 +136,14 @@ fn run_bench(
     let parameter_bytes = work::parameter_bytes(spec);
     let prefill = median(&runs.prefills).context("no prefill was measured")?;
     let step = runs.step().context("no decode step was measured")?;
-    let filled = args.prompt_tokens as f64 + args.max_new_tokens as f64 / 2.0;
-    let decode = work::decode_step_bytes(spec, args.batch_size, filled) / step / 1e9;
-    let operations = work::prefill_operations(spec, args.batch_size, args.prompt_tokens);
+    let filled = options.prompt_tokens as f64 + args.max_new_tokens as f64 / 2.0;
+    let decode = work::decode_step_bytes(spec, options.batch_size, filled) / step / 1e9;
+    let operations = work::prefill_operations(spec, options.batch_size, options.prompt_tokens);
     let steps = runs.calls.iter();
     Ok(Report {
         subject: subject(args, engine),
-        batch_size: args.batch_size,
-        prompt_tokens: args.prompt_tokens,
+        batch_size: options.batch_size,
+        prompt_tokens: options.prompt_tokens,
         max_new_tokens: args.max_new_tokens,
         repeat: args.repeat,
         parameter_bytes,
@@ -148,7 +155,7 @@ fn run_bench(
         prefill_s: prefill,
         prefill_tflops: operations / prefill / 1e12,
         decode_step_s: step,
-        decode_tokens_per_s: args.batch_size as f64 / step,
+        decode_tokens_per_s: options.batch_size as f64 / step,
         decode_bandwidth_gbs: decode,
         decode_bandwidth_ratio: decode / read,
         load_peak_rss_bytes,
@@ -160,9 +167,9 @@ fn run_bench(
     })
 }
 
-/// What the engine has spent on getting programs.
+/// What the engine has spent on getting programs, from the compiler or the cache.
 fn programs_time(times: Times) -> Duration {
-    times.compile
+    times.compile + times.cached
 }
 
 fn subject(args: &BenchArgs, engine: &Engine) -> Subject {
@@ -266,13 +273,17 @@ fn print(r: &Report) {
 
 /// `--growth`.
 fn run_growth(args: &BenchArgs, engine: &Engine) -> anyhow::Result<Outcome> {
+    let new_tokens = args.max_new_tokens.min(64);
+    let powers = |from: usize, to: usize| {
+        std::iter::successors(Some(from), |size| size.checked_mul(2)).take_while(move |&s| s <= to)
+    };
     let options = GrowthOptions {
-        contexts: (7..=13)
-            .map(|power| (1 << power) - args.max_new_tokens.min(64))
+        contexts: powers(128, args.prompt_tokens.unwrap_or(8192))
+            .map(|context| context - new_tokens)
             .collect(),
-        batches: (0..=6).map(|power| 1 << power).collect(),
+        batches: powers(1, args.batch_size.unwrap_or(64)).collect(),
         prompt_tokens: 64,
-        max_new_tokens: args.max_new_tokens.min(64),
+        max_new_tokens: new_tokens,
         steps: 1024,
     };
     let terminal = std::io::stderr().is_terminal();

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use super::devices::PerDevice;
 use super::generate::{FinishReason, GenerateOptions, GenerateSummary, Generation, Observer};
 use super::programs::{BatchPrograms, CHUNK};
+use super::prompts::PaddedPrompts;
 use super::{Engine, Error, ProgramKey, Result};
-use crate::model::programs::{DecodeShape, PrefillShape, decode_result};
+use crate::model::programs::{DecodeShape, decode_result};
 use crate::sharding::Mesh;
 
 /// Steps a call when somebody watches the tokens come.
@@ -76,10 +77,10 @@ impl<'a> BatchRun<'a> {
         let layout = self.rows_layout;
         let rows = layout.prefill_rows();
         let programs = BatchPrograms::new(&self.engine.spec, rows, longest, new_tokens);
-        let PrefillShape { prompt, cache, .. } = programs.prefill;
+        let prompts = PaddedPrompts::new(self.prompts, programs.prompt(), self.pad());
         let mut reported = 0;
 
-        let (first_tokens, mut caches, took) = self.prefill(programs.prefill)?;
+        let (first_tokens, mut caches, took) = prompts.prefill(self.engine, &programs, rows)?;
         observer.prefilled(took);
         let mut token = vec![self.pad(); layout.decode_rows()];
         let mut position = vec![0; layout.decode_rows()];
@@ -90,10 +91,12 @@ impl<'a> BatchRun<'a> {
         }
         self.report(&mut reported, observer, summary);
 
-        let mask = self.decode_mask(prompt, cache);
-        let dims = [layout.decode as i64, cache as i64];
+        let decode_row = |row| layout.decode_row(row);
+        let rows = layout.decode_rows();
+        let mask = prompts.key_mask(rows, programs.decode.cache, decode_row);
+        let dims = [layout.decode as i64, programs.decode.cache as i64];
         let key_mask = self.engine.devices.upload_rows_s32(&mask, &dims)?;
-        let mut slot = prompt;
+        let mut slot = programs.prompt();
         while reported < self.rows.len() {
             if observer.interrupted() {
                 summary.interrupted = true;
@@ -128,50 +131,6 @@ impl<'a> BatchRun<'a> {
             self.report(&mut reported, observer, summary);
         }
         Ok(())
-    }
-
-    /// The mask of the cache's slots over all devices: the prompts' attention mask, padded on the left to `prompt`, and ones for
-    /// what follows: [decode rows, cache]. A row without a prompt sees one token, so that its softmax is defined.
-    fn decode_mask(&self, prompt: usize, cache: usize) -> Vec<i32> {
-        let mut mask = vec![1; self.rows_layout.decode_rows() * cache];
-        for mask in mask.chunks_exact_mut(cache) {
-            mask[..prompt - 1].fill(0);
-        }
-        for (row, tokens) in self.prompts.iter().enumerate() {
-            let start = self.rows_layout.decode_row(row) * cache;
-            mask[start + prompt - tokens.len()..start + prompt].fill(1);
-        }
-        mask
-    }
-
-    /// Runs the prompts, padded on the left to `shape.prompt`: the next token of each row, the caches, and the time it took.
-    fn prefill(&self, shape: PrefillShape) -> Result<(Vec<i32>, Vec<PerDevice>, Duration)> {
-        let program = self.engine.program(ProgramKey::Prefill(shape))?;
-        let start = Instant::now();
-        let rows = self.rows_layout.prefill_rows();
-        let mut ids = vec![self.pad(); rows * shape.prompt];
-        let mut mask = vec![0; rows * shape.prompt];
-        for row in 0..rows {
-            let end = (row + 1) * shape.prompt;
-            // A row without a prompt sees one token, so that its softmax is defined.
-            let prompt = self.prompts.get(row).map_or(&[0][..], Vec::as_slice);
-            mask[end - prompt.len()..end].fill(1);
-            for (id, &token) in ids[end - prompt.len()..end].iter_mut().zip(prompt) {
-                *id = token as i32;
-            }
-        }
-        let devices = &self.engine.devices;
-        let dims = [shape.batch as i64, shape.prompt as i64];
-        let ids = devices.upload_rows_s32(&ids, &dims)?;
-        let mask = devices.upload_rows_s32(&mask, &dims)?;
-        let mut results = self.engine.run(&program, &[&ids, &mask])?;
-        let expected = 1 + 2 * self.engine.spec.config.num_hidden_layers;
-        expect_results("prefill", &results, expected)?;
-        let caches = results.split_off(1);
-        let first_tokens = devices.rows_s32(&results[0])?;
-        let took = start.elapsed();
-        self.engine.record(|times| times.prefill += took);
-        Ok((first_tokens, caches, took))
     }
 
     fn decode(
@@ -319,7 +278,11 @@ impl RowsLayout {
     }
 }
 
-fn expect_results(program: &'static str, results: &[PerDevice], expected: usize) -> Result<()> {
+pub(super) fn expect_results(
+    program: &'static str,
+    results: &[PerDevice],
+    expected: usize,
+) -> Result<()> {
     if results.len() == expected {
         return Ok(());
     }

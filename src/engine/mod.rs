@@ -8,6 +8,7 @@ mod forward;
 mod generate;
 mod load;
 mod programs;
+mod prompts;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -177,7 +178,7 @@ impl Engine {
         *self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets the programs compiled so far: the next use of each takes it from the compiler again.
+    /// Forgets the programs compiled so far: the next use of each takes it from the cache, or compiles it again.
     pub fn forget_programs(&self) {
         self.programs
             .lock()

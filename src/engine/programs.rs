@@ -1,18 +1,22 @@
 //! The programs that generation and comparison need, by their shapes, and how each is compiled.
 
-use super::buckets::{cache_bucket, prompt_bucket};
+use super::buckets::{cache_bucket, prompt_bucket, prompt_chunk};
 use crate::model::ModelSpec;
-use crate::model::programs::{self, DecodeShape, PrefillShape};
+use crate::model::programs::{self, DecodeShape, ExtendShape, PrefillShape};
 use crate::pjrt::{CompileOptions, OptionValue};
 
 /// Steps that one call of the decode program can run. Between calls the host looks at the tokens, and notices an interruption.
 pub(super) const CHUNK: usize = 32;
 
-/// The shapes, on one device, of the two programs that a batch runs in.
+/// The shapes, on one device, of the programs that a batch runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchPrograms {
-    /// Runs the prompts.
+    /// Runs the prompts, or the first part of long ones.
     pub prefill: PrefillShape,
+    /// Runs a further part of long prompts.
+    pub extend: ExtendShape,
+    /// How many further parts there are.
+    pub extensions: usize,
     /// Runs the steps after them.
     pub decode: DecodeShape,
 }
@@ -23,8 +27,11 @@ impl BatchPrograms {
     pub fn new(spec: &ModelSpec, batch: usize, prompt_tokens: usize, new_tokens: usize) -> Self {
         let batch = batch.div_ceil(spec.geometry.mesh.data);
         let rows = spec.decode_rows(batch);
-        let prompt = prompt_bucket(prompt_tokens);
-        let cache = cache_bucket(prompt + new_tokens);
+        // The first part takes what is over, so that the others are whole.
+        let chunk = prompt_chunk(batch);
+        let extensions = prompt_tokens.saturating_sub(1) / chunk;
+        let prompt = prompt_bucket(prompt_tokens - extensions * chunk);
+        let cache = cache_bucket(prompt + extensions * chunk + new_tokens);
         Self {
             prefill: PrefillShape {
                 batch,
@@ -32,12 +39,24 @@ impl BatchPrograms {
                 rows,
                 cache,
             },
+            extend: ExtendShape {
+                batch,
+                chunk,
+                rows,
+                cache,
+            },
+            extensions,
             decode: DecodeShape {
                 rows,
                 cache,
                 chunk: CHUNK,
             },
         }
+    }
+
+    /// Tokens of a prompt in all its parts, padding included.
+    pub fn prompt(&self) -> usize {
+        self.prefill.prompt + self.extensions * self.extend.chunk
     }
 }
 
@@ -46,6 +65,8 @@ impl BatchPrograms {
 pub enum ProgramKey {
     /// [`programs::prefill`].
     Prefill(PrefillShape),
+    /// [`programs::extend`].
+    Extend(ExtendShape),
     /// [`programs::decode`].
     Decode(DecodeShape),
     /// [`programs::forward`].
@@ -65,6 +86,7 @@ impl ProgramKey {
     pub fn lower(self, spec: &ModelSpec) -> hlo::Result<hlo::Module> {
         match self {
             ProgramKey::Prefill(shape) => programs::prefill(spec, shape),
+            ProgramKey::Extend(shape) => programs::extend(spec, shape),
             ProgramKey::Decode(shape) => programs::decode(spec, shape),
             ProgramKey::Forward { batch, length } => programs::forward(spec, batch, length),
         }
@@ -74,6 +96,7 @@ impl ProgramKey {
     pub fn positions(self) -> usize {
         match self {
             ProgramKey::Prefill(shape) => shape.cache,
+            ProgramKey::Extend(shape) => shape.cache,
             ProgramKey::Decode(shape) => shape.cache,
             ProgramKey::Forward { length, .. } => length,
         }
@@ -88,7 +111,7 @@ impl ProgramKey {
     pub fn compile_options(self, devices: &[i64]) -> CompileOptions {
         let overrides = match self {
             ProgramKey::Decode(_) => Vec::new(),
-            ProgramKey::Prefill(_) | ProgramKey::Forward { .. } => vec![(
+            ProgramKey::Prefill(_) | ProgramKey::Extend(_) | ProgramKey::Forward { .. } => vec![(
                 "xla_allow_excess_precision".to_owned(),
                 OptionValue::Bool(false),
             )],

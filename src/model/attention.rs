@@ -17,34 +17,51 @@ pub(super) struct Projected {
 }
 
 impl Lowering<'_> {
-    /// Projects `x` [batch · length, hidden] and rotates queries and keys.
-    pub fn project_attention(
+    /// The queries of `x` [batch · length, hidden], rotated: [batch, length, heads, head_dim].
+    pub fn project_queries(
         &self,
         x: Value,
         batch: usize,
         layer: usize,
         rotation: Rotation,
-    ) -> hlo::Result<Projected> {
-        let b = self.b;
-        let config = self.config();
-        let batch = batch as i64;
-        let length = b.dims(x)?[0] / batch;
-        let split = |x: Value, heads: usize| {
-            b.reshape(x, &[batch, length, heads as i64, config.head_dim as i64])
-        };
-        let path = |name: &str| format!("model/layers/{layer}/self_attn/{name}");
-        let geometry = &self.spec.geometry;
-        let queries = split(self.dense(x, &path("q_proj"))?, geometry.heads)?;
-        let keys = split(self.dense(x, &path("k_proj"))?, geometry.key_value_heads)?;
-        let values = split(self.dense(x, &path("v_proj"))?, geometry.key_value_heads)?;
-        let heads_first = |x: Value| b.transpose(x, &[0, 2, 1, 3]);
-        Ok(Projected {
-            queries: self.rotate(queries, rotation)?,
-            cache: LayerCache {
-                keys: heads_first(self.rotate(keys, rotation)?)?,
-                values: heads_first(values)?,
-            },
+    ) -> hlo::Result<Value> {
+        let heads = self.spec.geometry.heads;
+        self.rotate(
+            self.project_heads(x, batch, layer, "q_proj", heads)?,
+            rotation,
+        )
+    }
+
+    /// The keys of `x` [batch · length, hidden], rotated, and its values: [batch, kv_heads, length, head_dim].
+    pub fn project_cache(
+        &self,
+        x: Value,
+        batch: usize,
+        layer: usize,
+        rotation: Rotation,
+    ) -> hlo::Result<LayerCache> {
+        let heads = self.spec.geometry.key_value_heads;
+        let keys = self.project_heads(x, batch, layer, "k_proj", heads)?;
+        let values = self.project_heads(x, batch, layer, "v_proj", heads)?;
+        let heads_first = |x: Value| self.b.transpose(x, &[0, 2, 1, 3]);
+        Ok(LayerCache {
+            keys: heads_first(self.rotate(keys, rotation)?)?,
+            values: heads_first(values)?,
         })
+    }
+
+    fn project_heads(
+        &self,
+        x: Value,
+        batch: usize,
+        layer: usize,
+        name: &str,
+        heads: usize,
+    ) -> hlo::Result<Value> {
+        let y = self.dense(x, &format!("model/layers/{layer}/self_attn/{name}"))?;
+        let (batch, head_dim) = (batch as i64, self.config().head_dim as i64);
+        let length = self.b.dims(x)?[0] / batch;
+        self.b.reshape(y, &[batch, length, heads as i64, head_dim])
     }
 
     /// Attention of one token a row: `queries` [rows, 1, heads, head_dim] over the slots of `cache` [rows, kv_heads, slots, head_dim] up

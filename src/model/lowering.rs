@@ -40,6 +40,11 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    /// This lowering as [`for_few_rows`](Self::for_few_rows) makes it.
+    pub fn few_rows(&self) -> Self {
+        Self::for_few_rows(self.b, self.spec, self.weights)
+    }
+
     pub fn config(&self) -> &'a GemmaConfig {
         &self.spec.config
     }

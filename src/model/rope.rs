@@ -66,6 +66,16 @@ impl Lowering<'_> {
         })
     }
 
+    /// The rotation of the `kept` last tokens of each row.
+    pub fn last_positions(&self, rotation: Rotation, kept: usize) -> hlo::Result<Rotation> {
+        let length = self.b.dims(rotation.sin)?[1];
+        let last = |x: Value| self.b.slice_dim(x, 1, length - kept as i64, length);
+        Ok(Rotation {
+            sin: last(rotation.sin)?,
+            cos: last(rotation.cos)?,
+        })
+    }
+
     /// Rotates `x` [batch, length, heads, head_dim]: `x · cos + concat(−x₂, x₁) · sin` in float32,
     /// then cast to the compute dtype.
     pub fn rotate(&self, x: Value, rotation: Rotation) -> hlo::Result<Value> {

@@ -24,6 +24,16 @@ def random_prompts(batch, tokens, vocab_size):
     return prompts
 
 
+class Failed(Exception):
+    """A contestant could not run what it was asked to."""
+
+
+def goes_first():
+    """Where memory ends, the contestant is what the system ends, and nothing else on the machine."""
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+
+
 class Worker:
     """A process that loads once and answers a line with a line."""
 
@@ -36,23 +46,28 @@ class Worker:
 
     def start(self):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(self.command, env=self.environment, **pipes)
+        self.process = subprocess.Popen(self.command, env=self.environment, preexec_fn=goes_first, **pipes)
         self.about = self.answer()
 
     def answer(self):
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.command[0]} ended with {self.process.wait()}")
+            status = self.process.wait()
+            self.process = None
+            raise Failed("killed: out of memory" if status == -9 else f"ended with status {status}")
         answer = json.loads(line)
         if "error" in answer:
-            raise RuntimeError(answer["error"])
+            raise Failed(answer["error"])
         return answer
 
     def run(self, prompts, new_tokens):
         if self.process is None:
             self.start()
-        self.process.stdin.write(json.dumps({"prompts": prompts, "new_tokens": new_tokens}) + "\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(json.dumps({"prompts": prompts, "new_tokens": new_tokens}) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            """It has ended: the answer says how."""
         return self.answer()
 
     def stop(self):
@@ -120,8 +135,10 @@ class Ours:
         return {"step_s": found["decode_step_s"], **found}
 
     def json(self, *words):
-        output = subprocess.run(self.command(*words), check=True, stdout=subprocess.PIPE, text=True).stdout
-        found = json.loads(output)
+        run = subprocess.run(self.command(*words), stdout=subprocess.PIPE, text=True, preexec_fn=goes_first)
+        if run.returncode != 0:
+            raise Failed(f"ended with status {run.returncode}")
+        found = json.loads(run.stdout)
         # The folder's name says nothing to others.
         found.pop("model", None)
         return found

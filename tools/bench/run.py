@@ -19,7 +19,7 @@ import sys
 import time
 
 import table
-from contestants import Flax, Llama, Ours, random_prompts
+from contestants import Failed, Flax, Llama, Ours, random_prompts
 from environment import HERE, NODE_LLAMA_CPP, REPOSITORY, Environment, machine, memory_available, read_through, revision, say
 
 
@@ -87,20 +87,34 @@ def contest(args, environment, checkpoint):
 
 
 def one_case(parties, dtype, batch, prompt, args, alone, checkpoint):
-    case = {"dtype": dtype, "batch": batch, "prompt_tokens": prompt, "runs": {party.name: [] for party in parties}}
+    case = {"dtype": dtype, "batch": batch, "prompt_tokens": prompt, "failed": {}, "runs": {party.name: [] for party in parties}}
     sizes = (batch, prompt, args.new_tokens)
+    name = f"{dtype} batch {batch} prompt {prompt}"
+
+    def attempt(party, what):
+        """What a contestant gives; nothing more is asked of one that fails."""
+        if party.name in case["failed"]:
+            return None
+        try:
+            return what(*sizes)
+        except Failed as failure:
+            case["failed"][party.name] = str(failure)
+            say(f"{name}: {party.name} {failure}")
+            party.stop()
+            return None
+
     if not alone:
         for party in parties:
-            party.warm(*sizes)
+            attempt(party, party.warm)
     for _ in range(args.rounds):
         for party in parties:
             if alone:
                 # What another has pushed out of the page cache is not to count.
                 read_through(checkpoint / "flax_model.msgpack")
-                party.warm(*sizes)
-            found = party.measure(*sizes)
-            case["runs"][party.name].append(found)
-            say(f"{dtype} batch {batch} prompt {prompt}: {party.name} {found['step_s'] * 1e3:.1f} ms a step, prefill {found['prefill_s'] * 1e3:.0f} ms")
+                attempt(party, party.warm)
+            if found := attempt(party, party.measure):
+                case["runs"][party.name].append(found)
+                say(f"{name}: {party.name} {found['step_s'] * 1e3:.1f} ms a step, prefill {found['prefill_s'] * 1e3:.0f} ms")
             if alone:
                 party.stop()
     return case

@@ -13,7 +13,7 @@ def median(runs, name):
 def rows(result):
     """Each configuration's medians: (configuration, {contestant: (step, prefill)})."""
     for case in result["cases"]:
-        found = {name: (median(runs, "step_s"), median(runs, "prefill_s")) for name, runs in case["runs"].items()}
+        found = {name: (median(runs, "step_s"), median(runs, "prefill_s")) for name, runs in case["runs"].items() if runs}
         yield case, found
 
 
@@ -31,6 +31,8 @@ def lines(result):
                 against = f"   {statistics.median(ratios):.2f} of read bandwidth" if ratios else ""
             speed = case["batch"] / step
             yield f"{head}  {name:<10}{step * 1e3:>9.1f}{speed:>10.1f}{prefill * 1e3:>12.0f}{against}"
+        for name, failure in case.get("failed", {}).items():
+            yield f"{'':<20}{name:<10} {failure}"
     yield from growth_of_batches(result)
     yield from facts(result)
 

@@ -1,28 +1,12 @@
-//! The programs that the engine runs, and the order of their arguments and results.
-//!
-//! Over a mesh every device runs the same program on its own rows and its own share of the parameters; shapes here are
-//! those of one device. Every program takes the model's parameters first, in the order of [`ModelSpec::parameters`], then the
-//! two tables of [`RopeTables`](super::RopeTables), then what its own function names.
+//! The decode loop.
 
-use hlo::{AliasKind, Builder, Direction, ElementType, Module, Value};
+use hlo::{Builder, Direction, ElementType, Module, Value};
 
-use super::ModelSpec;
-use super::cache::{LayerCache, cache_shape};
-use super::lowering::{Lowering, shape};
-use super::rope::Rotation;
-
-/// Shapes of a [`prefill`] program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PrefillShape {
-    /// Prompts.
-    pub batch: usize,
-    /// Tokens in each, padding included.
-    pub prompt: usize,
-    /// Rows of the caches, at least `batch`; those past it are zero.
-    pub rows: usize,
-    /// Length of the caches, at least `prompt`; slots past it are zero.
-    pub cache: usize,
-}
+use super::super::ModelSpec;
+use super::super::cache::LayerCache;
+use super::super::lowering::{Lowering, shape};
+use super::super::rope::Rotation;
+use super::{Entry, donate_caches};
 
 /// Shapes of a [`decode`] program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,41 +33,6 @@ pub mod decode_result {
     pub const CACHES: usize = 4;
 }
 
-/// Runs left-padded prompts and fills the caches.
-///
-/// Takes `input_ids` s32 [batch, prompt] and `attention_mask` s32 [batch, prompt]. Gives the greedy next
-/// token, s32 \[batch\], then per layer keys and values.
-///
-/// # Errors
-/// Shapes that do not fit each other, which a checked configuration cannot make.
-pub fn prefill(spec: &ModelSpec, dims: PrefillShape) -> hlo::Result<Module> {
-    let b = Builder::new("prefill");
-    let entry = Entry::new(&b, spec, dims.cache)?;
-    let lowering = Lowering::new(&b, spec, &entry.weights);
-    let prompt_shape = shape(ElementType::S32, &[dims.batch, dims.prompt]);
-    let ids = b.parameter("input_ids", prompt_shape.clone())?;
-    let mask = b.parameter("attention_mask", prompt_shape)?;
-
-    let mut caches = Vec::new();
-    let x = run_prompt(&lowering, &entry, ids, mask, dims.batch, |_, cache| {
-        caches.push(lowering.fill_cache(cache.keys, dims.rows, dims.cache)?);
-        caches.push(lowering.fill_cache(cache.values, dims.rows, dims.cache)?);
-        Ok(())
-    })?;
-    // Prompts are padded on the left, so the last token of each stands at the end.
-    let (batch, prompt) = (dims.batch as i64, dims.prompt as i64);
-    let hidden = spec.config.hidden_size as i64;
-    let x = b.reshape(x, &[batch, prompt, hidden])?;
-    let x = b.slice_dim(x, 1, prompt - 1, prompt)?;
-    let x = b.reshape(x, &[batch, hidden])?;
-    let head = Lowering::for_few_rows(&b, spec, &entry.weights);
-    let logits = head.logits(head.rms_norm(x, "model/norm")?)?;
-    let mut results = vec![head.greedy(logits)?];
-    results.extend(caches);
-    let root = b.tuple(&results)?;
-    Ok(Module::new("prefill", b.finish(root)?))
-}
-
 /// Generates greedily, up to `chunk` tokens a row, in a loop on the device.
 ///
 /// Takes `key_mask` s32 [rows, cache] (the prompt's attention mask, then ones), `limit` s32 (steps to run, at
@@ -106,13 +55,7 @@ pub fn decode(spec: &ModelSpec, dims: DecodeShape) -> hlo::Result<Module> {
     let position = s32("position", &[dims.rows])?;
     let token = s32("token", &[dims.rows])?;
     let done = b.parameter("done", shape(ElementType::Pred, &[dims.rows]))?;
-    let first_cache = spec.parameters.len() + Entry::TABLES + 6;
-    let caches = (0..spec.config.num_hidden_layers * 2)
-        .map(|i| {
-            let name = format!("cache.{}.{}", i / 2, ["keys", "values"][i % 2]);
-            b.parameter(&name, cache_shape(spec, dims.rows, dims.cache))
-        })
-        .collect::<hlo::Result<Vec<_>>>()?;
+    let caches = Entry::caches(&b, spec, dims.rows, dims.cache)?;
 
     let tokens = b.full(
         ElementType::S32,
@@ -131,7 +74,7 @@ pub fn decode(spec: &ModelSpec, dims: DecodeShape) -> hlo::Result<Module> {
         tokens,
         key_mask,
         tables: [entry.sin, entry.cos],
-        caches,
+        caches: caches.iter().flat_map(|c| [c.keys, c.values]).collect(),
         weights: entry.weights.clone(),
     };
     let end = b.while_with(
@@ -153,104 +96,8 @@ pub fn decode(spec: &ModelSpec, dims: DecodeShape) -> hlo::Result<Module> {
     let count = results.len();
     let root = b.tuple(&results)?;
     let mut module = Module::new("decode", b.finish(root)?);
-    for (offset, output) in (decode_result::CACHES..count).enumerate() {
-        let parameter = (first_cache + offset) as i64;
-        module.alias(&[output as i64], parameter, &[], AliasKind::May)?;
-    }
+    donate_caches(&mut module, decode_result::CACHES, count)?;
     Ok(module)
-}
-
-/// The whole forward pass, for comparing with another implementation.
-///
-/// Takes `input_ids` and `attention_mask`, s32 [batch, length]. Gives logits [batch, length, vocab], then
-/// the hidden states: the embedding's output, each layer's, and the final norm's in place of the
-/// last layer's, each [batch, length, hidden]. All are float32 holding values of the compute dtype.
-///
-/// # Errors
-/// Shapes that do not fit each other, which a checked configuration cannot make.
-pub fn forward(spec: &ModelSpec, batch: usize, length: usize) -> hlo::Result<Module> {
-    let b = Builder::new("forward");
-    let entry = Entry::new(&b, spec, length)?;
-    let lowering = Lowering::new(&b, spec, &entry.weights);
-    let prompt_shape = shape(ElementType::S32, &[batch, length]);
-    let ids = b.parameter("input_ids", prompt_shape.clone())?;
-    let mask = b.parameter("attention_mask", prompt_shape)?;
-    let wide = |x: Value| {
-        let width = b.dims(x)?[1];
-        let x = lowering.convert(x, ElementType::F32)?;
-        b.reshape(x, &[batch as i64, length as i64, width])
-    };
-
-    let mut hidden_states = Vec::new();
-    let x = run_prompt(&lowering, &entry, ids, mask, batch, |input, _| {
-        hidden_states.push(wide(input)?);
-        Ok(())
-    })?;
-    let normed = lowering.rms_norm(x, "model/norm")?;
-    hidden_states.push(wide(normed)?);
-    let logits = lowering.whole_logits(lowering.logits(normed)?)?;
-    let mut results = vec![wide(logits)?];
-    results.extend(hidden_states);
-    let root = b.tuple(&results)?;
-    Ok(Module::new("forward", b.finish(root)?))
-}
-
-/// The arguments that every program begins with.
-struct Entry {
-    weights: Vec<Value>,
-    sin: Value,
-    cos: Value,
-}
-
-impl Entry {
-    /// How many tables follow the parameters.
-    const TABLES: usize = 2;
-
-    fn new(b: &Builder, spec: &ModelSpec, positions: usize) -> hlo::Result<Self> {
-        let weights = spec
-            .parameters
-            .iter()
-            .map(|p| {
-                b.parameter(
-                    &p.name,
-                    p.device_shape(&spec.geometry, spec.device.kernel_layout),
-                )
-            })
-            .collect::<hlo::Result<Vec<_>>>()?;
-        let table = shape(ElementType::F32, &[positions, spec.config.head_dim / 2]);
-        Ok(Self {
-            weights,
-            sin: b.parameter("rope.sin", table.clone())?,
-            cos: b.parameter("rope.cos", table)?,
-        })
-    }
-}
-
-/// Runs all layers over whole prompts and returns the last one's output, [batch · length, hidden], before the
-/// final norm. `visit` sees each layer's input, shaped like that, and its keys and values.
-fn run_prompt(
-    lowering: &Lowering<'_>,
-    entry: &Entry,
-    ids: Value,
-    mask: Value,
-    batch: usize,
-    mut visit: impl FnMut(Value, LayerCache) -> hlo::Result<()>,
-) -> hlo::Result<Value> {
-    let b = lowering.b;
-    let dims = b.dims(mask)?;
-    let one = b.full(ElementType::S32, &dims, 1.0)?;
-    let positions = b.sub(b.cumsum(mask, 1)?, one)?;
-    let rotation = lowering.rotation(entry.sin, entry.cos, positions)?;
-    let bias = lowering.mask_bias(lowering.causal_mask(mask)?)?;
-    let mut x = lowering.embed(ids)?;
-    for layer in 0..lowering.config().num_hidden_layers {
-        let input = x;
-        x = lowering.block(input, batch, layer, rotation, |tokens| {
-            visit(input, tokens.cache)?;
-            lowering.attend(tokens.queries, tokens.cache, bias)
-        })?;
-    }
-    Ok(x)
 }
 
 /// What the decode loop carries; weights and tables go round unchanged, since a loop's body sees nothing

@@ -1,0 +1,73 @@
+//! What a decode step costs, and what it costs it does not grow with.
+
+mod common;
+
+use common::{data, gemma_xla};
+use gemma_xla::config::GemmaConfig;
+use gemma_xla::dtype::DType;
+use gemma_xla::model::programs::{DecodeShape, decode, decode_result};
+use gemma_xla::model::{DeviceTraits, ModelSpec};
+use gemma_xla::sharding::Mesh;
+use serde_json::Value;
+
+fn growth() -> Value {
+    let mut command = gemma_xla();
+    command.args(["bench", "--json", "--growth", "--max-new-tokens", "20"]);
+    command.args(["--batch-size", "2", "--prompt-tokens", "256"]);
+    let output = command.arg("--model").arg(data("gemma-small")).output();
+    let output = output.expect("the binary runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    serde_json::from_slice(&output.stdout).expect("one JSON object")
+}
+
+fn number(report: &Value, name: &str) -> f64 {
+    let value = report[name].as_f64();
+    value.unwrap_or_else(|| panic!("{name} is a number in {report}"))
+}
+
+#[test]
+fn a_step_costs_the_same_however_many_were_run_before_it() {
+    let report = growth();
+    let steps = &report["steps"];
+    assert_eq!(steps["steps"], 510, "all of the model's positions");
+    let ratio = number(steps, "second_half_step_s") / number(steps, "first_half_step_s");
+    // Were a step to look at all before it, the second half would take three times the first.
+    assert!(ratio < 2.0, "{report}");
+    let sizes = |name: &str, of: &str| -> Vec<u64> {
+        let points = report[name].as_array().expect("points");
+        let sizes = points.iter().map(|point| point[of].as_u64());
+        sizes.collect::<Option<_>>().expect("numbers")
+    };
+    assert_eq!(sizes("contexts", "prompt_tokens"), [108, 236]);
+    assert_eq!(sizes("batches", "batch_size"), [1, 2]);
+}
+
+#[test]
+fn what_goes_between_host_and_device_does_not_grow_with_the_vocabulary() {
+    let dims = DecodeShape {
+        rows: 3,
+        cache: 96,
+        chunk: 32,
+    };
+    let signature = |vocab_size: usize| {
+        let mut config = GemmaConfig::from_dir(&data("gemma-small")).expect("a configuration");
+        config.vocab_size = vocab_size;
+        let spec = ModelSpec::new(config, DType::BF16, DeviceTraits::CPU, Mesh::SINGLE, |_| {
+            DType::BF16
+        });
+        let spec = spec.expect("it can be split");
+        let module = decode(&spec, dims).expect("it can be lowered");
+        let parameters = module.parameters()[spec.parameters.len()..].to_vec();
+        (parameters, module.result_shape().clone())
+    };
+    let (small, large) = (signature(2048), signature(256_000));
+    assert_eq!(small, large, "what is not a weight has the same shapes");
+    // And what the host reads of the results after a call: tokens, how many, the last ones.
+    let results = large.1.to_string();
+    assert!(
+        results.starts_with("(s32[3,32]{1,0}, s32[], s32[3]{0}, pred[3]{0}, "),
+        "{results}"
+    );
+    assert_eq!(decode_result::CACHES, 4, "caches stay on the device");
+}
