@@ -7,6 +7,23 @@ use predicates::prelude::*;
 use crate::common::{data, fails_naming};
 use crate::support::{Hub, REPO, add_checkpoint};
 
+/// The tokens that a model gives, and what is said beside them.
+fn tokens(hub: &Hub, model: &[&str]) -> (String, String) {
+    let prompts = [
+        "It is a truth",
+        "The",
+        "--format",
+        "jsonl",
+        "--max-new-tokens",
+        "8",
+    ];
+    let args = [&["generate", "--model"], model, &prompts].concat();
+    let output = hub.command(&args).output().expect("it runs");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{stderr}");
+    (String::from_utf8(output.stdout).expect("text"), stderr)
+}
+
 #[test]
 fn a_model_from_the_hub_gives_the_tokens_that_its_folder_gives() {
     let hub = Hub::new();
@@ -16,29 +33,47 @@ fn a_model_from_the_hub_gives_the_tokens_that_its_folder_gives() {
         "main",
         &[("config.json", b"{}"), ("model.safetensors", b"not wanted")],
     );
-    let folder = data("gemma-small");
-    let prompts = [
-        "It is a truth",
-        "The",
-        "--format",
-        "jsonl",
-        "--max-new-tokens",
-        "8",
-    ];
-    let run = |model: &[&str]| {
-        let args = [&["generate", "--model"], model, &prompts].concat();
-        let output = hub.command(&args).output().expect("it runs");
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{stderr}");
-        (String::from_utf8(output.stdout).expect("text"), stderr)
-    };
-    let (expected, _) = run(&[folder.to_str().expect("a name")]);
+    let (expected, _) = tokens(&hub, &[data("gemma-small").to_str().expect("a name")]);
     assert_eq!(expected.lines().count(), 2);
     for model in [&[REPO, "--revision", "flax"][..], &[REPO]] {
-        let (found, stderr) = run(model);
+        let (found, stderr) = tokens(&hub, model);
         assert_eq!(found, expected);
         assert!(
             stderr.contains("google/gemma-small: flax_model.msgpack of revision flax"),
+            "{stderr}"
+        );
+    }
+}
+
+#[test]
+fn every_form_of_weights_from_the_hub_gives_the_same_tokens() {
+    let hub = Hub::new();
+    let folder = data("gemma-small");
+    let source = folder.to_str().expect("a name");
+    let (expected, _) = tokens(&hub, &[source]);
+    for (form, weights) in [
+        ("msgpack", "flax_model.msgpack.index.json"),
+        ("npz", "flax_model.npz"),
+        ("safetensors", "model.safetensors.index.json"),
+    ] {
+        let converted = hub.home.path().join(form);
+        let to = converted.to_str().expect("a name");
+        hub.command(&[
+            "convert",
+            source,
+            to,
+            "--to",
+            form,
+            "--max-shard-size",
+            "500kB",
+        ])
+        .assert()
+        .success();
+        add_checkpoint(&hub, form, &converted);
+        let (found, stderr) = tokens(&hub, &[REPO, "--revision", form]);
+        assert_eq!(found, expected, "{form}");
+        assert!(
+            stderr.contains(&format!("{weights} of revision {form}")),
             "{stderr}"
         );
     }

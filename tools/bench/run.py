@@ -51,6 +51,8 @@ def arguments():
     args = parser.parse_args()
     if args.quick:
         args.layers, args.vocab = args.layers or 4, args.vocab or 32000
+    if args.new_tokens < 3:
+        parser.error(f"--new-tokens {args.new_tokens}: two steps at least are needed to time one")
     if not args.binary.exists():
         parser.error(f"{args.binary}: no such file; cargo build --release")
     return args
