@@ -86,6 +86,9 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
         executables: args.executables.clone(),
         ..model.options()
     })?;
+    if !engine.is_first_process() {
+        output = Output::nowhere();
+    }
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
         batch_size: args.batch_size,
@@ -143,11 +146,8 @@ fn report(engine: &Engine, summary: &GenerateSummary) {
     eprintln!(
         "{} new tokens on {} × {}: load {:.2} s, compile {:.2} s{cached}, prefill {:.2} s, decode {:.2} s{rate}",
         summary.new_tokens,
-        engine.devices().len(),
-        engine
-            .devices()
-            .first()
-            .map_or("no device", |device| device.kind()),
+        engine.spec().geometry.mesh.devices(),
+        engine.device_kind(),
         times.load.as_secs_f64(),
         times.compile.as_secs_f64(),
         times.prefill.as_secs_f64(),

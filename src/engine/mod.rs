@@ -28,7 +28,7 @@ use crate::dtype::DType;
 use crate::executables::{self, SavedExecutables};
 use crate::kernel;
 use crate::model::{DeviceTraits, EMBEDDING, ModelSpec, RopeTables, parameters};
-use crate::pjrt::{Client, Device, Executable, NamedValue, Plugin};
+use crate::pjrt::{Client, Executable, NamedValue, Plugin};
 use crate::plugin;
 use crate::sharding::{Geometry, Mesh};
 use devices::{Devices, PerDevice};
@@ -154,7 +154,7 @@ impl Engine {
             .iter()
             .map(|p| p.byte_size(&spec.geometry))
             .sum();
-        let total = (share * options.mesh.devices()) as u64;
+        let total = (share * devices.local().len()) as u64;
         let arrived = std::sync::atomic::AtomicU64::new(0);
         let weights = load::load_parameters(&checkpoint, &spec, &devices, |bytes| {
             let before = arrived.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
@@ -180,9 +180,15 @@ impl Engine {
         &self.spec
     }
 
-    /// The devices that it is loaded on, in the order of the mesh's replicas.
-    pub fn devices(&self) -> &[Device] {
-        self.devices.all()
+    /// What kind of device it is loaded on, in the plugin's words.
+    pub fn device_kind(&self) -> &str {
+        self.devices.kind()
+    }
+
+    /// Whether this process is the first of those that run the model, which is the one to write results: on a slice of several
+    /// hosts every host runs the same command and computes the same tokens.
+    pub fn is_first_process(&self) -> bool {
+        self.devices.client().process_index() == 0
     }
 
     /// How long things took so far.
