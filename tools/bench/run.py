@@ -69,6 +69,7 @@ def contest(args, environment, checkpoint, keep):
         parties = [Ours(args.binary, checkpoint, dtype)]
         if "flax" in args.contestants:
             parties.append(Flax(environment, checkpoint, dtype, config["vocab_size"]))
+        result["versions"]["plugin"] = parties[0].plugin()
         # A file of bfloat16 is what a user of llama.cpp would take, at any rate.
         if "llama" in args.contestants and dtype == "bf16":
             parties.append(Llama(environment, checkpoint, dtype, config["vocab_size"]))
