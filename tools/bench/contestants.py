@@ -144,6 +144,11 @@ class Ours:
         found.pop("model", None)
         return found
 
+    def plugin(self):
+        """The CPU plugin's package and version."""
+        listed = subprocess.run([str(self.binary), "plugin", "list"], check=True, stdout=subprocess.PIPE, text=True).stdout
+        return next((line.split()[1:3] for line in listed.splitlines() if line.split()[:1] == ["cpu"]), None)
+
     def generate(self, prompts, new_tokens):
         """Greedy tokens of each prompt, up to an end of sequence."""
         lines = "".join(json.dumps({"token_ids": prompt}) + "\n" for prompt in prompts)
