@@ -1,5 +1,6 @@
 //! The largest batch and the longest rows that fit, found by compiling.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::compile::Target;
@@ -72,13 +73,10 @@ impl<'a> Search<'a> {
         while self.may_fit(too_large * groups, length) && too_large < MOST_ROWS {
             too_large *= 2;
         }
-        let found = bisect(
-            0,
+        let found = self.boundary(
             too_large,
-            self.limit(),
             |rows| rows as f64,
-            |rows| self.attempt(rows * groups, length),
-            || self.over(),
+            |rows| self.programs(rows * groups, length),
         )?;
         Ok(Bounds {
             fits: found
@@ -99,13 +97,10 @@ impl<'a> Search<'a> {
         let too_large = (1..end)
             .find(|&place| at(place).is_some_and(|length| !self.may_fit(batch, length)))
             .unwrap_or(end);
-        let found = bisect(
-            0,
+        let found = self.boundary(
             too_large,
-            self.limit(),
             |place| at(place).unwrap_or(0) as f64,
-            |place| self.attempt(batch, at(place).unwrap_or(0)),
-            || self.over(),
+            |place| self.programs(batch, at(place).unwrap_or(0)),
         )?;
         Ok(Bounds {
             fits: found.fits.and_then(at),
@@ -138,10 +133,27 @@ impl<'a> Search<'a> {
             .is_none_or(|limit| parameters as u64 + caches <= limit)
     }
 
-    /// Compiles the programs, the cheapest first: where one does not fit, the others need not be tried.
-    fn attempt(&self, batch: usize, length: usize) -> Result<Tried> {
-        let mut keys: Vec<_> = self.programs(batch, length).keys().collect();
-        keys.sort_by_key(|key| !matches!(key, ProgramKey::Decode(_)));
+    /// The boundary between places whose programs fit and `too_large`. First that of the decode programs alone, which take all caches
+    /// and are compiled in seconds; then that of all programs below it, which is the same one or close to it.
+    fn boundary(
+        &self,
+        too_large: usize,
+        size: impl Fn(usize) -> f64,
+        programs: impl Fn(usize) -> BatchPrograms,
+    ) -> Result<Bounds> {
+        let decode_fits = |place| self.attempt([ProgramKey::Decode(programs(place).decode)]);
+        let all_fit = |place| self.attempt(programs(place).keys());
+        let over = || self.over();
+        let limit = self.limit();
+        let decode = bisect(0..too_large, None, limit, &size, decode_fits, over)?;
+        let (Some(fits), Some(too_large)) = (decode.fits, decode.too_large) else {
+            return Ok(decode);
+        };
+        bisect(0..too_large, Some(fits), limit, &size, all_fit, over)
+    }
+
+    /// Compiles programs until one does not fit.
+    fn attempt(&self, keys: impl IntoIterator<Item = ProgramKey>) -> Result<Tried> {
         let mut bytes = None;
         for key in keys {
             let measured = measure(self.target, self.spec, key)?;
@@ -157,17 +169,21 @@ impl<'a> Search<'a> {
 /// More rows than anyone asks of a device.
 const MOST_ROWS: usize = 1 << 16;
 
-/// The boundary between what fits and what does not, between `fits`, which is taken to fit, and `too_large`, which is not tried.
-/// `size` says what memory is proportional to: the next place tried is the one at which what is known so far would reach the limit.
-/// Ends early where it is `over`.
+/// The boundary between what fits and what does not, in a range whose start is taken to fit and whose end is taken not to.
+/// `first` is tried first. `size` says what memory is proportional to: the next place tried is the one at which what is known so far
+/// would reach the limit. Ends early where it is `over`.
 fn bisect(
-    mut fits: usize,
-    mut too_large: usize,
+    range: Range<usize>,
+    mut first: Option<usize>,
     limit: Option<u64>,
-    size: impl Fn(usize) -> f64,
+    size: &impl Fn(usize) -> f64,
     attempt: impl Fn(usize) -> Result<Tried>,
     over: impl Fn() -> bool,
 ) -> Result<Bounds> {
+    let Range {
+        start: mut fits,
+        end: mut too_large,
+    } = range;
     let (mut below, mut above) = (None, None);
     let mut halve = false;
     while too_large - fits > 1 && !over() {
@@ -180,7 +196,11 @@ fn bisect(
             }
             _ => None,
         };
-        let next = guess.unwrap_or(fits + (too_large - fits) / 2);
+        let next = first
+            .take()
+            .filter(|first| (fits + 1..too_large).contains(first))
+            .or(guess)
+            .unwrap_or(fits + (too_large - fits) / 2);
         let tried = attempt(next)?;
         // A guess that moves a boundary by one only would go on so: halve then.
         let before = too_large - fits;
@@ -210,10 +230,10 @@ mod tests {
         let limit = 1000 + 30 * boundary as u64;
         let count = Cell::new(0);
         let bounds = bisect(
-            0,
-            end,
+            0..end,
+            None,
             Some(limit),
-            |n| n as f64,
+            &|n| n as f64,
             |n| {
                 count.set(count.get() + 1);
                 let bytes = 1000 + 30 * n as u64;
