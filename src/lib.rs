@@ -8,6 +8,7 @@ pub mod compile_cache;
 pub mod config;
 pub mod dtype;
 pub mod engine;
+pub mod executables;
 pub mod hub;
 pub mod kernel;
 pub mod model;

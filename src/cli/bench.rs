@@ -176,10 +176,7 @@ fn subject(args: &BenchArgs, engine: &Engine) -> Subject {
     Subject {
         model: args.model.model.display().to_string(),
         dtype: engine.spec().compute.to_string(),
-        device: engine
-            .devices()
-            .first()
-            .map_or_else(String::new, |device| device.kind().to_owned()),
+        device: engine.device_kind().to_owned(),
         mesh: engine.spec().geometry.mesh.to_string(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         version: env!("CARGO_PKG_VERSION"),

@@ -13,7 +13,9 @@ use super::Outcome;
 use super::input::{InputFormat, Prompt, read_prompts};
 use super::model::ModelArgs;
 use super::output::{Output, OutputFormat, write_jsonl};
-use crate::engine::{Engine, GenerateOptions, GenerateSummary, Generation, Observer};
+use crate::engine::{
+    Engine, EngineOptions, GenerateOptions, GenerateSummary, Generation, Observer,
+};
 use crate::tokenizer::Tokenizer;
 
 /// Options of `generate`.
@@ -42,6 +44,9 @@ pub struct GenerateArgs {
     /// File for the results instead of standard output
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Folder of executables that `plan --save` wrote, to load instead of compiling
+    #[arg(long, value_name = "DIR")]
+    executables: Option<PathBuf>,
     /// Write text as it comes
     #[arg(long)]
     stream: bool,
@@ -77,7 +82,13 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
     signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
 
     let mut output = Output::open(args.output.as_deref())?;
-    let engine = model.load()?;
+    let engine = model.load_with(&EngineOptions {
+        executables: args.executables.clone(),
+        ..model.options()
+    })?;
+    if !engine.is_first_process() {
+        output = Output::nowhere();
+    }
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
         batch_size: args.batch_size,
@@ -135,11 +146,8 @@ fn report(engine: &Engine, summary: &GenerateSummary) {
     eprintln!(
         "{} new tokens on {} × {}: load {:.2} s, compile {:.2} s{cached}, prefill {:.2} s, decode {:.2} s{rate}",
         summary.new_tokens,
-        engine.devices().len(),
-        engine
-            .devices()
-            .first()
-            .map_or("no device", |device| device.kind()),
+        engine.spec().geometry.mesh.devices(),
+        engine.device_kind(),
         times.load.as_secs_f64(),
         times.compile.as_secs_f64(),
         times.prefill.as_secs_f64(),

@@ -64,6 +64,7 @@ impl ModelArgs {
             cpu_devices: self.devices,
             mesh: self.mesh,
             compile_cache: CompileCache::from_environment(),
+            executables: None,
             ignore_eos: false,
         }
     }

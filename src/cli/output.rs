@@ -99,6 +99,11 @@ impl Output {
         })
     }
 
+    /// Takes results and keeps none.
+    pub fn nowhere() -> Self {
+        Output::Stream(Box::new(io::sink()))
+    }
+
     /// What to write to.
     pub fn writer(&mut self) -> &mut dyn Write {
         match self {

@@ -27,7 +27,7 @@ impl Key {
         module: &hlo::Module,
         options: &CompileOptions,
     ) -> pjrt::Result<Self> {
-        let mut hasher = Hasher(Sha256::new());
+        let mut hasher = Hasher::default();
         hasher.part(VERSION.as_bytes());
         hasher.part(&module.serialize());
         hasher.part(&options.with_layouts_of(module).to_bytes()?);
@@ -46,7 +46,7 @@ impl Key {
                     .as_encoded_bytes(),
             );
         }
-        Ok(Self(hasher.0.finalize().into()))
+        Ok(Self(hasher.finish()))
     }
 
     /// The key's bytes.
@@ -68,12 +68,17 @@ impl fmt::Debug for Key {
 }
 
 /// Hashes parts such that no two lists of parts are the same bytes.
-struct Hasher(Sha256);
+#[derive(Default)]
+pub(crate) struct Hasher(Sha256);
 
 impl Hasher {
-    fn part(&mut self, bytes: &[u8]) {
+    pub fn part(&mut self, bytes: &[u8]) {
         self.0.update((bytes.len() as u64).to_le_bytes());
         self.0.update(bytes);
+    }
+
+    pub fn finish(self) -> [u8; 32] {
+        self.0.finalize().into()
     }
 }
 

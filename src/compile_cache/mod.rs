@@ -11,6 +11,7 @@ mod key;
 
 use std::path::PathBuf;
 
+pub(crate) use key::Hasher;
 pub use key::Key;
 
 use crate::cache_dir::{cache_dir, process_variables};

@@ -162,12 +162,12 @@ impl<'a> BatchRun<'a> {
             decode_result::CACHES + 2 * engine.spec.config.num_hidden_layers,
         )?;
         let caches = results.split_off(decode_result::CACHES);
-        let steps = devices.rows_s32(&results[decode_result::STEPS])?;
+        let steps = devices.read_s32(&results[decode_result::STEPS])?;
         let steps = steps.first().copied().unwrap_or(0);
         let chunk = DecodeChunk {
-            tokens: devices.rows_s32(&results[decode_result::TOKENS])?,
+            tokens: devices.read_s32(&results[decode_result::TOKENS])?,
             steps: usize::try_from(steps).unwrap_or(0).min(input.limit),
-            last: devices.rows_s32(&results[decode_result::LAST])?,
+            last: devices.read_s32(&results[decode_result::LAST])?,
             caches,
             took: start.elapsed(),
         };

@@ -33,6 +33,15 @@ pub fn cache_bucket(tokens: usize) -> usize {
     }
 }
 
+/// The lengths that caches come in, for models of that many positions, the shortest first.
+pub fn cache_lengths(positions: usize) -> Vec<usize> {
+    std::iter::successors(Some(cache_bucket(1)), |&length| {
+        Some(cache_bucket(length + 1))
+    })
+    .take_while(|&length| length <= positions)
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,6 +54,13 @@ mod tests {
             assert!(prompt < 2 * tokens.max(SHORTEST_PROMPT));
             assert!(2 * cache < 3 * tokens.max(SHORTEST_CACHE) + 2);
         }
+    }
+
+    #[test]
+    fn the_lengths_of_caches_are_those_that_tokens_are_rounded_to() {
+        let distinct: std::collections::BTreeSet<_> = (1..=8192).map(cache_bucket).collect();
+        assert!(distinct.into_iter().eq(cache_lengths(8192)));
+        assert!(cache_lengths(63).is_empty());
     }
 
     #[test]

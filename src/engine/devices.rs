@@ -1,42 +1,70 @@
 //! Buffers over a mesh: one on each device, and how rows of a batch go to and come from them.
 
 use super::{Error, Result};
+use crate::executables;
 use crate::pjrt::{Buffer, Client, Device, Executable, ExecuteOptions};
 use crate::sharding::Mesh;
 
-/// The devices of a mesh, in the order of its replicas.
+/// The devices of a mesh, and which of them are this process's: on a slice of several hosts each has some of them.
 pub(super) struct Devices {
     client: Client,
     mesh: Mesh,
-    devices: Vec<Device>,
+    /// The id of each replica's device.
+    ids: Vec<i64>,
+    /// The replicas of this process.
+    local: Vec<Replica>,
 }
 
-/// One buffer on each device of a mesh, in the order of its replicas.
+/// A replica of this process.
+pub(super) struct Replica {
+    /// Its place among all of the mesh.
+    pub index: usize,
+    /// Its device.
+    pub device: Device,
+}
+
+/// One buffer on each of this process's devices of a mesh, in the order of its replicas.
 pub(super) struct PerDevice(pub Vec<Buffer>);
 
 impl Devices {
-    /// Takes the first devices that this process can address.
+    /// Takes the first devices of the client, host by host, so that those that share the most data are near each other.
     ///
     /// # Errors
-    /// Fewer devices than the mesh has.
+    /// Fewer devices than the mesh has, or none of this process among them.
     pub fn new(client: Client, mesh: Mesh) -> Result<Self> {
-        let devices = client.addressable_devices();
+        let problem = |problem: String| Error::Option {
+            option: "--mesh",
+            problem,
+        };
+        let mut devices = client.devices().to_vec();
+        devices.sort_by_key(|device| (device.process_index(), device.id()));
         if devices.len() < mesh.devices() {
-            return Err(Error::Option {
-                option: "--mesh",
-                problem: format!(
-                    "{mesh} needs {} devices, and there are {} of platform {}",
-                    mesh.devices(),
-                    devices.len(),
-                    client.platform_name()
-                ),
-            });
+            return Err(problem(format!(
+                "{mesh} needs {} devices, and there are {} of platform {}",
+                mesh.devices(),
+                devices.len(),
+                client.platform_name()
+            )));
         }
-        let devices = devices[..mesh.devices()].to_vec();
+        devices.truncate(mesh.devices());
+        let ids = devices.iter().map(|d| i64::from(d.id())).collect();
+        let local: Vec<Replica> = devices
+            .into_iter()
+            .enumerate()
+            .map(|(index, device)| Replica { index, device })
+            .filter(|replica| replica.device.is_addressable())
+            .collect();
+        if local.is_empty() {
+            return Err(problem(format!(
+                "{mesh} has none of the devices of this host, which is process {}",
+                client.process_index()
+            )));
+        }
         Ok(Self {
             client,
             mesh,
-            devices,
+            ids,
+            local,
         })
     }
 
@@ -48,14 +76,31 @@ impl Devices {
         self.mesh
     }
 
-    /// The device of each replica.
-    pub fn all(&self) -> &[Device] {
-        &self.devices
+    /// The replicas of this process.
+    pub fn local(&self) -> &[Replica] {
+        &self.local
+    }
+
+    /// What kind of device the replicas have, in the plugin's words.
+    pub fn kind(&self) -> &str {
+        self.local.first().map_or("", |r| r.device.kind())
+    }
+
+    /// What executables for these devices are compiled for.
+    pub fn target(&self) -> Result<executables::Target> {
+        let platform = self.client.platform_name();
+        Ok(executables::Target::new(
+            self.client.plugin(),
+            platform,
+            self.kind(),
+            None,
+            self.mesh,
+        )?)
     }
 
     /// The ids of the devices, as a compiler takes them.
     pub fn assignment(&self) -> Vec<i64> {
-        self.devices.iter().map(|d| i64::from(d.id())).collect()
+        self.ids.clone()
     }
 
     /// The same elements on every device.
@@ -89,10 +134,10 @@ impl Devices {
         element_type: hlo::ElementType,
         dims: &[i64],
     ) -> Result<PerDevice> {
-        let each = self.devices.iter().enumerate().map(|(replica, device)| {
+        let each = self.local.iter().map(|Replica { index, device }| {
             Ok(self
                 .client
-                .buffer_from_host(bytes(replica), dims, element_type, device)?)
+                .buffer_from_host(bytes(*index), dims, element_type, device)?)
         });
         Ok(PerDevice(each.collect::<Result<_>>()?))
     }
@@ -107,48 +152,45 @@ impl Devices {
         self.upload(&s32_bytes(&[value]), hlo::ElementType::S32, &[])
     }
 
-    /// Reads rows that are split over the data axis, from the first device of each group.
-    pub fn rows<T>(
+    /// Reads what every device has, from the first.
+    pub fn read<T>(
         &self,
         from: &PerDevice,
         read: impl Fn(&Buffer) -> Result<Vec<T>>,
     ) -> Result<Vec<T>> {
-        let mut all = Vec::new();
-        for buffer in from.0.iter().step_by(self.mesh.model) {
-            all.append(&mut read(buffer)?);
-        }
-        Ok(all)
+        from.0.first().map_or_else(|| Ok(Vec::new()), read)
     }
 
-    /// [`rows`](Self::rows) of 32-bit integers.
-    pub fn rows_s32(&self, from: &PerDevice) -> Result<Vec<i32>> {
-        self.rows(from, |buffer| Ok(buffer.to_vec_i32()?))
+    /// [`read`](Self::read) of 32-bit integers.
+    pub fn read_s32(&self, from: &PerDevice) -> Result<Vec<i32>> {
+        self.read(from, |buffer| Ok(buffer.to_vec_i32()?))
     }
 
-    /// Runs a program on all devices.
+    /// Runs a program on all devices, of which this process starts its own.
     pub fn run(&self, executable: &Executable, arguments: &[&PerDevice]) -> Result<Vec<PerDevice>> {
         // The executable lists its devices in an order of its own.
-        let replica_of = |device: &Device| self.devices.iter().position(|d| d.id() == device.id());
+        let place_of =
+            |device: &Device| self.local.iter().position(|r| r.device.id() == device.id());
         let order: Vec<usize> = executable
             .addressable_devices()
             .iter()
-            .filter_map(replica_of)
+            .filter_map(place_of)
             .collect();
         let lists: Vec<Vec<&Buffer>> = order
             .iter()
-            .map(|&replica| {
+            .map(|&place| {
                 arguments
                     .iter()
-                    .map(|argument| &argument.0[replica])
+                    .map(|argument| &argument.0[place])
                     .collect()
             })
             .collect();
         let results = executable.execute(&lists, &ExecuteOptions::default())?;
-        let mut by_replica: Vec<(usize, Vec<Buffer>)> = order.into_iter().zip(results).collect();
-        by_replica.sort_by_key(|(replica, _)| *replica);
-        let outputs = by_replica.first().map_or(0, |(_, list)| list.len());
+        let mut by_place: Vec<(usize, Vec<Buffer>)> = order.into_iter().zip(results).collect();
+        by_place.sort_by_key(|(place, _)| *place);
+        let outputs = by_place.first().map_or(0, |(_, list)| list.len());
         let mut results: Vec<PerDevice> = (0..outputs).map(|_| PerDevice(Vec::new())).collect();
-        for (_, list) in by_replica {
+        for (_, list) in by_place {
             for (result, buffer) in results.iter_mut().zip(list) {
                 result.0.push(buffer);
             }

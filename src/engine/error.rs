@@ -29,6 +29,9 @@ pub enum Error {
     /// The model cannot be split over the mesh.
     #[error(transparent)]
     Geometry(#[from] crate::sharding::GeometryError),
+    /// Executables cannot be saved or loaded.
+    #[error(transparent)]
+    Executables(#[from] crate::executables::Error),
     /// A prompt without tokens.
     #[error("prompt {index} is empty")]
     EmptyPrompt {

@@ -83,7 +83,7 @@ impl Engine {
         let mut arrays = results
             .iter()
             .map(|buffers| {
-                let mut rows_of_all = self.devices.rows(buffers, |b| Ok(b.to_vec_f32()?))?;
+                let mut rows_of_all = self.devices.read(buffers, |b| Ok(b.to_vec_f32()?))?;
                 rows_of_all.truncate(rows_of_all.len() / (rows * mesh.data) * batch);
                 Ok(rows_of_all)
             })

@@ -3,13 +3,13 @@
 use rayon::prelude::*;
 
 use super::Result;
-use super::devices::{Devices, PerDevice};
+use super::devices::{Devices, PerDevice, Replica};
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::dtype::DType;
 use crate::model::{ModelSpec, ParameterSpec};
 use crate::pjrt::{Buffer, Client, Device, HostBuffer};
 
-/// Puts every device's share of every parameter of `spec` on it, in the order of [`ModelSpec::parameters`].
+/// Puts the share of each of this process's devices of every parameter of `spec` on it, in the order of [`ModelSpec::parameters`].
 ///
 /// `loaded` is told the bytes of each share once it is there.
 ///
@@ -24,17 +24,13 @@ pub fn load_parameters(
     spec.parameters
         .par_iter()
         .map(|parameter| {
-            let shares = devices
-                .all()
-                .par_iter()
-                .enumerate()
-                .map(|(replica, device)| {
-                    let index = devices.mesh().model_index(replica);
-                    let buffer =
-                        load_share(checkpoint, spec, parameter, index, devices.client(), device)?;
-                    loaded(parameter.byte_size(&spec.geometry) as u64);
-                    Ok(buffer)
-                });
+            let shares = devices.local().par_iter().map(|Replica { index, device }| {
+                let index = devices.mesh().model_index(*index);
+                let buffer =
+                    load_share(checkpoint, spec, parameter, index, devices.client(), device)?;
+                loaded(parameter.byte_size(&spec.geometry) as u64);
+                Ok(buffer)
+            });
             Ok(PerDevice(shares.collect::<Result<_>>()?))
         })
         .collect()

@@ -11,10 +11,11 @@ mod programs;
 mod prompts;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use buckets::cache_lengths;
 pub use error::{Error, Result};
 pub use forward::ForwardOutput;
 pub use generate::{FinishReason, GenerateOptions, GenerateSummary, Generation, Observer};
@@ -24,9 +25,10 @@ use crate::checkpoint::Checkpoint;
 use crate::compile_cache::{CompileCache, Origin};
 use crate::config::{FLAX_ROPE_THETA, GemmaConfig};
 use crate::dtype::DType;
+use crate::executables::{self, SavedExecutables};
 use crate::kernel;
 use crate::model::{DeviceTraits, EMBEDDING, ModelSpec, RopeTables, parameters};
-use crate::pjrt::{Client, Device, Executable, NamedValue, Plugin};
+use crate::pjrt::{Client, Executable, NamedValue, Plugin};
 use crate::plugin;
 use crate::sharding::{Geometry, Mesh};
 use devices::{Devices, PerDevice};
@@ -44,6 +46,8 @@ pub struct EngineOptions {
     pub mesh: Mesh,
     /// Where compiled programs are kept between runs.
     pub compile_cache: CompileCache,
+    /// A folder of executables to load instead of compiling: what `plan --save` or [`Engine::save_executables`] wrote.
+    pub executables: Option<PathBuf>,
     /// Whether rows go on past an end-of-sequence token, for measuring: the programs then know of none.
     pub ignore_eos: bool,
 }
@@ -56,6 +60,7 @@ impl Default for EngineOptions {
             cpu_devices: None,
             mesh: Mesh::SINGLE,
             compile_cache: CompileCache::default(),
+            executables: None,
             ignore_eos: false,
         }
     }
@@ -67,6 +72,7 @@ pub struct Engine {
     spec: ModelSpec,
     weights: Vec<PerDevice>,
     compile_cache: CompileCache,
+    executables: Option<SavedExecutables>,
     programs: Mutex<HashMap<ProgramKey, Program>>,
     times: Mutex<Times>,
 }
@@ -127,6 +133,11 @@ impl Engine {
         // Whether the model can be split at all does not hang on the device: say so before a plugin is loaded.
         Geometry::new(&config, options.mesh)?;
         let devices = Devices::new(open_client(options)?, options.mesh)?;
+        let executables = options
+            .executables
+            .as_deref()
+            .map(|folder| -> Result<_> { Ok(SavedExecutables::open(folder, &devices.target()?)?) })
+            .transpose()?;
         let mut traits = DeviceTraits::for_platform(devices.client().platform_name());
         traits.kernels = kernel::register(devices.client())?;
         let spec = ModelSpec::new(config, compute, traits, options.mesh, stored)?;
@@ -143,7 +154,7 @@ impl Engine {
             .iter()
             .map(|p| p.byte_size(&spec.geometry))
             .sum();
-        let total = (share * options.mesh.devices()) as u64;
+        let total = (share * devices.local().len()) as u64;
         let arrived = std::sync::atomic::AtomicU64::new(0);
         let weights = load::load_parameters(&checkpoint, &spec, &devices, |bytes| {
             let before = arrived.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
@@ -155,6 +166,7 @@ impl Engine {
             spec,
             weights,
             compile_cache: options.compile_cache.clone(),
+            executables,
             programs: Mutex::default(),
             times: Mutex::new(Times {
                 load,
@@ -168,9 +180,15 @@ impl Engine {
         &self.spec
     }
 
-    /// The devices that it is loaded on, in the order of the mesh's replicas.
-    pub fn devices(&self) -> &[Device] {
-        self.devices.all()
+    /// What kind of device it is loaded on, in the plugin's words.
+    pub fn device_kind(&self) -> &str {
+        self.devices.kind()
+    }
+
+    /// Whether this process is the first of those that run the model, which is the one to write results: on a slice of several
+    /// hosts every host runs the same command and computes the same tokens.
+    pub fn is_first_process(&self) -> bool {
+        self.devices.client().process_index() == 0
     }
 
     /// How long things took so far.
@@ -200,9 +218,17 @@ impl Engine {
         let start = Instant::now();
         let module = key.lower(&self.spec)?;
         let options = key.compile_options(&self.devices.assignment());
-        let (executable, origin) =
-            self.compile_cache
-                .load_or_compile(self.devices.client(), &module, &options)?;
+        let client = self.devices.client();
+        let (executable, origin) = match &self.executables {
+            Some(saved) => {
+                let wanted = key.manifest_entry(String::new());
+                let executable = saved.load(client, &wanted, &module, &options)?;
+                (executable, Origin::Cached)
+            }
+            None => self
+                .compile_cache
+                .load_or_compile(client, &module, &options)?,
+        };
         let elapsed = start.elapsed();
         tracing::debug!(?key, ?origin, ?elapsed, "program");
         self.record(|times| match origin {
@@ -215,6 +241,34 @@ impl Engine {
         };
         programs.insert(key, program.clone());
         Ok(program)
+    }
+
+    /// Saves the programs that a batch of `batch` prompts runs in, with the longest of `prompt_tokens` tokens and with up to
+    /// `new_tokens` after each, in `folder`: another engine of the same model on the same kind of devices then need not compile them.
+    ///
+    /// # Errors
+    /// A compiler that fails, a plugin that cannot serialize, a folder that cannot be written to.
+    pub fn save_executables(
+        &self,
+        folder: &Path,
+        batch: usize,
+        prompt_tokens: usize,
+        new_tokens: usize,
+    ) -> Result<PathBuf> {
+        let programs = BatchPrograms::new(&self.spec, batch, prompt_tokens, new_tokens);
+        let saved = programs
+            .keys()
+            .map(|key| {
+                let module = key.lower(&self.spec)?;
+                let options = key.compile_options(&self.devices.assignment());
+                let hash = executables::program_hash(&module, &options)?;
+                Ok(executables::NewExecutable {
+                    entry: key.manifest_entry(hash),
+                    bytes: self.program(key)?.executable.serialize()?,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(executables::save(folder, &self.devices.target()?, saved)?)
     }
 
     /// The rotation tables for `positions`, sine first.

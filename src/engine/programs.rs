@@ -1,6 +1,7 @@
 //! The programs that generation and comparison need, by their shapes, and how each is compiled.
 
 use super::buckets::{cache_bucket, prompt_bucket, prompt_chunk};
+use crate::executables::Entry;
 use crate::model::ModelSpec;
 use crate::model::programs::{self, DecodeShape, ExtendShape, PrefillShape};
 use crate::pjrt::{CompileOptions, OptionValue};
@@ -54,6 +55,14 @@ impl BatchPrograms {
         }
     }
 
+    /// The programs that are run, in the order of their first runs.
+    pub fn keys(&self) -> impl Iterator<Item = ProgramKey> + use<> {
+        let extend = (self.extensions > 0).then_some(ProgramKey::Extend(self.extend));
+        std::iter::once(ProgramKey::Prefill(self.prefill))
+            .chain(extend)
+            .chain([ProgramKey::Decode(self.decode)])
+    }
+
     /// Tokens of a prompt in all its parts, padding included.
     pub fn prompt(&self) -> usize {
         self.prefill.prompt + self.extensions * self.extend.chunk
@@ -89,6 +98,52 @@ impl ProgramKey {
             ProgramKey::Extend(shape) => programs::extend(spec, shape),
             ProgramKey::Decode(shape) => programs::decode(spec, shape),
             ProgramKey::Forward { batch, length } => programs::forward(spec, batch, length),
+        }
+    }
+
+    /// What a manifest of executables says of the program: its name and shapes, and the hash of what is compiled.
+    pub(crate) fn manifest_entry(self, program_hash: String) -> Entry {
+        let (program, shapes) = match self {
+            ProgramKey::Prefill(shape) => (
+                "prefill",
+                vec![
+                    ("batch", shape.batch),
+                    ("prompt", shape.prompt),
+                    ("rows", shape.rows),
+                    ("cache", shape.cache),
+                ],
+            ),
+            ProgramKey::Extend(shape) => (
+                "extend",
+                vec![
+                    ("batch", shape.batch),
+                    ("chunk", shape.chunk),
+                    ("rows", shape.rows),
+                    ("cache", shape.cache),
+                ],
+            ),
+            ProgramKey::Decode(shape) => (
+                "decode",
+                vec![
+                    ("rows", shape.rows),
+                    ("cache", shape.cache),
+                    ("chunk", shape.chunk),
+                ],
+            ),
+            ProgramKey::Forward { batch, length } => {
+                ("forward", vec![("batch", batch), ("length", length)])
+            }
+        };
+        Entry {
+            program: program.to_owned(),
+            shapes: shapes
+                .into_iter()
+                .map(|(name, size)| (name.to_owned(), size))
+                .collect(),
+            program_hash,
+            file: String::new(),
+            sha256: String::new(),
+            bytes: 0,
         }
     }
 

@@ -82,7 +82,7 @@ impl<'a> PaddedPrompts<'a> {
             }
         }
         let caches = results.split_off(1);
-        let tokens = devices.rows_s32(&results[0])?;
+        let tokens = devices.read_s32(&results[0])?;
         let took = start.elapsed();
         engine.record(|times| times.prefill += took);
         Ok((tokens, caches, took))

@@ -135,14 +135,44 @@ fn as_bf16(vector: __m512) -> __m512bh {
     unsafe { std::mem::transmute(vector) }
 }
 
+/// Sums sixteen accumulators at a time by exchanging parts of them pair by pair: three instructions a sum, where one accumulator by
+/// itself takes ten.
+///
 /// # Safety
 /// The CPU has AVX-512F.
 #[target_feature(enable = "avx512f")]
 unsafe fn finish_avx512(accumulators: &[Line], sums: &mut [f32]) {
-    for (accumulator, sum) in accumulators.iter().zip(sums) {
-        // SAFETY: a line is as large as a vector and aligned like one.
-        let parts = unsafe { ptr::from_ref(accumulator).cast::<__m512>().read() };
-        *sum = _mm512_reduce_add_ps(parts);
+    for (lines, sums) in accumulators.chunks(16).zip(sums.chunks_mut(16)) {
+        let mut parts = [_mm512_setzero_ps(); 16];
+        for (part, line) in parts.iter_mut().zip(lines) {
+            // SAFETY: a line is as large as a vector and aligned like one.
+            *part = unsafe { ptr::from_ref(line).cast::<__m512>().read() };
+        }
+        let mut quarters = [_mm512_setzero_ps(); 4];
+        for (quarter, four) in quarters.iter_mut().zip(parts.chunks_exact(4)) {
+            let pair = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let low = _mm512_castps_pd(pair(four[0], four[1]));
+            let high = _mm512_castps_pd(pair(four[2], four[3]));
+            // In each 128 bits, what the four accumulators have there.
+            *quarter = _mm512_add_ps(
+                _mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
+                _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)),
+            );
+        }
+        let fold = |a, b| {
+            _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0x88>(a, b),
+                _mm512_shuffle_f32x4::<0xdd>(a, b),
+            )
+        };
+        let whole = fold(
+            fold(quarters[0], quarters[1]),
+            fold(quarters[2], quarters[3]),
+        );
+        let mut found = [0.0_f32; 16];
+        // SAFETY: there is room for sixteen.
+        unsafe { _mm512_storeu_ps(found.as_mut_ptr(), whole) };
+        sums.copy_from_slice(&found[..sums.len()]);
     }
 }
 

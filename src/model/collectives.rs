@@ -29,6 +29,16 @@ impl Lowering<'_> {
         self.b.all_gather(x, dim, &groups)
     }
 
+    /// The groups' rows one after another along dimension 0, in the order of the data axis: results that the host reads, so that any
+    /// device has them all. A host of a slice of several reaches its own devices only.
+    pub fn gather_over_data(&self, x: Value) -> hlo::Result<Value> {
+        let mesh = self.spec.geometry.mesh;
+        if mesh.data == 1 {
+            return Ok(x);
+        }
+        self.b.all_gather(x, 0, &mesh.data_groups())
+    }
+
     /// Whether `pred` (a scalar) holds on all devices of the data axis.
     pub fn all_over_data(&self, pred: Value) -> hlo::Result<Value> {
         let b = self.b;

@@ -150,11 +150,7 @@ pub fn compare(engine: &Engine, reference: &Reference, tolerance: Tolerance) -> 
         && divergences.iter().all(|d| d.within);
     Ok(Report {
         dtype: engine.spec().compute.to_string(),
-        device: engine
-            .devices()
-            .first()
-            .map(|device| device.kind().to_owned())
-            .unwrap_or_default(),
+        device: engine.device_kind().to_owned(),
         mesh: engine.spec().geometry.mesh.to_string(),
         reference: reference.metadata.clone(),
         tolerance,

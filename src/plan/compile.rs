@@ -3,16 +3,16 @@
 use super::error::Result;
 use super::topologies::Slice;
 use crate::engine::ProgramKey;
+use crate::executables;
 use crate::model::ModelSpec;
-use crate::pjrt::{self, CompiledProgram, ErrorCode, NamedValue, Plugin, Topology};
+use crate::pjrt::{self, CompileOptions, CompiledProgram, ErrorCode, NamedValue, Plugin, Topology};
 use crate::sharding::Mesh;
 
 /// A slice as libtpu has it.
 pub(super) struct Target {
-    /// What is known of it.
-    pub slice: Slice,
-    /// The plugin's own.
-    pub topology: Topology,
+    slice: Slice,
+    plugin: Plugin,
+    topology: Topology,
 }
 
 /// What came of compiling a program.
@@ -48,6 +48,7 @@ impl Target {
             .into_iter()
             .collect();
         Ok(Self {
+            plugin: plugin.clone(),
             slice,
             topology: Topology::create(plugin, slice.name, &options)?,
         })
@@ -57,6 +58,39 @@ impl Target {
     pub fn compiler(&self) -> String {
         let version = self.topology.platform_version();
         version.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// What programs for a mesh of these devices are compiled for.
+    pub fn executables_target(&self, mesh: Mesh) -> Result<executables::Target> {
+        let kind = self.topology.devices().first().map_or("", |d| &d.kind);
+        let platform = self.topology.platform_name();
+        let name = Some(self.slice.name);
+        Ok(executables::Target::new(
+            &self.plugin,
+            platform,
+            kind,
+            name,
+            mesh,
+        )?)
+    }
+
+    /// The program and how it is compiled as `generate` would on the first devices of the slice.
+    ///
+    /// # Errors
+    /// As [`ProgramKey::lower`].
+    pub fn lower(
+        &self,
+        spec: &ModelSpec,
+        key: ProgramKey,
+    ) -> Result<(hlo::Module, CompileOptions)> {
+        let devices: Vec<i64> = self
+            .topology
+            .devices()
+            .iter()
+            .take(spec.geometry.mesh.devices())
+            .map(|device| device.id.into())
+            .collect();
+        Ok((key.lower(spec)?, key.compile_options(&devices)))
     }
 
     /// Devices of the slice.
@@ -84,24 +118,13 @@ impl Target {
             })
     }
 
-    /// Compiles a program as `generate` would on the first devices of the slice.
+    /// Compiles a program as `generate` would.
     ///
     /// # Errors
     /// What the compiler says, but for want of memory.
     pub fn compile(&self, spec: &ModelSpec, key: ProgramKey) -> Result<Compiled> {
-        let Mesh { data, model } = spec.geometry.mesh;
-        let devices: Vec<i64> = self
-            .topology
-            .devices()
-            .iter()
-            .take(data * model)
-            .map(|device| device.id.into())
-            .collect();
-        let module = key.lower(spec)?;
-        let compiled = self
-            .topology
-            .compile_module(&module, &key.compile_options(&devices));
-        match compiled {
+        let (module, options) = self.lower(spec, key)?;
+        match self.topology.compile_module(&module, &options) {
             Ok(program) => Ok(Compiled::Fits(program)),
             Err(pjrt::Error::Plugin {
                 code: ErrorCode::ResourceExhausted,

@@ -72,14 +72,17 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// A file of a folder of executables cannot be written or read.
-    #[error("{}: {source}", file.display())]
-    Io {
-        /// The file.
-        file: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
+    /// Programs that do not fit cannot be saved.
+    #[error("--save {}: nothing is saved, since it does not fit: {message}", folder.display())]
+    NothingToSave {
+        /// The folder.
+        folder: PathBuf,
+        /// What the compiler said.
+        message: String,
     },
+    /// The executables cannot be saved.
+    #[error(transparent)]
+    Executables(#[from] crate::executables::Error),
 }
 
 /// The result of planning.

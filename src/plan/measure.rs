@@ -1,10 +1,10 @@
-//! One program compiled, and what is known of it then.
+//! The programs compiled, and what is known of them then.
 
 use super::compile::{Compiled, Target, TooLarge};
 use super::error::Result;
-use super::optimized::{Executed, Optimized, cycles};
+use super::optimized::{Executed, Optimized};
 use super::report::{Memory, PerProgram};
-use crate::engine::ProgramKey;
+use crate::engine::{BatchPrograms, ProgramKey};
 use crate::model::ModelSpec;
 use crate::pjrt::{CompiledMemoryStats, CompiledProgram, NamedValue};
 
@@ -18,8 +18,8 @@ pub(super) enum Measured {
 pub(super) struct Cost {
     pub program: CompiledProgram,
     pub memory: Memory,
-    pub optimized: Optimized,
-    pub compiler_bytes_accessed: u64,
+    optimized: Optimized,
+    compiler_bytes_accessed: u64,
 }
 
 /// Compiles a program and asks the compiler about it.
@@ -55,10 +55,10 @@ impl Measured {
         }
     }
 
-    pub fn too_large(&self) -> Option<TooLarge> {
+    pub fn too_large(&self) -> Option<&TooLarge> {
         match self {
             Measured::Fits(_) => None,
-            Measured::TooLarge(why) => Some(why.clone()),
+            Measured::TooLarge(why) => Some(why),
         }
     }
 
@@ -90,32 +90,134 @@ impl From<CompiledMemoryStats> for Memory {
     }
 }
 
-impl PerProgram<&Cost> {
-    /// A figure of each program.
-    pub fn map<T>(&self, figure: impl Fn(&Cost) -> T) -> PerProgram<T> {
+/// All programs of a batch.
+pub(super) struct Measures(Vec<Part>);
+
+/// One of them.
+pub(super) struct Part {
+    pub key: ProgramKey,
+    /// How often it is run for a batch's prompts, or for a call of the steps after them.
+    times: u64,
+    pub measured: Measured,
+}
+
+impl Measures {
+    /// Compiles all programs at the same time: the compiler works on one thread each.
+    ///
+    /// # Errors
+    /// As [`measure`].
+    pub fn of(target: &Target, spec: &ModelSpec, programs: &BatchPrograms) -> Result<Self> {
+        std::thread::scope(|scope| {
+            let parts: Vec<_> = programs
+                .keys()
+                .map(|key| (key, scope.spawn(move || measure(target, spec, key))))
+                .collect();
+            parts
+                .into_iter()
+                .map(|(key, measured)| {
+                    let measured = measured
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                    let times = match key {
+                        ProgramKey::Extend(_) => programs.extensions as u64,
+                        _ => 1,
+                    };
+                    Ok(Part {
+                        key,
+                        times,
+                        measured,
+                    })
+                })
+                .collect::<Result<_>>()
+                .map(Self)
+        })
+    }
+
+    pub fn parts(&self) -> &[Part] {
+        &self.0
+    }
+
+    pub fn fits(&self) -> bool {
+        self.0.iter().all(|part| part.measured.fits().is_some())
+    }
+
+    /// Bytes of the largest program.
+    pub fn bytes(&self) -> Option<u64> {
+        self.0.iter().filter_map(|part| part.measured.bytes()).max()
+    }
+
+    /// A figure of the programs that run the prompts and one of those that run the steps, made of each that fits and its times. None
+    /// where one does not fit.
+    fn both<T>(&self, figure: impl Fn(Vec<(&Cost, u64)>) -> T) -> PerProgram<T> {
+        let of = |steps: bool| {
+            self.0
+                .iter()
+                .filter(|part| matches!(part.key, ProgramKey::Decode(_)) == steps)
+                .map(|part| Some((part.measured.fits()?, part.times)))
+                .collect::<Option<Vec<_>>>()
+                .map(&figure)
+        };
         PerProgram {
-            prefill: self.prefill.map(&figure),
-            decode: self.decode.map(&figure),
+            prefill: of(false),
+            decode: of(true),
         }
     }
 
-    /// A figure of what a prefill executes, and of what a decode step does.
-    pub fn of_executed<T>(&self, figure: impl Fn(&[Executed]) -> T) -> PerProgram<T> {
-        PerProgram {
-            prefill: self.prefill.map(|cost| {
+    /// What the larger of the programs takes.
+    pub fn memory(&self) -> PerProgram<Memory> {
+        self.both(|costs| {
+            let memories = costs.into_iter().map(|(cost, _)| cost.memory);
+            memories.max_by_key(|memory| memory.total)
+        })
+        .and_then(|memory| memory)
+    }
+
+    /// What the compiler's cost analysis says of bytes accessed.
+    pub fn compiler_bytes_accessed(&self) -> PerProgram<u64> {
+        self.both(|costs| {
+            costs.into_iter().fold(0_u64, |sum, (cost, times)| {
+                sum.saturating_add(cost.compiler_bytes_accessed.saturating_mul(times))
+            })
+        })
+    }
+
+    /// What the prompts of a batch execute, and what one step does.
+    pub fn executed(&self) -> PerProgram<Vec<Executed>> {
+        let prompts = self.both(|costs| {
+            let mut all = Vec::new();
+            for (cost, times) in costs {
                 let Optimized { once, per_trip } = &cost.optimized;
-                if per_trip.is_empty() {
-                    figure(once)
-                } else {
-                    figure(&[once.as_slice(), per_trip].concat())
-                }
-            }),
-            decode: self.decode.map(|cost| figure(&cost.optimized.per_trip)),
+                all.extend(once.iter().chain(per_trip).map(|executed| Executed {
+                    times: executed.times.saturating_mul(times),
+                    ..executed.clone()
+                }));
+            }
+            all
+        });
+        let steps = self.both(|costs| {
+            let steps = costs.into_iter().map(|(cost, _)| &cost.optimized.per_trip);
+            steps.flatten().cloned().collect()
+        });
+        PerProgram {
+            prefill: prompts.prefill,
+            decode: steps.decode,
+        }
+    }
+}
+
+impl<T> PerProgram<T> {
+    /// A figure of each.
+    pub fn map<U>(&self, figure: impl Fn(&T) -> U) -> PerProgram<U> {
+        PerProgram {
+            prefill: self.prefill.as_ref().map(&figure),
+            decode: self.decode.as_ref().map(&figure),
         }
     }
 
-    /// Estimated cycles of the prefill, and of a decode step.
-    pub fn cycles(&self) -> PerProgram<u64> {
-        self.of_executed(cycles)
+    fn and_then<U>(self, figure: impl Fn(T) -> Option<U>) -> PerProgram<U> {
+        PerProgram {
+            prefill: self.prefill.and_then(&figure),
+            decode: self.decode.and_then(&figure),
+        }
     }
 }

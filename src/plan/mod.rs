@@ -1,5 +1,5 @@
-//! Whether a model fits on a slice of TPUs and what a step would cost there, found by compiling the very programs that `generate`
-//! would run, on a machine that need not have a TPU.
+//! Whether a model fits on a slice of TPUs and what a step would cost there, found by compiling the very programs that
+//! `generate` would run, on a machine that need not have a TPU.
 
 mod chips;
 mod compile;
@@ -8,6 +8,8 @@ mod measure;
 mod optimized;
 mod report;
 mod roofline;
+mod save;
+mod search;
 mod source;
 mod topologies;
 
@@ -15,18 +17,22 @@ pub use chips::{CHIPS, Chip};
 pub use compile::TooLarge;
 pub use error::{Error, Result};
 pub use optimized::{Collective, Executed};
-pub use report::{Largest, Memory, ParameterTotals, PerProgram, Report, Roofline};
+pub use report::{Bounds, Largest, Memory, ParameterTotals, PerProgram, Report, Roofline};
 pub use source::Source;
 pub use topologies::Slice;
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use crate::dtype::DType;
-use crate::engine::{BatchPrograms, ProgramKey};
+use crate::engine::BatchPrograms;
 use crate::model::{DeviceTraits, Distribution, ModelSpec};
 use crate::pjrt::Plugin;
 use crate::plugin;
 use crate::sharding::Mesh;
 use compile::Target;
-use measure::{Measured, measure};
+use measure::Measures;
+use search::Search;
 
 /// What to plan for.
 #[derive(Clone, Debug)]
@@ -45,6 +51,10 @@ pub struct Request {
     pub max_length: usize,
     /// Tokens of the longest prompt; where none is given, the largest power of two in half of the length.
     pub prompt_tokens: Option<usize>,
+    /// Within this time compiles for other batches and lengths are begun, to find the largest that fit. None where it is zero.
+    pub search: Duration,
+    /// A folder to save the compiled programs in.
+    pub save: Option<PathBuf>,
     /// How many of the costliest instructions of each program to list.
     pub instructions: usize,
 }
@@ -74,15 +84,15 @@ pub fn plan(request: &Request) -> Result<Report> {
 
     let plugin = Plugin::load(&plugin::locate("tpu")?.path)?;
     let target = Target::new(&plugin, slice)?;
-    let (prefill, decode) = measure_both(&target, &spec, &programs)?;
-    let both = PerProgram {
-        prefill: prefill.fits(),
-        decode: decode.fits(),
+    let measures = Measures::of(&target, &spec, &programs)?;
+    let saved = match &request.save {
+        Some(folder) => Some(save::save(folder, &target, &spec, &measures)?),
+        None => None,
     };
-    let cycles = both.cycles();
+    let executed = measures.executed();
+    let cycles = executed.map(|executed| optimized::cycles(executed));
     let roofline = Roofline::of(&spec, &programs, slice.chip);
     let distribution = Distribution::of(&spec);
-    let listed = request.instructions;
     Ok(Report {
         model: request.source.to_string(),
         dtype: spec.compute.numpy_name(),
@@ -96,32 +106,31 @@ pub fn plan(request: &Request) -> Result<Report> {
         prompt_tokens,
         max_length: request.max_length,
         cache_length: programs.decode.cache,
-        fits: both.prefill.is_some() && both.decode.is_some(),
-        too_large: [&prefill, &decode]
-            .into_iter()
-            .filter_map(Measured::too_large)
+        fits: measures.fits(),
+        too_large: measures
+            .parts()
+            .iter()
+            .filter_map(|part| part.measured.too_large().cloned())
             .collect(),
         memory_limit: target.memory_limit(),
-        bytes_per_device: prefill.bytes().max(decode.bytes()),
+        bytes_per_device: measures.bytes(),
         parameter_bytes_per_device: distribution.bytes_per_device,
         cache_bytes_per_device: roofline::cache_bytes(&spec, &programs),
-        memory: both.map(|cost| cost.memory),
+        memory: measures.memory(),
         parameters: ParameterTotals::of(distribution, mesh.data),
-        estimated_seconds: PerProgram {
-            prefill: cycles.prefill.map(|cycles| slice.chip.seconds(cycles)),
-            decode: cycles.decode.map(|cycles| slice.chip.seconds(cycles)),
-        },
+        estimated_seconds: cycles.map(|&cycles| slice.chip.seconds(cycles)),
         roofline_ratio: cycles
             .decode
             .map(|cycles| cycles as f64 / roofline.cycles as f64),
         estimated_cycles: cycles,
-        bytes_accessed: both.of_executed(optimized::memory_bytes),
-        compiler_bytes_accessed: both.map(|cost| cost.compiler_bytes_accessed),
-        collectives: both.of_executed(Collective::by_kind),
+        bytes_accessed: executed.map(|executed| optimized::memory_bytes(executed)),
+        compiler_bytes_accessed: measures.compiler_bytes_accessed(),
+        collectives: executed.map(|executed| Collective::by_kind(executed)),
         roofline,
-        largest: None,
-        instructions: (listed > 0)
-            .then(|| both.of_executed(|executed| optimized::costliest(executed, listed))),
+        largest: Search::new(&target, &spec, request).run()?,
+        saved,
+        instructions: (request.instructions > 0)
+            .then(|| executed.map(|all| optimized::costliest(all, request.instructions))),
     })
 }
 
@@ -142,10 +151,7 @@ impl Request {
             return wrong("--max-length", problem);
         }
         match self.prompt_tokens {
-            None => {
-                let half = self.max_length / 2;
-                Ok(1 << half.ilog2())
-            }
+            None => Ok(default_prompt_tokens(self.max_length)),
             Some(tokens) if tokens == 0 || tokens >= self.max_length => wrong(
                 "--prompt-tokens",
                 format!(
@@ -158,19 +164,8 @@ impl Request {
     }
 }
 
-/// Compiles both programs at the same time: the compiler works on one thread each.
-fn measure_both(
-    target: &Target,
-    spec: &ModelSpec,
-    programs: &BatchPrograms,
-) -> Result<(Measured, Measured)> {
-    std::thread::scope(|scope| {
-        let prefill = ProgramKey::Prefill(programs.prefill);
-        let prefill = scope.spawn(move || measure(target, spec, prefill));
-        let decode = measure(target, spec, ProgramKey::Decode(programs.decode))?;
-        let prefill = prefill
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        Ok((prefill, decode))
-    })
+/// The largest power of two in half of a length of at least 2: what remains is as long or longer, and the caches are no longer than
+/// the length needs.
+fn default_prompt_tokens(max_length: usize) -> usize {
+    1 << (max_length / 2).max(1).ilog2()
 }

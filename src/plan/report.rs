@@ -1,6 +1,7 @@
 //! What a plan says.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -35,7 +36,7 @@ pub struct Report {
     pub max_length: usize,
     /// Length of the caches that these need.
     pub cache_length: usize,
-    /// Whether both programs fit.
+    /// Whether all programs fit.
     pub fits: bool,
     /// Why not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -49,7 +50,7 @@ pub struct Report {
     pub parameter_bytes_per_device: u64,
     /// Bytes of the caches.
     pub cache_bytes_per_device: u64,
-    /// What each program takes.
+    /// What they take; of several programs, the largest.
     pub memory: PerProgram<Memory>,
     /// The parameters over all devices.
     pub parameters: ParameterTotals,
@@ -74,17 +75,20 @@ pub struct Report {
     /// What would fit, where it was looked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub largest: Option<Largest>,
+    /// The manifest of the executables, where they were saved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saved: Option<PathBuf>,
     /// The costliest instructions, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instructions: Option<PerProgram<Vec<Executed>>>,
 }
 
-/// One value for each of the two programs; none where the program does not fit.
+/// One value for the prompts of a batch and one for the steps after them; none where a program does not fit.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PerProgram<T> {
-    /// Of the program that runs prompts.
+    /// Of the programs that run the prompts, together: long ones are run in parts.
     pub prefill: Option<T>,
-    /// Of the program that runs the steps after them.
+    /// Of the program that runs the steps.
     pub decode: Option<T>,
 }
 
@@ -149,8 +153,18 @@ pub struct Roofline {
 /// What would fit, found by compiling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Largest {
-    /// The most prompts in a batch at the length asked for; none where not even one fits.
-    pub batch_size: Option<usize>,
-    /// The longest rows at the batch asked for; none where not even the shortest fit.
-    pub max_length: Option<usize>,
+    /// Prompts in a batch, at the length asked for.
+    pub batch_size: Bounds,
+    /// Tokens of a row, at the batch asked for; the lengths are those that caches come in.
+    pub max_length: Bounds,
+}
+
+/// What was seen to fit, and what not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Bounds {
+    /// The most that fits; none where nothing was seen to.
+    pub fits: Option<usize>,
+    /// The least that does not, or cannot be asked for; none where everything fits. Where it does not follow on `fits`, the search ended
+    /// before it came to the boundary.
+    pub too_large: Option<usize>,
 }

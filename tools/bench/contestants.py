@@ -111,7 +111,8 @@ class Llama(Worker):
 
     def measure(self, batch, prompt_tokens, new_tokens):
         found = self.run(random_prompts(batch, prompt_tokens, self.vocab_size), new_tokens)
-        return {"prefill_s": found["prefill_s"], "step_s": statistics.median(found["steps_s"])}
+        steps = found["steps_s"]
+        return {"prefill_s": found["prefill_s"], "step_s": statistics.median(steps), "fastest_step_s": min(steps)}
 
 
 class Ours:
@@ -142,6 +143,11 @@ class Ours:
         # The folder's name says nothing to others.
         found.pop("model", None)
         return found
+
+    def plugin(self):
+        """The CPU plugin's package and version."""
+        listed = subprocess.run([str(self.binary), "plugin", "list"], check=True, stdout=subprocess.PIPE, text=True).stdout
+        return next((line.split()[1:3] for line in listed.splitlines() if line.split()[:1] == ["cpu"]), None)
 
     def generate(self, prompts, new_tokens):
         """Greedy tokens of each prompt, up to an end of sequence."""

@@ -3,12 +3,13 @@
     python flax_worker.py FOLDER bfloat16|float32
 
 {"prompts": [[2, 5, …], …], "new_tokens": N} gives {"prefill_s": …, "prefill_generate_s": …, "step_s": …, "token_ids": [[…], …]}. All programs are
-jitted, compiled before anything is timed, and take the parameters as arguments.
+jitted, and take the parameters as arguments; compiling is in no time. N is 3 at least.
 
-- step_s: `generate` of N tokens less `generate` of one, over N − 1.
+- step_s: the loop of `generate` over the model's call, from the prompts' cache on: N − 1 steps less one step, over N − 2. Less one step, since XLA moves
+  conversions of the weights out of the loop, which come once whatever N is. The times of `generate` itself are of no use for it: beside a long prompt's
+  they differ too little.
 - prefill_s: the model's call with an empty cache, the last position's token chosen: the best that Flax can do.
-- prefill_generate_s: `generate` of one token, which is what its user waits for. XLA moves conversions of the weights out of the decode
-  loop, so this has them in it even where the loop does not turn.
+- prefill_generate_s: `generate` of one token, which is what its user waits for. It has those conversions in it, even though the loop does not turn.
 
 Prompts are of one length. Needs what tools/flax/requirements.txt pins.
 """
@@ -49,6 +50,11 @@ def load(folder, dtype):
     return model, unflatten_dict(params)
 
 
+def prompts_of(batch, prompt):
+    """The shapes of ids and mask."""
+    return [jax.ShapeDtypeStruct((batch, prompt), jnp.int32)] * 2
+
+
 class Contestant:
     def __init__(self, folder, dtype):
         self.model, self.params = load(folder, dtype)
@@ -63,7 +69,7 @@ class Contestant:
             options = {"max_new_tokens": new_tokens, "do_sample": False, "eos_token_id": eos, "pad_token_id": 0}
             return self.model.generate(ids, attention_mask=mask, params=params, **options).sequences
 
-        return self.compile(("generate", batch, prompt, new_tokens), run, batch, prompt)
+        return self.compile(("generate", batch, prompt, new_tokens), run, *prompts_of(batch, prompt))
 
     def prefill(self, batch, prompt, new_tokens):
         """The jitted call on prompts, compiled for these sizes, with a cache that has room for the new tokens."""
@@ -76,37 +82,57 @@ class Contestant:
             output = self.model(ids, whole, positions, params=params, past_key_values=cache)
             return jnp.argmax(output.logits[:, -1], axis=-1), output.past_key_values
 
-        return self.compile(("prefill", batch, prompt, new_tokens), run, batch, prompt)
+        return self.compile(("prefill", batch, prompt, new_tokens), run, *prompts_of(batch, prompt))
 
-    def compile(self, key, function, batch, prompt):
+    def decode(self, batch, prompt, new_tokens, cache):
+        """The jitted decode loop, compiled for these sizes; it runs as many steps as its last argument says."""
+
+        def run(params, first, cache, steps):
+            mask = jnp.ones((batch, prompt + new_tokens), jnp.int32)
+            tokens = jnp.zeros((batch, new_tokens), jnp.int32).at[:, 0].set(first)
+
+            def step(state):
+                done, token, cache, tokens = state
+                positions = jnp.full((batch, 1), prompt + done, jnp.int32)
+                output = self.model(token[:, None], mask, positions, params=params, past_key_values=cache)
+                token = jnp.argmax(output.logits[:, -1], axis=-1).astype(jnp.int32)
+                tokens = jax.lax.dynamic_update_slice(tokens, token[:, None], (0, done + 1))
+                return done + 1, token, output.past_key_values, tokens
+
+            state = (jnp.int32(0), first.astype(jnp.int32), cache, tokens)
+            return jax.lax.while_loop(lambda state: state[0] < steps, step, state)[3]
+
+        first = jax.ShapeDtypeStruct((batch,), jnp.int32)
+        return self.compile(("decode", batch, prompt, new_tokens), run, first, cache, jnp.int32(0))
+
+    def compile(self, key, function, *arguments):
         if key not in self.compiled:
-            shape = jax.ShapeDtypeStruct((batch, prompt), jnp.int32)
-            self.compiled[key] = jax.jit(function).lower(self.params, shape, shape).compile()
-            # The first run touches memory that is new.
-            zeros = jnp.zeros((batch, prompt), jnp.int32)
-            jax.block_until_ready(self.compiled[key](self.params, zeros, zeros + 1))
+            self.compiled[key] = jax.jit(function).lower(self.params, *arguments).compile()
         return self.compiled[key]
 
     def run(self, prompts, new_tokens):
         ids = jnp.asarray(prompts, jnp.int32)
         mask = jnp.ones_like(ids)
         sizes = ids.shape
-        programs = [
-            self.prefill(*sizes, new_tokens),
-            self.generate(*sizes, 1),
-            self.generate(*sizes, new_tokens),
-        ]
-        times = []
-        for program in programs:
-            begin = time.perf_counter()
-            result = jax.block_until_ready(program(self.params, ids, mask))
-            times.append(time.perf_counter() - begin)
+        prefill, (token, cache) = timed(self.prefill(*sizes, new_tokens), self.params, ids, mask)
+        generate, _ = timed(self.generate(*sizes, 1), self.params, ids, mask)
+        token = token.astype(jnp.int32)
+        decode = self.decode(*sizes, new_tokens, cache)
+        one, _ = timed(decode, self.params, token, cache, jnp.int32(1))
+        all_, tokens = timed(decode, self.params, token, cache, jnp.int32(new_tokens - 1))
         return {
-            "prefill_s": times[0],
-            "prefill_generate_s": times[1],
-            "step_s": (times[2] - times[1]) / (new_tokens - 1),
-            "token_ids": np.asarray(result)[:, sizes[1] :].tolist(),
+            "prefill_s": prefill,
+            "prefill_generate_s": generate,
+            "step_s": (all_ - one) / (new_tokens - 2),
+            "token_ids": np.asarray(tokens).tolist(),
         }
+
+
+def timed(program, *arguments):
+    """Seconds of a run, and its results."""
+    begin = time.perf_counter()
+    results = jax.block_until_ready(program(*arguments))
+    return time.perf_counter() - begin, results
 
 
 def main():

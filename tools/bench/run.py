@@ -51,13 +51,15 @@ def arguments():
     args = parser.parse_args()
     if args.quick:
         args.layers, args.vocab = args.layers or 4, args.vocab or 32000
+    if args.new_tokens < 3:
+        parser.error(f"--new-tokens {args.new_tokens}: two steps at least are needed to time one")
     if not args.binary.exists():
         parser.error(f"{args.binary}: no such file; cargo build --release")
     return args
 
 
-def contest(args, environment, checkpoint):
-    """Every configuration, the contestants taking turns."""
+def contest(args, environment, checkpoint, keep):
+    """Every configuration, the contestants taking turns. `keep` is given the result so far after each of them."""
     config = json.loads((checkpoint / "config.json").read_text())
     size = (checkpoint / "flax_model.msgpack").stat().st_size
     result = {"machine": machine(), "revision": revision(), "date": time.strftime("%Y-%m-%d"), "versions": {"node-llama-cpp": NODE_LLAMA_CPP}}
@@ -67,6 +69,7 @@ def contest(args, environment, checkpoint):
         parties = [Ours(args.binary, checkpoint, dtype)]
         if "flax" in args.contestants:
             parties.append(Flax(environment, checkpoint, dtype, config["vocab_size"]))
+        result["versions"]["plugin"] = parties[0].plugin()
         # A file of bfloat16 is what a user of llama.cpp would take, at any rate.
         if "llama" in args.contestants and dtype == "bf16":
             parties.append(Llama(environment, checkpoint, dtype, config["vocab_size"]))
@@ -78,6 +81,7 @@ def contest(args, environment, checkpoint):
         for prompt in args.prompts:
             for batch in args.batches:
                 result["cases"].append(one_case(parties, dtype, batch, prompt, args, alone, checkpoint))
+                keep(result)
         for party in parties:
             if party.name != "gemma-xla" and party.about:
                 result["versions"].update({party.name: {k: v for k, v in party.about.items() if k != "load_s"}})
@@ -145,17 +149,18 @@ def main():
     if args.growth and not args.checkpoint:
         args.geometry = "quarter" if args.geometry == "gemma-2b" else args.geometry
     checkpoint = args.checkpoint or environment.checkpoint(args.geometry, args.layers, args.vocab)
+    name = ("growth-" if args.growth else "") + "-".join(str(part) for part in (args.geometry, args.layers, args.vocab) if part)
+    out = args.out or HERE / "results" / f"{name}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    keep = lambda result: out.write_text(json.dumps(result, indent=1) + "\n")
     if args.growth:
         growth = Ours(args.binary, checkpoint, args.dtypes[0]).json("bench", "--growth", "--json")
         result = {"machine": machine(), "revision": revision(), "date": time.strftime("%Y-%m-%d"), **growth}
         text = "\n".join(table.growth_lines(result))
     else:
-        result = contest(args, environment, checkpoint)
+        result = contest(args, environment, checkpoint, keep)
         text = "\n".join(table.lines(result))
-    name = ("growth-" if args.growth else "") + "-".join(str(part) for part in (args.geometry, args.layers, args.vocab) if part)
-    out = args.out or HERE / "results" / f"{name}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    keep(result)
     print(f"{json.dumps(result['machine'])}\nrevision {result['revision']}, {result['date']}; {json.dumps(result.get('versions', {}))}\n{text}")
     say(f"raw figures in {out}")
 

@@ -5,6 +5,7 @@ mod table;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 
@@ -13,8 +14,10 @@ use super::convert::folder_of;
 use super::source::locate;
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{CONFIG_FILE, GemmaConfig};
+use crate::engine::checkpoint_dtype;
 use crate::hub::Wanted;
-use crate::model::parameters;
+use crate::model::{DeviceTraits, Distribution, ModelSpec, parameters};
+use crate::sharding::Mesh;
 use crate::tokenizer;
 
 /// Options of `inspect`.
@@ -26,6 +29,9 @@ pub struct InspectArgs {
     /// Branch, tag or commit of a model on the Hub
     #[arg(long)]
     revision: Option<String>,
+    /// Show how each parameter is split over these devices, and how many bytes each device holds
+    #[arg(long, value_name = "data=D,model=M")]
+    mesh: Option<Mesh>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -34,7 +40,7 @@ pub struct InspectArgs {
 /// Runs the command.
 pub fn run(args: &InspectArgs) -> anyhow::Result<Outcome> {
     let model = locate(&args.model, args.revision.as_deref(), Wanted::Checkpoint)?;
-    let report = Report::of(&model)?;
+    let report = Report::of(&model, args.mesh)?;
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -58,6 +64,17 @@ struct Report {
     tokenizer: Tokenizer,
     /// How tensors and configuration differ; absent without a configuration.
     fit: Option<Fit>,
+    /// How the parameters lie over the devices of a mesh, where one was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    split: Option<MeshSplit>,
+}
+
+#[derive(Serialize)]
+struct MeshSplit {
+    mesh: String,
+    devices: usize,
+    #[serde(flatten)]
+    distribution: Distribution,
 }
 
 #[derive(Serialize)]
@@ -122,7 +139,7 @@ struct WrongShape {
 }
 
 impl Report {
-    fn of(model: &Path) -> anyhow::Result<Self> {
+    fn of(model: &Path, mesh: Option<Mesh>) -> anyhow::Result<Self> {
         let checkpoint = Checkpoint::open(model)?;
         let folder = folder_of(model);
         let tensors: Vec<TensorRow> = checkpoint.tensors().map(tensor_row).collect();
@@ -136,6 +153,15 @@ impl Report {
             }
         }
         let parsed = GemmaConfig::from_dir(folder);
+        let split = match (mesh, &parsed) {
+            (None, _) => None,
+            (Some(mesh), Ok(config)) => Some(split(&checkpoint, config, mesh)?),
+            (Some(_), Err(_)) => {
+                // The same error again, as one that can be passed on.
+                GemmaConfig::from_dir(folder).context("--mesh needs the model's sizes")?;
+                None
+            }
+        };
         let fit = parsed.as_ref().ok().map(|config| fit(&checkpoint, config));
         Ok(Report {
             path: checkpoint.path().to_path_buf(),
@@ -152,8 +178,21 @@ impl Report {
             config: config(folder, parsed),
             tokenizer: tokenizer(folder),
             fit,
+            split,
         })
     }
+}
+
+/// How `generate` would lay the parameters over a mesh, in the checkpoint's own dtype.
+fn split(checkpoint: &Checkpoint, config: &GemmaConfig, mesh: Mesh) -> anyhow::Result<MeshSplit> {
+    let compute = checkpoint_dtype(checkpoint, config)?;
+    let stored = |name: &str| checkpoint.get(name).map_or(compute, |t| t.dtype());
+    let spec = ModelSpec::new(config.clone(), compute, DeviceTraits::CPU, mesh, stored)?;
+    Ok(MeshSplit {
+        mesh: mesh.to_string(),
+        devices: mesh.devices(),
+        distribution: Distribution::of(&spec),
+    })
 }
 
 fn file_name(file: &Path) -> String {

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::Report;
+use super::{MeshSplit, Report};
+use crate::model::SplitDimension;
 
 /// Keys of the configuration that a reader looks for first.
 const KEYS: [&str; 14] = [
@@ -60,7 +61,65 @@ fn lines(report: &Report, out: &mut String) -> std::fmt::Result {
     tokenizer(report, out)?;
     config(report, out)?;
     tensors(report, out)?;
-    fit(report, out)
+    fit(report, out)?;
+    match &report.split {
+        Some(split) => mesh(split, out),
+        None => Ok(()),
+    }
+}
+
+fn mesh(split: &MeshSplit, out: &mut String) -> std::fmt::Result {
+    let distribution = &split.distribution;
+    let rows: Vec<[String; 4]> = distribution
+        .parameters
+        .iter()
+        .map(|parameter| {
+            let how = match parameter.split {
+                None if split.devices == 1 => "whole".to_owned(),
+                None => "whole on each".to_owned(),
+                Some(SplitDimension { dimension, over }) => {
+                    let copies = match parameter.copies {
+                        1 => String::new(),
+                        copies => format!(", each part on {copies}"),
+                    };
+                    format!("dimension {dimension} ({over}){copies}")
+                }
+            };
+            let bytes = grouped(parameter.bytes_per_device);
+            [
+                parameter.name.clone(),
+                how,
+                format!("{:?}", parameter.share),
+                bytes,
+            ]
+        })
+        .collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let (name, how, share, bytes) = (width(0), width(1), width(2), width(3));
+    writeln!(out, "\nmesh {}: {} devices", split.mesh, split.devices)?;
+    for [n, h, s, b] in &rows {
+        writeln!(
+            out,
+            "  {n:<name$}  {h:<how$}  {s:<share$}  {b:>bytes$} bytes"
+        )?;
+    }
+    writeln!(
+        out,
+        "{} bytes on each device; {} on the devices of a group, {:.2} % more than the model's {}",
+        grouped(distribution.bytes_per_device),
+        grouped(distribution.bytes_per_group),
+        distribution.excess * 100.0,
+        grouped(distribution.model_bytes)
+    )?;
+    for replicated in &distribution.replicated {
+        let why = match replicated.copies {
+            1 => "padding".to_owned(),
+            copies => format!("on {copies} devices each"),
+        };
+        let bytes = grouped(replicated.excess_bytes);
+        writeln!(out, "  {}: {bytes} bytes more, {why}", replicated.name)?;
+    }
+    Ok(())
 }
 
 fn tokenizer(report: &Report, out: &mut String) -> std::fmt::Result {

@@ -3,6 +3,7 @@
 mod table;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 
@@ -44,6 +45,12 @@ pub struct PlanArgs {
     /// Dtype to compute in: bf16, f16 or f32 [default: the checkpoint's; bf16 for a geometry]
     #[arg(long)]
     dtype: Option<DType>,
+    /// Look for the largest batch and length that fit: begin no compile for that after S seconds; 0 not to look
+    #[arg(long, value_name = "S", default_value_t = 120)]
+    search_seconds: u64,
+    /// Save the compiled programs in a folder, for `generate --executables`
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
     /// List the N costliest instructions of the prefill and of a decode step
     #[arg(long, value_name = "N", default_value_t = 0)]
     instructions: usize,
@@ -70,6 +77,8 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
         batch_size: args.batch_size,
         max_length: args.max_length,
         prompt_tokens: args.prompt_tokens,
+        search: Duration::from_secs(args.search_seconds),
+        save: args.save.clone(),
         instructions: args.instructions,
     })?;
     if args.json {

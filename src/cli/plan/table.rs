@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::plan::{Executed, Memory, PerProgram, Report};
+use crate::plan::{Bounds, Executed, Memory, PerProgram, Report};
 
 /// Lines for people.
 pub(super) fn render(report: &Report) -> String {
@@ -38,6 +38,9 @@ fn lines(report: &Report, out: &mut String) -> std::fmt::Result {
     memory(report, out)?;
     cost(report, out)?;
     replication(report, out)?;
+    if let Some(manifest) = &report.saved {
+        writeln!(out, "\nsaved: {}", manifest.display())?;
+    }
     if let Some(instructions) = &report.instructions {
         instruction_table("prefill", instructions.prefill.as_deref(), out)?;
         instruction_table("decode step", instructions.decode.as_deref(), out)?;
@@ -57,15 +60,10 @@ fn fit(report: &Report, out: &mut String) -> std::fmt::Result {
         writeln!(out, "  {}", why.message)?;
     }
     if let Some(largest) = report.largest {
-        let number = |n: Option<usize>| n.map_or_else(|| "none".to_owned(), |n| n.to_string());
-        writeln!(
-            out,
-            "largest batch at {} tokens: {}; longest rows at a batch of {}: {} tokens",
-            report.max_length,
-            number(largest.batch_size),
-            report.batch_size,
-            number(largest.max_length)
-        )?;
+        let batch = bounds(largest.batch_size);
+        writeln!(out, "batches of {} tokens: {batch}", report.max_length)?;
+        let length = bounds(largest.max_length);
+        writeln!(out, "tokens at a batch of {}: {length}", report.batch_size)?;
     }
     writeln!(out)
 }
@@ -202,6 +200,16 @@ fn instruction_table(
         )?;
     }
     Ok(())
+}
+
+fn bounds(bounds: Bounds) -> String {
+    let fits = bounds
+        .fits
+        .map_or_else(|| "none seen to fit".into(), |n| format!("{n} fit"));
+    match bounds.too_large {
+        Some(n) => format!("{fits}, {n} do not"),
+        None => fits,
+    }
 }
 
 fn row<T>(

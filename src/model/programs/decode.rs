@@ -21,11 +21,11 @@ pub struct DecodeShape {
 
 /// Where results of [`decode`] stand before the caches.
 pub mod decode_result {
-    /// Tokens, s32 [rows, chunk]; columns past the steps run are undefined.
+    /// Tokens of all groups of the data axis, s32 [groups · rows, chunk]; columns past the steps run are undefined.
     pub const TOKENS: usize = 0;
     /// Steps run, s32.
     pub const STEPS: usize = 1;
-    /// The last token of each row, s32 \[rows\].
+    /// The last token of each row of all groups, s32 [groups · rows].
     pub const LAST: usize = 2;
     /// Rows that have ended, pred \[rows\].
     pub const DONE: usize = 3;
@@ -91,7 +91,12 @@ pub fn decode(spec: &ModelSpec, dims: DecodeShape) -> hlo::Result<Module> {
     )?;
     let end = DecodeState::unpack(&b, spec, end)?;
 
-    let mut results = vec![end.tokens, end.step, end.token, end.done];
+    let mut results = vec![
+        lowering.gather_over_data(end.tokens)?,
+        end.step,
+        lowering.gather_over_data(end.token)?,
+        end.done,
+    ];
     results.extend(end.caches);
     let count = results.len();
     let root = b.tuple(&results)?;

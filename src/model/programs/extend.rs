@@ -26,7 +26,7 @@ pub struct ExtendShape {
 ///
 /// Takes `input_ids` s32 [batch, chunk], `position` s32 [batch, chunk] (that of each token in its prompt; anything for padding),
 /// `key_mask` s32 [batch, cache] (the prompts' attention mask; anything past them), `slot` s32 (the cache slot of the first of these tokens), then
-/// per layer keys and values, which are donated. Gives the greedy next token, s32 \[batch\], then the caches.
+/// per layer keys and values, which are donated. Gives the greedy next token of all groups of the data axis, s32 [groups · batch], then the caches.
 ///
 /// # Errors
 /// Shapes that do not fit each other, which a checked configuration cannot make.
@@ -57,7 +57,7 @@ pub fn extend(spec: &ModelSpec, dims: ExtendShape) -> hlo::Result<Module> {
             values: of_batch(values)?,
         })
     })?;
-    let mut results = vec![token];
+    let mut results = vec![lowering.gather_over_data(token)?];
     results.extend(extended);
     let count = results.len();
     let root = b.tuple(&results)?;

@@ -24,7 +24,7 @@ pub struct PrefillShape {
 /// Runs left-padded prompts and fills the caches.
 ///
 /// Takes `input_ids` s32 [batch, prompt] and `attention_mask` s32 [batch, prompt]. Gives the greedy next
-/// token, s32 \[batch\], then per layer keys and values.
+/// token of all groups of the data axis, s32 [groups · batch], then per layer keys and values.
 ///
 /// # Errors
 /// Shapes that do not fit each other, which a checked configuration cannot make.
@@ -44,7 +44,7 @@ pub fn prefill(spec: &ModelSpec, dims: PrefillShape) -> hlo::Result<Module> {
         caches.push(lowering.fill_cache(cache.values, dims.rows, dims.cache)?);
         Ok(cache)
     })?;
-    let mut results = vec![token];
+    let mut results = vec![lowering.gather_over_data(token)?];
     results.extend(caches);
     let root = b.tuple(&results)?;
     Ok(Module::new("prefill", b.finish(root)?))
@@ -54,7 +54,7 @@ pub fn prefill(spec: &ModelSpec, dims: PrefillShape) -> hlo::Result<Module> {
 ///
 /// Takes `input_ids` and `attention_mask`, s32 [batch, length]. Gives logits [batch, length, vocab], then
 /// the hidden states: the embedding's output, each layer's, and the final norm's in place of the
-/// last layer's, each [batch, length, hidden]. All are float32 holding values of the compute dtype.
+/// last layer's, each [batch, length, hidden]; all of all groups of the data axis, one after another. All are float32 holding values of the compute dtype.
 ///
 /// # Errors
 /// Shapes that do not fit each other, which a checked configuration cannot make.
@@ -68,7 +68,8 @@ pub fn forward(spec: &ModelSpec, batch: usize, length: usize) -> hlo::Result<Mod
     let wide = |x: Value| {
         let width = b.dims(x)?[1];
         let x = lowering.convert(x, ElementType::F32)?;
-        b.reshape(x, &[batch as i64, length as i64, width])
+        let x = b.reshape(x, &[batch as i64, length as i64, width])?;
+        lowering.gather_over_data(x)
     };
 
     let prompt = Prompt::new(&lowering, &entry, mask)?;

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use pjrt_sys::protos::xla::{HloInstructionProto, ShapeProto};
+use serde_json::Value;
 
 use super::super::error::Result;
 use super::bytes;
-use super::graph::{Executed, Graph};
+use super::graph::{Executed, Graph, backend_config};
 
 /// The collective operations of HLO, without the endings of their asynchronous forms.
 const KINDS: [&str; 7] = [
@@ -60,15 +61,18 @@ pub(super) fn of(
     instruction: &HloInstructionProto,
     by_id: &HashMap<i64, &HloInstructionProto>,
 ) -> Result<Vec<Transfer>> {
-    let opcode = instruction.opcode.as_str();
-    let started = opcode.strip_suffix("-start").unwrap_or(opcode);
-    if let Some(&kind) = KINDS.iter().find(|&&kind| kind == started) {
-        let operands = instruction
+    let config = &backend_config(instruction);
+    let operands = || {
+        instruction
             .operand_ids
             .iter()
             .filter_map(|id| by_id.get(id)?.shape.as_ref())
             .map(bytes::of_shape)
-            .sum::<u64>();
+            .sum::<u64>()
+    };
+    let opcode = instruction.opcode.as_str();
+    let started = opcode.strip_suffix("-start").unwrap_or(opcode);
+    if let Some(&kind) = KINDS.iter().find(|&&kind| kind == started) {
         let result = instruction.shape.as_ref().map_or(0, |shape| {
             if opcode == started {
                 bytes::of_shape(shape)
@@ -78,7 +82,7 @@ pub(super) fn of(
         });
         return Ok(vec![Transfer {
             kind,
-            bytes: operands.max(result),
+            bytes: operands().max(result),
         }]);
     }
     let mut found = Vec::new();
@@ -94,7 +98,31 @@ pub(super) fn of(
             }
         }
     }
+    if !found.is_empty()
+        && let Some(kind) = half_of_all_reduce(config)
+    {
+        return Ok(vec![Transfer {
+            kind,
+            bytes: operands().max(instruction.shape.as_ref().map_or(0, bytes::of_shape)),
+        }]);
+    }
     Ok(found)
+}
+
+/// libtpu may take an all-reduce apart into a fusion that reduces and scatters and one or more that gather, each with an all-reduce of
+/// masked values inside, which it does not run as such: what it does run it notes.
+fn half_of_all_reduce(config: &Value) -> Option<&'static str> {
+    let emitter = config
+        .get("collective_algorithm_config")?
+        .get("emitter")?
+        .as_str()?;
+    if emitter.contains("ReduceScatter") {
+        Some("reduce-scatter")
+    } else if emitter.contains("AllGather") {
+        Some("all-gather")
+    } else {
+        None
+    }
 }
 
 /// Bytes of the result that a started operation will have: it has a tuple of operands, results and contexts.

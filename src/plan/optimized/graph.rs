@@ -212,7 +212,7 @@ impl<'a> Graph<'a> {
 }
 
 /// What the compiler notes on an instruction, as JSON; null where it notes nothing.
-fn backend_config(instruction: &HloInstructionProto) -> Value {
+pub(super) fn backend_config(instruction: &HloInstructionProto) -> Value {
     serde_json::from_slice(&instruction.backend_config).unwrap_or_default()
 }
 

@@ -1,0 +1,155 @@
+//! What a folder of executables says of itself.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{Error, Result};
+use super::hexadecimal;
+use crate::pjrt::{self, Plugin};
+use crate::sharding::Mesh;
+
+/// The manifest's name in the folder.
+pub const MANIFEST_FILE: &str = "manifest.json";
+/// Changed whenever an older manifest must not be read.
+const FORMAT: &str = "gemma-xla executables 1";
+
+/// All that is in the folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    format: String,
+    /// What all of its executables were compiled for.
+    pub target: Target,
+    /// The executables.
+    pub executables: Vec<Entry>,
+}
+
+/// What executables are compiled for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// SHA-256 of the plugin's file.
+    pub plugin_sha256: String,
+    /// The platform, such as `tpu`.
+    pub platform: String,
+    /// The kind of its devices, such as `TPU v5 lite`.
+    pub device_kind: String,
+    /// The topology, where it was compiled for one by name.
+    pub topology: Option<String>,
+    /// The mesh, as `--mesh` takes it.
+    pub mesh: String,
+}
+
+/// One executable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// What it does: `prefill` or `decode`.
+    pub program: String,
+    /// Its shapes on a device, by name.
+    pub shapes: std::collections::BTreeMap<String, usize>,
+    /// What [`program_hash`](super::program_hash) gives of it.
+    pub program_hash: String,
+    /// The file's name in the folder.
+    pub file: String,
+    /// SHA-256 of the file.
+    pub sha256: String,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+impl Target {
+    /// What programs for these devices of the plugin are compiled for.
+    ///
+    /// # Errors
+    /// A plugin's file that can no longer be read.
+    pub fn new(
+        plugin: &Plugin,
+        platform: &str,
+        device_kind: &str,
+        topology: Option<&str>,
+        mesh: Mesh,
+    ) -> pjrt::Result<Self> {
+        Ok(Self {
+            plugin_sha256: hexadecimal(&plugin.fingerprint()?),
+            platform: platform.to_owned(),
+            device_kind: device_kind.to_owned(),
+            topology: topology.map(str::to_owned),
+            mesh: mesh.to_string(),
+        })
+    }
+
+    /// That what was compiled for this runs on `here`.
+    pub(super) fn check(&self, path: &Path, here: &Self) -> Result<()> {
+        for (what, saved, here) in [
+            ("platform", &self.platform, &here.platform),
+            ("devices of kind", &self.device_kind, &here.device_kind),
+            (
+                "another build of the plugin, with SHA-256",
+                &self.plugin_sha256,
+                &here.plugin_sha256,
+            ),
+            ("mesh", &self.mesh, &here.mesh),
+        ] {
+            if saved != here {
+                return Err(Error::Target {
+                    path: path.to_owned(),
+                    what,
+                    saved: saved.clone(),
+                    here: here.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Entry {
+    /// The program and its shapes, for messages: `decode (rows 8, cache 1024, chunk 32)`.
+    pub fn describe(&self) -> String {
+        let shapes: Vec<_> = self
+            .shapes
+            .iter()
+            .map(|(name, size)| format!("{name} {size}"))
+            .collect();
+        format!("{} ({})", self.program, shapes.join(", "))
+    }
+}
+
+impl Manifest {
+    pub(super) fn new(target: Target) -> Self {
+        Self {
+            format: FORMAT.to_owned(),
+            target,
+            executables: Vec::new(),
+        }
+    }
+
+    /// Reads the manifest at `path`.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no manifest.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        let wrong = |problem: String| Error::Manifest {
+            path: path.to_owned(),
+            problem,
+        };
+        let manifest: Self = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        if manifest.format != FORMAT {
+            let found: String = manifest.format.chars().take(64).collect();
+            return Err(wrong(format!("its format is '{found}', not '{FORMAT}'")));
+        }
+        for entry in &manifest.executables {
+            // The name is joined to the folder, and must not lead out of it.
+            let mut parts = Path::new(&entry.file).components();
+            let plain = matches!(parts.next(), Some(std::path::Component::Normal(_)));
+            if !plain || parts.next().is_some() {
+                let file: String = entry.file.chars().take(64).collect();
+                return Err(wrong(format!("'{file}' is no file in its folder")));
+            }
+        }
+        Ok(manifest)
+    }
+}

@@ -1,0 +1,40 @@
+//! Compiled programs in a folder of the user's: compiled on one machine, loaded on another instead of being compiled there.
+//!
+//! The folder has a file a program and a manifest that says what each is. Nothing is loaded before the manifest agrees with the
+//! plugin's build, the devices and the very program that would be compiled else, and before the file is whole. That guards against
+//! mistakes; whoever can write to the folder can have code run in the process that loads from it.
+
+mod error;
+mod manifest;
+mod saved;
+mod write;
+
+pub use error::{Error, Result};
+pub use manifest::{Entry, MANIFEST_FILE, Manifest, Target};
+pub use saved::SavedExecutables;
+pub use write::{NewExecutable, save};
+
+use sha2::{Digest, Sha256};
+
+use crate::compile_cache::Hasher;
+use crate::pjrt::{self, CompileOptions};
+
+/// The hash of a program and of how it is compiled: the serialized module, and the options with its layouts.
+///
+/// # Errors
+/// Options that cannot be encoded.
+pub fn program_hash(module: &hlo::Module, options: &CompileOptions) -> pjrt::Result<String> {
+    let mut hasher = Hasher::default();
+    hasher.part(&module.serialize());
+    hasher.part(&options.with_layouts_of(module).to_bytes()?);
+    Ok(hexadecimal(&hasher.finish()))
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

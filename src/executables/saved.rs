@@ -1,0 +1,90 @@
+//! Loading what was saved.
+
+use std::path::{Path, PathBuf};
+
+use super::error::{Error, Result};
+use super::manifest::{Entry, MANIFEST_FILE, Manifest, Target};
+use super::{program_hash, sha256};
+use crate::pjrt::{Client, CompileOptions, Executable};
+
+/// A folder of executables whose manifest agrees with what is to run them.
+#[derive(Clone, Debug)]
+pub struct SavedExecutables {
+    folder: PathBuf,
+    manifest: Manifest,
+}
+
+impl SavedExecutables {
+    /// Opens a folder, for devices that are as `here` says.
+    ///
+    /// # Errors
+    /// A missing or unreadable manifest, and executables for something else.
+    pub fn open(folder: &Path, here: &Target) -> Result<Self> {
+        let path = folder.join(MANIFEST_FILE);
+        let manifest = Manifest::read(&path)?;
+        manifest.target.check(&path, here)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            manifest,
+        })
+    }
+
+    /// Loads the executable of `module`. `wanted` has its name and shapes; the rest of it is not read.
+    ///
+    /// # Errors
+    /// No executable of these shapes, one of another program, a file that is damaged or that the plugin refuses.
+    pub fn load(
+        &self,
+        client: &Client,
+        wanted: &Entry,
+        module: &hlo::Module,
+        options: &CompileOptions,
+    ) -> Result<Executable> {
+        let manifest = self.folder.join(MANIFEST_FILE);
+        let expected = program_hash(module, options)?;
+        let mut same_shapes = self
+            .manifest
+            .executables
+            .iter()
+            .filter(|entry| entry.program == wanted.program && entry.shapes == wanted.shapes)
+            .peekable();
+        let Some(first) = same_shapes.peek().copied() else {
+            let saved: Vec<_> = self
+                .manifest
+                .executables
+                .iter()
+                .map(Entry::describe)
+                .collect();
+            return Err(Error::Missing {
+                path: manifest,
+                program: wanted.describe(),
+                saved: saved.join(", "),
+            });
+        };
+        let Some(entry) = same_shapes.find(|entry| entry.program_hash == expected) else {
+            let start = |hash: &str| hash.chars().take(12).collect();
+            return Err(Error::OtherProgram {
+                path: manifest,
+                program: wanted.describe(),
+                saved: start(&first.program_hash),
+                expected: start(&expected),
+            });
+        };
+        let path = self.folder.join(&entry.file);
+        let bytes = std::fs::read(&path).map_err(|source| Error::Io {
+            path: path.clone(),
+            source,
+        })?;
+        let actual = sha256(&bytes);
+        if actual != entry.sha256 {
+            return Err(Error::Damaged {
+                path,
+                expected: entry.sha256.clone(),
+                actual,
+            });
+        }
+        client
+            .deserialize(&bytes)
+            .map_err(|source| Error::Plugin { path, source })
+    }
+}

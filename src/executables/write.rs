@@ -1,0 +1,73 @@
+//! Saving what was compiled.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::error::{Error, Result};
+use super::manifest::{Entry, MANIFEST_FILE, Manifest, Target};
+use super::sha256;
+
+/// An executable to save.
+pub struct NewExecutable {
+    /// What the manifest is to say of it; the file's name, hash and size are filled in.
+    pub entry: Entry,
+    /// What [`CompiledProgram::serialize`](crate::pjrt::CompiledProgram::serialize) gave.
+    pub bytes: Vec<u8>,
+}
+
+/// Saves executables in `folder`, which is made where it is missing, and returns the manifest's path.
+///
+/// What a manifest there lists already stays, where it was compiled for the same target; else it is replaced.
+///
+/// # Errors
+/// A folder that cannot be written to.
+pub fn save(folder: &Path, target: &Target, executables: Vec<NewExecutable>) -> Result<PathBuf> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Io { path, source }
+    };
+    fs::create_dir_all(folder).map_err(failed(folder))?;
+    let path = folder.join(MANIFEST_FILE);
+    let mut manifest = Manifest::read(&path)
+        .ok()
+        .filter(|manifest| manifest.target == *target)
+        .unwrap_or_else(|| Manifest::new(target.clone()));
+    for NewExecutable { entry, bytes } in executables {
+        let hash: String = entry.program_hash.chars().take(16).collect();
+        let file = format!("{}-{hash}.executable", entry.program);
+        write(folder, &file, &bytes).map_err(failed(&folder.join(&file)))?;
+        manifest.executables.retain(|old| old.file != file);
+        manifest.executables.push(Entry {
+            sha256: sha256(&bytes),
+            bytes: bytes.len() as u64,
+            file,
+            ..entry
+        });
+    }
+    // Last, so that it never names what is not there.
+    let text = serde_json::to_vec_pretty(&manifest).map_err(|error| Error::Manifest {
+        path: path.clone(),
+        problem: error.to_string(),
+    })?;
+    write(folder, MANIFEST_FILE, &text).map_err(failed(&path))?;
+    Ok(path)
+}
+
+/// Writes a file that is whole or not there.
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = tempfile::Builder::new()
+        .prefix(".unfinished-")
+        .tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    // Temporary files are for their owner alone; these are meant to be taken to another machine.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        file.as_file()
+            .set_permissions(fs::Permissions::from_mode(0o644))?;
+    }
+    file.persist(folder.join(name)).map_err(|e| e.error)?;
+    Ok(())
+}

@@ -1,0 +1,250 @@
+//! The largest batch and the longest rows that fit, found by compiling.
+
+use std::time::{Duration, Instant};
+
+use super::compile::Target;
+use super::error::Result;
+use super::measure::measure;
+use super::report::{Bounds, Largest};
+use super::roofline::cache_bytes;
+use super::{Request, default_prompt_tokens};
+use crate::engine::{BatchPrograms, ProgramKey, cache_lengths};
+use crate::model::ModelSpec;
+
+/// A search around what a request asks for.
+pub(super) struct Search<'a> {
+    target: &'a Target,
+    spec: &'a ModelSpec,
+    request: &'a Request,
+    deadline: Option<Instant>,
+}
+
+/// What came of trying a size.
+struct Tried {
+    fits: bool,
+    /// Bytes that the larger program takes or would take, where that is known.
+    bytes: Option<u64>,
+}
+
+impl<'a> Search<'a> {
+    pub fn new(target: &'a Target, spec: &'a ModelSpec, request: &'a Request) -> Self {
+        let deadline = (request.search > Duration::ZERO).then(|| Instant::now() + request.search);
+        Self {
+            target,
+            spec,
+            request,
+            deadline,
+        }
+    }
+
+    /// Looks for both at the same time: the compiler works on one thread each. None where no search was asked for.
+    ///
+    /// # Errors
+    /// What the compiler says, but for want of memory.
+    pub fn run(&self) -> Result<Option<Largest>> {
+        if self.deadline.is_none() {
+            return Ok(None);
+        }
+        std::thread::scope(|scope| {
+            let length = scope.spawn(|| self.longest());
+            let batch_size = self.largest_batch()?;
+            let max_length = length
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok(Some(Largest {
+                batch_size,
+                max_length,
+            }))
+        })
+    }
+
+    fn over(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| Instant::now() > deadline)
+    }
+
+    /// The most rows, in steps of one a group of the data axis.
+    fn largest_batch(&self) -> Result<Bounds> {
+        let groups = self.spec.geometry.mesh.data;
+        let length = self.request.max_length;
+        // More rows than this do not fit whatever the programs need beside parameters and caches.
+        let mut too_large = 1;
+        while self.may_fit(too_large * groups, length) && too_large < MOST_ROWS {
+            too_large *= 2;
+        }
+        let found = bisect(
+            0,
+            too_large,
+            self.limit(),
+            |rows| rows as f64,
+            |rows| self.attempt(rows * groups, length),
+            || self.over(),
+        )?;
+        Ok(Bounds {
+            fits: found
+                .fits
+                .filter(|&rows| rows > 0)
+                .map(|rows| rows * groups),
+            too_large: found.too_large.map(|rows| rows * groups),
+        })
+    }
+
+    /// The longest rows, of the lengths that caches come in.
+    fn longest(&self) -> Result<Bounds> {
+        let lengths = cache_lengths(self.spec.config.max_position_embeddings);
+        let batch = self.request.batch_size;
+        // Place 0 is no length at all, which fits; the place after the last is more than the model has positions for.
+        let at = |place: usize| lengths.get(place.wrapping_sub(1)).copied();
+        let end = lengths.len() + 1;
+        let too_large = (1..end)
+            .find(|&place| at(place).is_some_and(|length| !self.may_fit(batch, length)))
+            .unwrap_or(end);
+        let found = bisect(
+            0,
+            too_large,
+            self.limit(),
+            |place| at(place).unwrap_or(0) as f64,
+            |place| self.attempt(batch, at(place).unwrap_or(0)),
+            || self.over(),
+        )?;
+        Ok(Bounds {
+            fits: found.fits.and_then(at),
+            too_large: found.too_large.and_then(at),
+        })
+    }
+
+    fn limit(&self) -> Option<u64> {
+        self.target.memory_limit()
+    }
+
+    fn programs(&self, batch: usize, length: usize) -> BatchPrograms {
+        let prompt = match self.request.prompt_tokens {
+            Some(tokens) => tokens.min(length.saturating_sub(1)).max(1),
+            None => default_prompt_tokens(length),
+        };
+        BatchPrograms::new(self.spec, batch, prompt, length.saturating_sub(prompt))
+    }
+
+    /// Whether parameters and caches alone fit.
+    fn may_fit(&self, batch: usize, length: usize) -> bool {
+        let parameters: usize = self
+            .spec
+            .parameters
+            .iter()
+            .map(|p| p.byte_size(&self.spec.geometry))
+            .sum();
+        let caches = cache_bytes(self.spec, &self.programs(batch, length));
+        self.limit()
+            .is_none_or(|limit| parameters as u64 + caches <= limit)
+    }
+
+    /// Compiles the programs, the cheapest first: where one does not fit, the others need not be tried.
+    fn attempt(&self, batch: usize, length: usize) -> Result<Tried> {
+        let mut keys: Vec<_> = self.programs(batch, length).keys().collect();
+        keys.sort_by_key(|key| !matches!(key, ProgramKey::Decode(_)));
+        let mut bytes = None;
+        for key in keys {
+            let measured = measure(self.target, self.spec, key)?;
+            bytes = bytes.max(measured.bytes());
+            if measured.fits().is_none() {
+                return Ok(Tried { fits: false, bytes });
+            }
+        }
+        Ok(Tried { fits: true, bytes })
+    }
+}
+
+/// More rows than anyone asks of a device.
+const MOST_ROWS: usize = 1 << 16;
+
+/// The boundary between what fits and what does not, between `fits`, which is taken to fit, and `too_large`, which is not tried.
+/// `size` says what memory is proportional to: the next place tried is the one at which what is known so far would reach the limit.
+/// Ends early where it is `over`.
+fn bisect(
+    mut fits: usize,
+    mut too_large: usize,
+    limit: Option<u64>,
+    size: impl Fn(usize) -> f64,
+    attempt: impl Fn(usize) -> Result<Tried>,
+    over: impl Fn() -> bool,
+) -> Result<Bounds> {
+    let (mut below, mut above) = (None, None);
+    let mut halve = false;
+    while too_large - fits > 1 && !over() {
+        let guess = match (below, above, limit) {
+            (Some((a, low)), Some((b, high)), Some(limit)) if !halve && high > low => {
+                // Between two points of a straight line.
+                let part = (limit as f64 - low) / (high - low);
+                let reach = a + part * (b - a);
+                (fits + 1..too_large).rev().find(|&n| size(n) <= reach)
+            }
+            _ => None,
+        };
+        let next = guess.unwrap_or(fits + (too_large - fits) / 2);
+        let tried = attempt(next)?;
+        // A guess that moves a boundary by one only would go on so: halve then.
+        let before = too_large - fits;
+        if tried.fits {
+            fits = next;
+            below = tried.bytes.map(|bytes| (size(next), bytes as f64));
+        } else {
+            too_large = next;
+            above = tried.bytes.map(|bytes| (size(next), bytes as f64));
+        }
+        halve = !halve && guess.is_some() && too_large - fits > before / 2;
+    }
+    Ok(Bounds {
+        fits: Some(fits),
+        too_large: Some(too_large),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Searches for the boundary where 1000 + 30 n passes a limit; gives the bounds and the number of tries.
+    fn search(boundary: usize, end: usize, tries: usize) -> (Bounds, usize) {
+        let limit = 1000 + 30 * boundary as u64;
+        let count = Cell::new(0);
+        let bounds = bisect(
+            0,
+            end,
+            Some(limit),
+            |n| n as f64,
+            |n| {
+                count.set(count.get() + 1);
+                let bytes = 1000 + 30 * n as u64;
+                Ok(Tried {
+                    fits: bytes <= limit,
+                    bytes: Some(bytes),
+                })
+            },
+            || count.get() >= tries,
+        );
+        (bounds.expect("nothing fails"), count.get())
+    }
+
+    #[test]
+    fn the_boundary_is_found_in_few_tries() {
+        for end in [1, 2, 3, 10, 100, 4096] {
+            for boundary in [0, 1, 2, 7, 63, 100, 1000, 4095] {
+                let (bounds, tries) = search(boundary, end, usize::MAX);
+                let expected = boundary.min(end - 1);
+                assert_eq!(bounds.fits, Some(expected), "{boundary} of {end}");
+                assert_eq!(bounds.too_large, Some(expected + 1));
+                assert!(tries <= 2 * (end.ilog2() as usize + 1), "{tries} of {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_search_that_ends_early_says_between_what() {
+        let (bounds, tries) = search(1000, 4096, 2);
+        assert_eq!(tries, 2);
+        assert!(bounds.fits < Some(1001) && bounds.too_large > Some(1000));
+        assert!(bounds.too_large > bounds.fits);
+    }
+}
