@@ -4,7 +4,7 @@
 //! byte pieces that follow each other are UTF-8 together or a replacement character each.
 
 use kitoken::{Kitoken, SpecialTokenKind};
-use sentencepiece_model::{SentencePieceModel, Type};
+use sentencepiece_model::{SentencePiece, SentencePieceModel, Type};
 
 /// The largest file that is read. Gemma's have 4 to 5 MB.
 const MAX_FILE: usize = 1 << 26;
@@ -58,8 +58,10 @@ impl Pieces {
                 _ => Piece::Text(text.replace('\u{2581}', " ").into()),
             });
         }
-        if decoder.is_empty() {
-            return Err("it has no pieces".to_owned());
+        // The library takes it for granted that there is one.
+        let has_text = |piece: &SentencePiece| matches!(piece.r#type(), Type::Normal | Type::Byte);
+        if !model.pieces().iter().any(has_text) {
+            return Err("it has no pieces of text".to_owned());
         }
         // What the library takes for granted of a file need not hold.
         match std::panic::catch_unwind(|| Kitoken::from_sentencepiece_model(model)) {
@@ -152,7 +154,7 @@ pub(super) fn byte_of(piece: &str) -> Option<u8> {
 mod tests {
     use std::path::Path;
 
-    use sentencepiece_model::{ModelProto, NormalizerSpec, SentencePiece, TrainerSpec};
+    use sentencepiece_model::{ModelProto, NormalizerSpec, TrainerSpec};
 
     use super::*;
     use crate::tokenizer::Tokenizer;
@@ -290,6 +292,16 @@ mod tests {
                     assert!(!message.contains('\n'), "{message}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_model_without_text_is_refused() {
+        for bytes in [&b""[..], b"\x0a\x09\x0a\x05<pad>\x18\x03"] {
+            let Err(error) = Tokenizer::from_model(Path::new("t"), bytes, None) else {
+                panic!("{bytes:?} is a tokenizer");
+            };
+            assert!(error.to_string().contains("no pieces of text"), "{error}");
         }
     }
 
