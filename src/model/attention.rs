@@ -92,7 +92,7 @@ impl Lowering<'_> {
         let zeros = b.full(ElementType::S32, &key_dims, 0.0)?;
         let visible = b.and(written, b.compare(key_mask, zeros, Direction::Gt)?)?;
         let bias = self.mask_bias(b.reshape(visible, &[rows, 1, key_dims[1]])?)?;
-        self.attend(queries, self.from_cache(cache)?, bias)
+        self.attend(queries, self.cached_in_compute_dtype(cache)?, bias)
     }
 
     /// Whether the device has attention in the compute dtype.

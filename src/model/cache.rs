@@ -28,12 +28,12 @@ pub(super) fn cache_shape(spec: &ModelSpec, rows: usize, length: usize) -> Shape
 
 impl Lowering<'_> {
     /// Keys or values, computed in the compute dtype, as the cache keeps them.
-    fn to_cache(&self, x: Value) -> hlo::Result<Value> {
+    fn as_cached(&self, x: Value) -> hlo::Result<Value> {
         self.same_bits(x, self.spec.cache_type())
     }
 
     /// Keys or values of the cache in the compute dtype.
-    pub fn from_cache(&self, cache: LayerCache) -> hlo::Result<LayerCache> {
+    pub fn cached_in_compute_dtype(&self, cache: LayerCache) -> hlo::Result<LayerCache> {
         Ok(LayerCache {
             keys: self.same_bits(cache.keys, self.compute())?,
             values: self.same_bits(cache.values, self.compute())?,
@@ -52,7 +52,7 @@ impl Lowering<'_> {
     /// [rows, kv_heads, length, head_dim].
     pub fn fill_cache(&self, x: Value, rows: usize, length: usize) -> hlo::Result<Value> {
         let b = self.b;
-        let x = self.to_cache(x)?;
+        let x = self.as_cached(x)?;
         let dims = b.dims(x)?;
         let high = [rows as i64 - dims[0], 0, length as i64 - dims[2], 0];
         if high == [0; 4] {
@@ -66,7 +66,7 @@ impl Lowering<'_> {
     pub fn update_cache(&self, cache: Value, update: Value, slot: Value) -> hlo::Result<Value> {
         let b = self.b;
         let zero = b.scalar(ElementType::S32, 0.0)?;
-        let update = self.to_cache(update)?;
+        let update = self.as_cached(update)?;
         b.dynamic_update_slice(cache, update, &[zero, zero, slot, zero])
     }
 }

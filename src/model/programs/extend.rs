@@ -52,7 +52,7 @@ pub fn extend(spec: &ModelSpec, dims: ExtendShape) -> hlo::Result<Module> {
         let values = lowering.update_cache(caches[layer].values, tokens.values, slot)?;
         extended.extend([keys, values]);
         let of_batch = |x: Value| b.slice_dim(x, 0, 0, dims.batch as i64);
-        lowering.from_cache(LayerCache {
+        lowering.cached_in_compute_dtype(LayerCache {
             keys: of_batch(keys)?,
             values: of_batch(values)?,
         })
