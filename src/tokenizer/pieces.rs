@@ -3,8 +3,10 @@
 //! Text is encoded by `kitoken`. Ids are decoded here, as `tokenizer.json`'s decoder does it for the same pieces: `▁` is a space, and
 //! byte pieces that follow each other are UTF-8 together or a replacement character each.
 
+use std::panic::AssertUnwindSafe;
+
 use kitoken::{Kitoken, SpecialTokenKind};
-use sentencepiece_model::{SentencePiece, SentencePieceModel, Type};
+use sentencepiece_model::{ModelType, SentencePiece, SentencePieceModel, Type};
 
 /// The largest file that is read. Gemma's have 4 to 5 MB.
 const MAX_FILE: usize = 1 << 26;
@@ -58,6 +60,7 @@ impl Pieces {
                 _ => Piece::Text(text.replace('\u{2581}', " ").into()),
             });
         }
+        require_gemmas_form(&model)?;
         // The library takes it for granted that there is one.
         let has_text = |piece: &SentencePiece| matches!(piece.r#type(), Type::Normal | Type::Byte);
         if !model.pieces().iter().any(has_text) {
@@ -108,7 +111,12 @@ impl Pieces {
     /// The ids of a text without control pieces. User-defined ones in it are themselves.
     fn encode_plain(&self, text: &str) -> Result<Vec<u32>, String> {
         let kinds: &[SpecialTokenKind] = &[SpecialTokenKind::Priority];
-        self.encoder.encode(text, kinds).map_err(|e| e.to_string())
+        // A call changes nothing in the encoder that a panic could leave half done.
+        let encode = AssertUnwindSafe(|| self.encoder.encode(text, kinds));
+        match std::panic::catch_unwind(encode) {
+            Ok(ids) => ids.map_err(|e| e.to_string()),
+            Err(_) => Err("a part of it is malformed".to_owned()),
+        }
     }
 
     /// The text of ids; those that are special or unknown have none.
@@ -132,6 +140,33 @@ impl Pieces {
     fn piece(&self, id: u32) -> Option<&Piece> {
         self.decoder.get(usize::try_from(id).ok()?)
     }
+}
+
+/// Takes the settings that all Gemma's files have, and no others: texts are encoded as they are, by merging pairs. The library panics on
+/// some texts where they are otherwise.
+fn require_gemmas_form(model: &SentencePieceModel) -> Result<(), String> {
+    let trainer = model.trainer().ok_or("it has no trainer_spec")?;
+    let normalizer = model.normalizer().ok_or("it has no normalizer_spec")?;
+    for (is_so, expected) in [
+        (trainer.model_type() == ModelType::Bpe, "model_type BPE"),
+        (trainer.byte_fallback(), "byte_fallback true"),
+        (
+            !trainer.treat_whitespace_as_suffix(),
+            "treat_whitespace_as_suffix false",
+        ),
+        (normalizer.name() == "identity", "normalizer identity"),
+        (!normalizer.add_dummy_prefix(), "add_dummy_prefix false"),
+        (
+            !normalizer.remove_extra_whitespaces(),
+            "remove_extra_whitespaces false",
+        ),
+        (normalizer.escape_whitespaces(), "escape_whitespaces true"),
+    ] {
+        if !is_so {
+            return Err(format!("not of Gemma's form, which has {expected}"));
+        }
+    }
+    Ok(())
 }
 
 /// Adds a run of bytes to a text, and empties it.
@@ -186,7 +221,7 @@ mod tests {
         let model = ModelProto {
             pieces: pieces.collect(),
             trainer_spec: Some(TrainerSpec {
-                model_type: Some(sentencepiece_model::ModelType::Bpe.into()),
+                model_type: Some(ModelType::Bpe.into()),
                 byte_fallback: Some(true),
                 pad_id: Some(0),
                 eos_id: Some(1),
@@ -296,12 +331,32 @@ mod tests {
     }
 
     #[test]
-    fn a_model_without_text_is_refused() {
-        for bytes in [&b""[..], b"\x0a\x09\x0a\x05<pad>\x18\x03"] {
-            let Err(error) = Tokenizer::from_model(Path::new("t"), bytes, None) else {
-                panic!("{bytes:?} is a tokenizer");
+    fn a_model_without_text_or_in_another_form_is_refused() {
+        let edited = |edit: &dyn Fn(&mut ModelProto)| {
+            let bytes = model(&[]);
+            let mut proto: ModelProto = prost::Message::decode(bytes.as_slice()).unwrap();
+            edit(&mut proto);
+            prost::Message::encode_to_vec(&proto)
+        };
+        for (bytes, said) in [
+            (Vec::new(), "no trainer_spec"),
+            (edited(&|m| m.pieces.truncate(6)), "no pieces of text"),
+            (edited(&|m| m.normalizer_spec = None), "no normalizer_spec"),
+            (
+                edited(&|m| {
+                    m.trainer_spec.as_mut().unwrap().model_type = Some(ModelType::Unigram.into())
+                }),
+                "model_type BPE",
+            ),
+            (
+                edited(&|m| m.normalizer_spec.as_mut().unwrap().add_dummy_prefix = Some(true)),
+                "add_dummy_prefix false",
+            ),
+        ] {
+            let Err(error) = Tokenizer::from_model(Path::new("t"), &bytes, None) else {
+                panic!("taken, though it has {said}");
             };
-            assert!(error.to_string().contains("no pieces of text"), "{error}");
+            assert!(error.to_string().contains(said), "{error}");
         }
     }
 
