@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::pack;
-use super::tile::{Line, Tiles, Work, table, tile_width};
+use super::tile::{FINISHED, Line, TILE_WIDTH, Tiles, Work, table};
 
 /// Partial sums of an accumulator, and elements of a step.
 const LANES: usize = 16;
@@ -35,7 +35,7 @@ unsafe fn tile<W: Weight, const MR: usize, const NR: usize>(work: &Work<W>) {
             let mut packed = work.x.cast::<[f32; LANES]>().wrapping_add(m);
             // SAFETY: there are MR times NR accumulators, and a line is 16 times float32.
             let sum = unsafe { &mut *work.sums.add(n * MR + m).cast::<[f32; LANES]>() };
-            let mut parts = *sum;
+            let mut parts = if work.fresh { [0.0; LANES] } else { *sum };
             let (whole, tail) = weights.as_chunks::<LANES>();
             for step in whole {
                 // SAFETY: every step that holds elements is packed for MR rows, a line each.
@@ -68,8 +68,9 @@ unsafe fn f32_tile<const MR: usize, const NR: usize>(work: &Work<f32>) {
 }
 
 /// Safe; it has the type of [`Tiles::finish`].
-unsafe fn finish(accumulators: &[Line], sums: &mut [f32]) {
-    for (accumulator, sum) in accumulators.iter().zip(sums) {
+unsafe fn finish(accumulators: &[Line], stride: usize) -> [f32; FINISHED] {
+    let mut sums = [0.0; FINISHED];
+    for (accumulator, sum) in accumulators.iter().step_by(stride).zip(&mut sums) {
         let mut parts = [0.0; LANES];
         for (part, bytes) in parts.iter_mut().zip(accumulator.0.as_chunks::<4>().0) {
             *part = f32::from_ne_bytes(*bytes);
@@ -81,6 +82,7 @@ unsafe fn finish(accumulators: &[Line], sums: &mut [f32]) {
         }
         *sum = parts[0];
     }
+    sums
 }
 
 /// For bfloat16.

@@ -13,7 +13,7 @@ use half::bf16;
 
 use super::form::{Element, Form};
 use super::pool::Pool;
-use super::tile::{Line, MOST_ROWS, Tiles, Work, tile_width};
+use super::tile::{FINISHED, Line, MOST_ROWS, TILE_WIDTH, Tiles, Work};
 
 /// Rows of activations that share a reading of the weights. Their sums' parts stay in the second cache.
 const SLAB_ROWS: usize = 64;
@@ -21,6 +21,8 @@ const SLAB_ROWS: usize = 64;
 const STRIP_BYTES: usize = 16 << 10;
 /// Bytes of weights in a piece, about: some microseconds of reading, so that handing it out costs little.
 const PIECE_BYTES: usize = 64 << 10;
+/// How many bytes of weights ahead of their use the memory is asked for them, about: what it gives in some microseconds.
+const AHEAD_BYTES: usize = 64 << 10;
 /// From so many elements of activations on, all threads pack them.
 const PACK_TOGETHER: usize = 1 << 15;
 
@@ -96,8 +98,8 @@ pub(super) fn multiply<W: Element, Y: Output>(
 thread_local! {
     /// Packed activations, kept for the next product of the thread that asks for them.
     static PACKED: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
-    /// Accumulators and sums of the piece that a thread works on.
-    static SUMS: RefCell<(Vec<Line>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    /// Accumulators of the piece that a thread works on.
+    static ACCUMULATORS: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Rows of activations that go over the weights together, packed in blocks of as many rows as a tile takes.
@@ -167,59 +169,71 @@ impl<'a, W: Element> Slab<'a, W> {
         pool.run(outputs.div_ceil(piece), &|index| {
             let range = index * piece..((index + 1) * piece).min(outputs);
             let weights = &w[range.start * self.inputs..range.end * self.inputs];
-            SUMS.with_borrow_mut(|(accumulators, sums)| {
-                self.sum(weights, accumulators, sums);
-                let mut left = sums.iter();
-                self.each_sum(range, |row, output| {
-                    let Some(&sum) = left.next() else { return };
-                    // SAFETY: row < rows and output < outputs, so inside y; the pieces have different outputs, so no
-                    // other thread writes there.
-                    unsafe { y.get().add(row * outputs + output).write(Y::round(sum)) };
+            ACCUMULATORS.with_borrow_mut(|accumulators| {
+                let needed = self.rows * range.len();
+                if accumulators.len() < needed {
+                    accumulators.resize(needed, Line::ZERO);
+                }
+                let accumulators = &mut accumulators[..needed];
+                self.accumulate(weights, accumulators);
+                self.each_sum(accumulators, range.len(), |row, first, count, sums| {
+                    let at = row * outputs + range.start + first;
+                    // SAFETY: row < rows, and the sums are those of outputs in the range, so inside y; the pieces have
+                    // different outputs, so no other thread writes there.
+                    let to = unsafe { std::slice::from_raw_parts_mut(y.get().add(at), count) };
+                    round(sums, to);
                 });
             });
         });
     }
 
-    /// Rows of weights in a piece: whole tiles. With several rows of activations there are enough to make it worth while to
-    /// bring a strip of activations into the innermost cache.
+    /// Rows of weights in a piece: as many as are finished together, or a multiple.
     fn piece(&self) -> usize {
-        let least = if self.rows > 4 { 12 } else { 4 };
         let rows = PIECE_BYTES / (self.inputs * size_of::<W>());
-        // A multiple of 2, 3 and 4, the widths of tiles.
-        rows.clamp(least, 96).next_multiple_of(12)
+        rows.clamp(1, 96).next_multiple_of(FINISHED)
     }
 
-    /// Calls `each` with row and output of every sum of a piece, in the order of its accumulators.
-    fn each_sum(&self, outputs: Range<usize>, mut each: impl FnMut(usize, usize)) {
+    /// Calls `each` with a row, the first and the number of some outputs of a piece, and the row's sums for them, until every sum was given.
+    fn each_sum(
+        &self,
+        accumulators: &[Line],
+        outputs: usize,
+        mut each: impl FnMut(usize, usize, usize, &[f32; FINISHED]),
+    ) {
         for block in 0..self.blocks {
             let rows = block_rows(self.rows, self.blocks, block);
-            for output in outputs.clone() {
-                for row in rows.clone() {
-                    each(row, output);
+            let lines = &accumulators[rows.start * outputs..rows.end * outputs];
+            for row in rows.clone() {
+                for first in (0..outputs).step_by(FINISHED) {
+                    let from = &lines[first * rows.len() + row - rows.start..];
+                    // SAFETY: multiply has found the CPU to have the form.
+                    let sums = unsafe { (self.tiles.finish)(from, rows.len()) };
+                    each(row, first, FINISHED.min(outputs - first), &sums);
                 }
             }
         }
     }
 
-    /// The sums of all rows with the rows of `weights`: block by block, and in a block one row of weights after the other.
-    fn sum(&self, weights: &[W], accumulators: &mut Vec<Line>, sums: &mut Vec<f32>) {
-        let outputs = weights.len() / self.inputs;
-        accumulators.clear();
-        accumulators.resize(self.rows * outputs, Line::ZERO);
-        sums.clear();
-        sums.resize(self.rows * outputs, 0.0);
-        let strip = self.strip_steps();
-        let mut step = 0;
-        while step < self.steps {
-            let end = (step + strip).min(self.steps);
+    /// Takes the sums of all rows with the rows of `weights`, each in an accumulator: block by block, and in a block those of one row of
+    /// weights after the other. What the accumulators held before does not matter.
+    fn accumulate(&self, weights: &[W], accumulators: &mut [Line]) {
+        let length = self.strip_steps();
+        let strips = self.steps.div_ceil(length);
+        // Strips whose weights are about AHEAD_BYTES.
+        let ahead = AHEAD_BYTES
+            .div_ceil(weights.len().div_ceil(strips) * size_of::<W>())
+            .max(1);
+        for strip in 0..strips {
+            let steps = strip * length..((strip + 1) * length).min(self.steps);
+            // The same place so many strips on: in this piece or one behind it.
+            let pieces = (strip + ahead) / strips;
+            let to = pieces * weights.len() + (strip + ahead) % strips * length * self.tiles.step;
+            let distance = to - strip * length * self.tiles.step;
             for block in 0..self.blocks {
                 let rows = block_rows(self.rows, self.blocks, block);
-                self.strip(weights, step..end, rows, accumulators);
+                self.strip(weights, steps.clone(), rows, distance, accumulators);
             }
-            step = end;
         }
-        // SAFETY: multiply has found the CPU to have the form.
-        unsafe { (self.tiles.finish)(accumulators, sums) };
     }
 
     /// Steps in a strip.
@@ -229,18 +243,24 @@ impl<'a, W: Element> Slab<'a, W> {
     }
 
     /// Adds the products of some steps of a block's rows and all of the piece's weights.
-    fn strip(&self, weights: &[W], steps: Range<usize>, rows: Range<usize>, sums: &mut [Line]) {
+    fn strip(
+        &self,
+        weights: &[W],
+        steps: Range<usize>,
+        rows: Range<usize>,
+        ahead: usize,
+        sums: &mut [Line],
+    ) {
         let outputs = weights.len() / self.inputs;
         let start = steps.start * self.tiles.step;
         let end = (steps.end * self.tiles.step).min(self.inputs);
-        let width = tile_width(rows.len());
         let x = &self.packed[(rows.start * self.steps + steps.start * rows.len()) * self.tiles.lines
             ..(rows.start * self.steps + steps.end * rows.len()) * self.tiles.lines];
         let sums = &mut sums[rows.start * outputs..rows.end * outputs];
         let mut output = 0;
         while output < outputs {
-            let (tile, taken) = if output + width <= outputs {
-                (self.tiles.wide[rows.len() - 1], width)
+            let (tile, taken) = if output + TILE_WIDTH <= outputs {
+                (self.tiles.wide[rows.len() - 1], TILE_WIDTH)
             } else {
                 (self.tiles.narrow[rows.len() - 1], 1)
             };
@@ -250,9 +270,8 @@ impl<'a, W: Element> Slab<'a, W> {
                 w: weights[first..].as_ptr(),
                 stride: self.inputs,
                 len: end - start,
-                ahead: weights
-                    .as_ptr()
-                    .wrapping_add(weights.len() + start * outputs + output * (end - start)),
+                fresh: start == 0,
+                ahead: weights[first..].as_ptr().wrapping_add(ahead),
                 sums: sums[output * rows.len()..(output + taken) * rows.len()].as_mut_ptr(),
             };
             // SAFETY: the slices taken above hold what the tile works on: rows.len() rows of packed steps, `taken` rows of
@@ -260,6 +279,18 @@ impl<'a, W: Element> Slab<'a, W> {
             // the CPU to have the form.
             unsafe { tile(&work) };
             output += taken;
+        }
+    }
+}
+
+/// Rounds the first sums to the places that there are for them.
+fn round<Y: Output>(sums: &[f32; FINISHED], to: &mut [Y]) {
+    // Nearly always there is a place for each, and copying so many takes no call.
+    if let Ok(all) = <&mut [Y; FINISHED]>::try_from(&mut *to) {
+        *all = sums.map(Y::round);
+    } else {
+        for (to, &sum) in to.iter_mut().zip(sums) {
+            *to = Y::round(sum);
         }
     }
 }

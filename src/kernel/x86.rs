@@ -6,7 +6,7 @@ use std::ptr;
 use half::bf16;
 
 use super::pack;
-use super::tile::{Line, Tiles, Work, table, tile_width};
+use super::tile::{FINISHED, Line, TILE_WIDTH, Tiles, Work, table};
 
 /// Defines a tile: `load` makes the vectors of a step's weights from a pointer to them, each of which meets a vector of
 /// activations.
@@ -27,14 +27,17 @@ macro_rules! tile {
                 w,
                 stride,
                 len,
+                fresh,
                 ahead,
                 sums,
             } = work;
             let mut acc = [[$zero; MR]; NR];
-            for n in 0..NR {
-                for m in 0..MR {
-                    // SAFETY: there are MR times NR accumulators, each as large as a vector or larger.
-                    acc[n][m] = unsafe { sums.add(n * MR + m).cast::<$vector>().read() };
+            if !fresh {
+                for n in 0..NR {
+                    for m in 0..MR {
+                        // SAFETY: there are MR times NR accumulators, each as large as a vector or larger.
+                        acc[n][m] = unsafe { sums.add(n * MR + m).cast::<$vector>().read() };
+                    }
                 }
             }
             let mut packed = x.cast::<$vector>();
@@ -42,7 +45,7 @@ macro_rules! tile {
             while k < len {
                 let mut weights = [[$zero; PARTS]; NR];
                 for n in 0..NR {
-                    _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(k * NR + n * STEP).cast());
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(n * stride + k).cast());
                     // SAFETY: k < len, in the n-th of NR rows.
                     let at = unsafe { w.add(n * stride + k) };
                     weights[n] = if k + STEP <= len {
@@ -141,46 +144,45 @@ fn as_bf16(vector: __m512) -> __m512bh {
 /// # Safety
 /// The CPU has AVX-512F.
 #[target_feature(enable = "avx512f")]
-unsafe fn finish_avx512(accumulators: &[Line], sums: &mut [f32]) {
-    for (lines, sums) in accumulators.chunks(16).zip(sums.chunks_mut(16)) {
-        let mut parts = [_mm512_setzero_ps(); 16];
-        for (part, line) in parts.iter_mut().zip(lines) {
-            // SAFETY: a line is as large as a vector and aligned like one.
-            *part = unsafe { ptr::from_ref(line).cast::<__m512>().read() };
-        }
-        let mut quarters = [_mm512_setzero_ps(); 4];
-        for (quarter, four) in quarters.iter_mut().zip(parts.chunks_exact(4)) {
-            let pair = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-            let low = _mm512_castps_pd(pair(four[0], four[1]));
-            let high = _mm512_castps_pd(pair(four[2], four[3]));
-            // In each 128 bits, what the four accumulators have there.
-            *quarter = _mm512_add_ps(
-                _mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
-                _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)),
-            );
-        }
-        let fold = |a, b| {
-            _mm512_add_ps(
-                _mm512_shuffle_f32x4::<0x88>(a, b),
-                _mm512_shuffle_f32x4::<0xdd>(a, b),
-            )
-        };
-        let whole = fold(
-            fold(quarters[0], quarters[1]),
-            fold(quarters[2], quarters[3]),
-        );
-        let mut found = [0.0_f32; 16];
-        // SAFETY: there is room for sixteen.
-        unsafe { _mm512_storeu_ps(found.as_mut_ptr(), whole) };
-        sums.copy_from_slice(&found[..sums.len()]);
+unsafe fn finish_avx512(accumulators: &[Line], stride: usize) -> [f32; FINISHED] {
+    let mut parts = [_mm512_setzero_ps(); FINISHED];
+    for (part, line) in parts.iter_mut().zip(accumulators.iter().step_by(stride)) {
+        // SAFETY: a line is as large as a vector and aligned like one.
+        *part = unsafe { ptr::from_ref(line).cast::<__m512>().read() };
     }
+    let mut quarters = [_mm512_setzero_ps(); 4];
+    for (quarter, four) in quarters.iter_mut().zip(parts.chunks_exact(4)) {
+        let pair = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        let low = _mm512_castps_pd(pair(four[0], four[1]));
+        let high = _mm512_castps_pd(pair(four[2], four[3]));
+        // In each 128 bits, what the four accumulators have there.
+        *quarter = _mm512_add_ps(
+            _mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
+            _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)),
+        );
+    }
+    let fold = |a, b| {
+        _mm512_add_ps(
+            _mm512_shuffle_f32x4::<0x88>(a, b),
+            _mm512_shuffle_f32x4::<0xdd>(a, b),
+        )
+    };
+    let whole = fold(
+        fold(quarters[0], quarters[1]),
+        fold(quarters[2], quarters[3]),
+    );
+    let mut sums = [0.0; FINISHED];
+    // SAFETY: there is room for sixteen.
+    unsafe { _mm512_storeu_ps(sums.as_mut_ptr(), whole) };
+    sums
 }
 
 /// # Safety
 /// The CPU has AVX.
 #[target_feature(enable = "avx")]
-unsafe fn finish_avx2(accumulators: &[Line], sums: &mut [f32]) {
-    for (accumulator, sum) in accumulators.iter().zip(sums) {
+unsafe fn finish_avx2(accumulators: &[Line], stride: usize) -> [f32; FINISHED] {
+    let mut sums = [0.0; FINISHED];
+    for (accumulator, sum) in accumulators.iter().step_by(stride).zip(&mut sums) {
         // SAFETY: a line is larger than a vector and aligned like one.
         let parts = unsafe { ptr::from_ref(accumulator).cast::<__m256>().read() };
         let four = _mm_add_ps(
@@ -191,6 +193,7 @@ unsafe fn finish_avx2(accumulators: &[Line], sums: &mut [f32]) {
         let one = _mm_add_ss(two, _mm_movehdup_ps(two));
         *sum = _mm_cvtss_f32(one);
     }
+    sums
 }
 
 /// AVX-512 BF16: the dot product of pairs of bfloat16. It rounds each step to float32 like a fused multiply-add, and takes
