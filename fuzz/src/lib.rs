@@ -36,10 +36,3 @@ pub fn one_line(error: &dyn std::error::Error) {
     let message = error.to_string();
     assert!(message.contains(FILE) && !message.contains('\n'), "{message}");
 }
-
-/// Lets panics be caught that the program itself catches: those of a library that it does not trust with files. libFuzzer's
-/// hook ends the process at every panic; a panic that gets out of the target still does.
-pub fn let_panics_be_caught() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| std::panic::set_hook(Box::new(|_| {})));
-}

@@ -1,5 +1,6 @@
 //! Text to token ids and back, with the checkpoint's own tokenizer: `tokenizer.json`, or SentencePiece's `tokenizer.model`.
 
+mod caught;
 mod error;
 mod json;
 mod pieces;
@@ -21,7 +22,7 @@ pub struct Tokenizer {
 }
 
 enum Form {
-    Json(Box<tokenizers::Tokenizer>),
+    Json(json::Json),
     Pieces(Box<pieces::Pieces>),
 }
 
@@ -52,9 +53,10 @@ impl Tokenizer {
     /// # Errors
     /// Bytes that are no tokenizer.
     pub fn from_json(path: &Path, json: &[u8], bos: Option<u32>) -> Result<Self, Error> {
-        let parsed = json::parse(json).map_err(|problem| Error::unreadable(path, &problem))?;
+        let parsed =
+            json::Json::parse(json).map_err(|problem| Error::unreadable(path, &problem))?;
         Ok(Self {
-            form: Form::Json(Box::new(parsed)),
+            form: Form::Json(parsed),
             path: path.to_path_buf(),
             bos,
         })
@@ -82,7 +84,7 @@ impl Tokenizer {
     /// The number of its tokens: ids are below it, unless the file leaves some out.
     pub fn vocabulary_size(&self) -> usize {
         match &self.form {
-            Form::Json(tokenizer) => tokenizer.get_vocab_size(true),
+            Form::Json(tokenizer) => tokenizer.len(),
             Form::Pieces(pieces) => pieces.len(),
         }
     }
@@ -94,14 +96,10 @@ impl Tokenizer {
     /// A text that the tokenizer's model has no pieces for.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
         let ids = match &self.form {
-            Form::Json(tokenizer) => tokenizer
-                .encode(text, true)
-                .map(|encoding| encoding.get_ids().to_vec())
-                .map_err(|problem| self.unusable(&problem.to_string()))?,
-            Form::Pieces(pieces) => pieces
-                .encode(text)
-                .map_err(|problem| self.unusable(&problem))?,
+            Form::Json(tokenizer) => tokenizer.encode(text),
+            Form::Pieces(pieces) => pieces.encode(text),
         };
+        let ids = ids.map_err(|problem| self.unusable(&problem))?;
         let Some(bos) = self.bos else {
             return Ok(ids);
         };
@@ -116,8 +114,8 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32]) -> Result<String, Error> {
         match &self.form {
             Form::Json(tokenizer) => tokenizer
-                .decode(ids, true)
-                .map_err(|problem| self.unusable(&problem.to_string())),
+                .decode(ids)
+                .map_err(|problem| self.unusable(&problem)),
             Form::Pieces(pieces) => Ok(pieces.decode(ids)),
         }
     }
@@ -146,7 +144,7 @@ impl Tokenizer {
     fn is_byte(&self, id: u32) -> bool {
         match &self.form {
             Form::Json(tokenizer) => tokenizer
-                .id_to_token(id)
+                .token(id)
                 .is_some_and(|token| pieces::byte_of(&token).is_some()),
             Form::Pieces(pieces) => pieces.is_byte(id),
         }

@@ -3,10 +3,10 @@
 //! Text is encoded by `kitoken`. Ids are decoded here, as `tokenizer.json`'s decoder does it for the same pieces: `▁` is a space, and
 //! byte pieces that follow each other are UTF-8 together or a replacement character each.
 
-use std::panic::AssertUnwindSafe;
-
 use kitoken::{Kitoken, SpecialTokenKind};
 use sentencepiece_model::{ModelType, SentencePiece, SentencePieceModel, Type};
+
+use super::caught::caught;
 
 /// The largest file that is read. Gemma's have 4 to 5 MB.
 const MAX_FILE: usize = 1 << 26;
@@ -67,15 +67,11 @@ impl Pieces {
             return Err("it has no pieces of text".to_owned());
         }
         // What the library takes for granted of a file need not hold.
-        match std::panic::catch_unwind(|| Kitoken::from_sentencepiece_model(model)) {
-            Ok(Ok(encoder)) => Ok(Self {
-                encoder,
-                decoder,
-                controls,
-            }),
-            Ok(Err(problem)) => Err(problem.to_string()),
-            Err(_) => Err("a part of it is malformed".to_owned()),
-        }
+        Ok(Self {
+            encoder: caught(|| Kitoken::from_sentencepiece_model(model))?,
+            decoder,
+            controls,
+        })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -111,12 +107,7 @@ impl Pieces {
     /// The ids of a text without control pieces. User-defined ones in it are themselves.
     fn encode_plain(&self, text: &str) -> Result<Vec<u32>, String> {
         let kinds: &[SpecialTokenKind] = &[SpecialTokenKind::Priority];
-        // A call changes nothing in the encoder that a panic could leave half done.
-        let encode = AssertUnwindSafe(|| self.encoder.encode(text, kinds));
-        match std::panic::catch_unwind(encode) {
-            Ok(ids) => ids.map_err(|e| e.to_string()),
-            Err(_) => Err("a part of it is malformed".to_owned()),
-        }
+        caught(|| self.encoder.encode(text, kinds))
     }
 
     /// The text of ids; those that are special or unknown have none.
