@@ -42,12 +42,11 @@ impl Lowering<'_> {
         let cache = self.project_cache(normed, batch, layer, rotation)?;
         let normed = self.last_tokens(normed, batch, kept)?;
         let rotation = self.last_positions(rotation, kept)?;
-        let few = self.few_rows();
         let tokens = Projected {
-            queries: few.project_queries(normed, batch, layer, rotation)?,
+            queries: self.project_queries(normed, batch, layer, rotation)?,
             cache,
         };
-        few.add_branches(self.last_tokens(x, batch, kept)?, attend(tokens)?, layer)
+        self.add_branches(self.last_tokens(x, batch, kept)?, attend(tokens)?, layer)
     }
 
     fn attention_norm(&self, x: Value, layer: usize) -> hlo::Result<Value> {

@@ -185,7 +185,7 @@ impl DecodeState {
 
 /// One step: runs each row's last token, writes its keys and values, and chooses the next.
 fn decode_step(b: &Builder, spec: &ModelSpec, state: DecodeState) -> hlo::Result<DecodeState> {
-    let lowering = Lowering::for_few_rows(b, spec, &state.weights);
+    let lowering = Lowering::new(b, spec, &state.weights);
     let rows = b.dims(state.key_mask)?[0];
     let column = |x: Value| b.reshape(x, &[rows, 1]);
 

@@ -61,7 +61,7 @@ pub fn prefill(spec: &ModelSpec, dims: PrefillShape) -> hlo::Result<Module> {
 pub fn forward(spec: &ModelSpec, batch: usize, length: usize) -> hlo::Result<Module> {
     let b = Builder::new("forward");
     let entry = Entry::new(&b, spec, length)?;
-    let lowering = Lowering::new(&b, spec, &entry.weights);
+    let lowering = Lowering::for_comparing(&b, spec, &entry.weights);
     let prompt_shape = shape(ElementType::S32, &[batch, length]);
     let ids = b.parameter("input_ids", prompt_shape.clone())?;
     let mask = b.parameter("attention_mask", prompt_shape)?;
@@ -142,9 +142,8 @@ pub(super) fn next_token(
         let bias = b.slice_dim(bias, 1, length - kept as i64, length)?;
         lowering.attend(tokens.queries, extend(last_layer, tokens.cache)?, bias)
     })?;
-    let few = lowering.few_rows();
-    let logits = few.logits(few.rms_norm(x, "model/norm")?)?;
-    let tokens = few.greedy(logits)?;
+    let logits = lowering.logits(lowering.rms_norm(x, "model/norm")?)?;
+    let tokens = lowering.greedy(logits)?;
     let tokens = b.reshape(tokens, &[batch as i64, kept as i64])?;
     let tokens = b.slice_dim(tokens, 1, kept as i64 - 1, kept as i64)?;
     b.reshape(tokens, &[batch as i64])
