@@ -1,6 +1,8 @@
 //! The CPU kernel as XLA programs call it, with both CPU plugins.
 
-use gemma_xla::kernel::{self, MATMUL};
+use std::sync::LazyLock;
+
+use gemma_xla::kernel::{self, ARGMAX, MATMUL};
 use gemma_xla::pjrt::{
     Buffer, CallResult, Client, CompileOptions, CustomCall, ExecuteOptions, Operand, Plugin,
 };
@@ -13,24 +15,26 @@ use hlo::{
 const BF16: ElementType = ElementType::BF16;
 const F32: ElementType = ElementType::F32;
 
-/// A client of each CPU plugin.
+/// A client of each CPU plugin, whose programs can call the kernel and what panics.
 fn clients() -> Vec<Client> {
-    ["cpu", "cpu-next"]
-        .map(|name| {
+    // Nothing may be compiled before all is registered, and tests run at once.
+    static REGISTERED: LazyLock<Vec<Plugin>> = LazyLock::new(|| {
+        let plugins = ["cpu", "cpu-next"].map(|name| {
             let path = plugin::find(name).expect("the plugin is installed");
             let plugin = Plugin::load(&path).expect("the plugin loads");
-            plugin.client(&[]).expect("a client")
-        })
-        .into()
-}
-
-/// Clients whose programs can call the kernel.
-fn registered() -> Vec<Client> {
-    let clients = clients();
-    for client in &clients {
-        assert_eq!(kernel::register(client), Ok(true), "{client:?}");
-    }
-    clients
+            let client = plugin.client(&[]).expect("a client");
+            assert_eq!(kernel::register(&client), Ok(true), "{client:?}");
+            for _ in 0..2 {
+                // Twice: to register again changes nothing.
+                let registered = plugin.register_custom_call::<Panicking>(client.platform_name());
+                assert_eq!(registered, Ok(()));
+            }
+            plugin
+        });
+        plugins.into()
+    });
+    let client = |plugin: &Plugin| plugin.client(&[]).expect("a client");
+    REGISTERED.iter().map(client).collect()
 }
 
 fn numbers(count: usize) -> Vec<bf16> {
@@ -77,7 +81,7 @@ fn run(client: &Client, b: Builder, root: Value, arguments: &[&Buffer]) -> Resul
 #[test]
 fn a_program_gets_the_product_that_a_dot_would_give() {
     let (rows, inputs, outputs) = (5, 96, 33);
-    for client in registered() {
+    for client in clients() {
         let b = Builder::new("product");
         let x = b
             .parameter("x", Shape::array(BF16, &[rows, inputs]))
@@ -111,6 +115,43 @@ fn a_program_gets_the_product_that_a_dot_would_give() {
 }
 
 #[test]
+fn a_program_gets_the_greatest_of_each_row_and_where_it_stands() {
+    let dims = [5, 3001];
+    let mut values = numbers((dims[0] * dims[1]) as usize);
+    // A row with a NaN, and one of equal elements.
+    values[3001 + 70] = bf16::NAN;
+    values[2 * 3001..3 * 3001].fill(bf16::ONE);
+    for client in clients() {
+        let b = Builder::new("greatest");
+        let x = b.parameter("x", Shape::array(BF16, &dims)).expect("x");
+        let s32 = ElementType::S32;
+        let pair = Shape::Tuple(vec![
+            Shape::array(BF16, &dims[..1]),
+            Shape::array(s32, &dims[..1]),
+        ]);
+        let ours = call(&b, ARGMAX, &[x], pair);
+        let part = |index| b.get_tuple_element(ours, index).expect("a part");
+        let (value, position) = (part(0), part(1));
+        let theirs = b.argmax(x, 1).expect("the compiler's own");
+        let bits = |x| b.bitcast_convert(x, ElementType::U16).expect("bits");
+        let apart = [
+            b.compare(bits(value), bits(theirs.0), Direction::Ne),
+            b.compare(position, theirs.1, Direction::Ne),
+        ];
+        let [values_apart, positions_apart] =
+            apart.map(|x| b.convert(x.expect("a comparison"), F32).expect("numbers"));
+        let apart = b.add(values_apart, positions_apart).expect("a sum");
+        let x = upload(&client, &values, &dims);
+        let result = run(&client, b, apart, &[&x]).expect("it runs");
+        assert_eq!(
+            result.to_vec_f32().expect("a download"),
+            [0.0; 5],
+            "{client:?}"
+        );
+    }
+}
+
+#[test]
 fn a_while_loop_calls_the_kernel_in_each_turn() {
     // A permutation as weights: each turn moves every element on by one place.
     let size = 40_usize;
@@ -120,7 +161,7 @@ fn a_while_loop_calls_the_kernel_in_each_turn() {
     for output in 0..size {
         shift[output * size + (output + 1) % size] = bf16::ONE;
     }
-    for client in registered() {
+    for client in clients() {
         let b = Builder::new("turns");
         let x = b
             .parameter("x", Shape::array(BF16, &[2, size as i64]))
@@ -199,7 +240,7 @@ fn operands_that_do_not_fit_make_the_program_fail_with_a_message() {
         ),
         (&[(BF16, &[2, 8])], F32, &[2, 3], "takes two operands"),
     ];
-    for client in registered() {
+    for client in clients() {
         for &(operands, result_type, result_dims, message) in cases {
             let b = Builder::new("wrong");
             let values: Vec<Value> = operands
@@ -216,7 +257,7 @@ fn operands_that_do_not_fit_make_the_program_fail_with_a_message() {
 
 #[test]
 fn products_without_elements_run() {
-    for client in registered() {
+    for client in clients() {
         for (rows, inputs, outputs) in [(0, 8, 3), (2, 8, 0), (2, 0, 3)] {
             let b = Builder::new("empty");
             let x = b.full(BF16, &[rows, inputs], 1.0).expect("x");
@@ -245,12 +286,6 @@ impl CustomCall for Panicking {
 #[test]
 fn a_custom_call_that_panics_is_an_error_of_the_program() {
     for client in clients() {
-        let platform = client.platform_name();
-        for _ in 0..2 {
-            // Twice: to register again changes nothing.
-            let registered = client.plugin().register_custom_call::<Panicking>(platform);
-            assert_eq!(registered, Ok(()));
-        }
         let b = Builder::new("panic");
         let root = call(&b, Panicking::TARGET, &[], Shape::array(F32, &[2]));
         let error = run(&client, b, root, &[]).expect_err("it must fail");

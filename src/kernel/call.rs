@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use hlo::ElementType;
 
+use super::argmax::Argmax;
 use super::attention::AttentionCall;
 use super::form::{Element, Form};
 use super::multiply;
@@ -43,8 +44,8 @@ pub enum Error {
     },
 }
 
-/// Registers the functions with the client's plugin, so that its programs can call [`MATMUL`], [`ATTENTION`](super::ATTENTION) and [`TAKE_ROWS`](super::TAKE_ROWS). Answers whether they can: not
-/// where the platform is no CPU, the plugin takes no registrations, or [`SWITCH`] is `off`; ordinary dots have to do then.
+/// Registers the functions with the client's plugin, so that its programs can call [`MATMUL`], [`ATTENTION`](super::ATTENTION),
+/// [`TAKE_ROWS`](super::TAKE_ROWS) and [`ARGMAX`](super::ARGMAX). Answers whether they can: not where the platform is no CPU, the plugin takes no registrations, or [`SWITCH`] is `off`; ordinary dots have to do then.
 ///
 /// # Errors
 /// Where [`SWITCH`] has a value that cannot be followed.
@@ -56,7 +57,8 @@ pub fn register(client: &Client) -> Result<bool> {
     let registered = plugin
         .register_custom_call::<Matmul>(platform)
         .and_then(|()| plugin.register_custom_call::<AttentionCall>(platform))
-        .and_then(|()| plugin.register_custom_call::<TakeRows>(platform));
+        .and_then(|()| plugin.register_custom_call::<TakeRows>(platform))
+        .and_then(|()| plugin.register_custom_call::<Argmax>(platform));
     match registered {
         Ok(()) => Ok(true),
         Err(error) => {

@@ -1,14 +1,15 @@
-//! What a decode step needs on the CPU: matrix products of few rows, attention over a cache, rows of a table.
+//! What a decode step needs on the CPU: matrix products of few rows, attention over a cache, rows of a table, the greatest of a row.
 //!
 //! A decode step reads every weight and the filled part of the cache for a handful of rows, so it should take as long as these
 //! take from memory. XLA's CPU compiler reaches a third of that, and it knows few operations on bfloat16: for the others it first
 //! rewrites the whole operand as float32. So its programs can call these functions instead: [`register`] makes them known to a
-//! plugin, as [`MATMUL`], [`ATTENTION`] and [`TAKE_ROWS`].
+//! plugin, as [`MATMUL`], [`ATTENTION`], [`TAKE_ROWS`] and [`ARGMAX`].
 //!
 //! The product is made of vector instructions, in a [`Form`] that is chosen when the program runs. All unsafe code that does
 //! not speak to a plugin is in this module: threads that write to parts of one result, and vector instructions that want to
 //! be given pointers or the CPU to have them.
 
+mod argmax;
 mod attention;
 mod call;
 mod form;
@@ -23,6 +24,7 @@ mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use argmax::ARGMAX;
 pub use attention::ATTENTION;
 pub use call::{Error, MATMUL, Result, SWITCH, register};
 pub use form::{Element, Form};

@@ -76,7 +76,7 @@ impl Lowering<'_> {
         let b = self.b;
         let (q_dims, k_dims) = (b.dims(queries)?, b.dims(cache.keys)?);
         let (rows, heads, head_dim) = (q_dims[0], q_dims[2], q_dims[3]);
-        if self.attention_kernel() {
+        if self.has_kernels() {
             let dims = [rows, k_dims[1], heads / k_dims[1], head_dim];
             let queries = b.reshape(queries, &dims)?;
             let operands = [queries, cache.keys, cache.values, key_mask, slot];
@@ -93,11 +93,6 @@ impl Lowering<'_> {
         let visible = b.and(written, b.compare(key_mask, zeros, Direction::Gt)?)?;
         let bias = self.mask_bias(b.reshape(visible, &[rows, 1, key_dims[1]])?)?;
         self.attend(queries, self.cached_in_compute_dtype(cache)?, bias)
-    }
-
-    /// Whether the device has attention in the compute dtype.
-    fn attention_kernel(&self) -> bool {
-        self.spec.device.kernels && matches!(self.spec.compute, DType::F32 | DType::BF16)
     }
 
     /// Attention of `queries` [batch, length, heads, head_dim] over `cache` [batch, kv_heads, keys, head_dim]

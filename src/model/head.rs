@@ -12,8 +12,7 @@ impl Lowering<'_> {
     pub fn logits(&self, x: Value) -> hlo::Result<Value> {
         let b = self.b;
         let logits = if self.config().tie_word_embeddings {
-            let y = self.project(x, self.weight(EMBEDDING)?, 1)?;
-            self.convert(y, self.compute())?
+            self.project(x, self.weight(EMBEDDING)?, 1, self.compute())?
         } else {
             self.dense(x, "lm_head")?
         };

@@ -6,6 +6,7 @@ use hlo::{ArrayShape, Builder, CustomCallOptions, DotDims, ElementType, Precisio
 use super::{KernelLayout, ModelSpec};
 use crate::config::GemmaConfig;
 use crate::dtype::DType;
+use crate::kernel;
 
 /// Rows up to which the kernel is faster than XLA:CPU's own product of bfloat16, measured with `examples/kernel.rs`: by a quarter at this
 /// many, and level at 256. In float32 it is two to four times as fast from two rows on.
@@ -17,7 +18,7 @@ pub(super) struct Lowering<'a> {
     pub b: &'a Builder,
     pub spec: &'a ModelSpec,
     weights: &'a [Value],
-    /// Whether projections call the device's kernel where that is faster.
+    /// Whether the device's kernels are called where they are faster.
     kernels: bool,
 }
 
@@ -95,7 +96,7 @@ impl<'a> Lowering<'a> {
             KernelLayout::InOut => 0,
             KernelLayout::OutIn => 1,
         };
-        self.project(x, kernel, contracting)
+        self.project(x, kernel, contracting, ElementType::F32)
     }
 
     fn add_bias(&self, y: Value, path: &str) -> hlo::Result<Value> {
@@ -109,26 +110,33 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// `x` [rows, n], cast to the compute dtype, times `w`, whose dimension `contracting` has size n: [rows, m] in float32.
-    pub fn project(&self, x: Value, w: Value, contracting: i64) -> hlo::Result<Value> {
+    /// `x` [rows, n], cast to the compute dtype, times `w`, whose dimension `contracting` has size n: [rows, m], summed in float32 and
+    /// rounded to `to`, which is float32 or the compute dtype.
+    pub fn project(
+        &self,
+        x: Value,
+        w: Value,
+        contracting: i64,
+        to: ElementType,
+    ) -> hlo::Result<Value> {
         let x = self.convert(x, self.compute())?;
         let rows = self.b.dims(x)?[0];
         if self.kernel_takes(rows, contracting) {
-            let result = shape(
-                ElementType::F32,
-                &[rows as usize, self.b.dims(w)?[0] as usize],
-            );
+            let result = ArrayShape::new(to, &[rows, self.b.dims(w)?[0]]);
             let options = CustomCallOptions::default();
-            return self
-                .b
-                .custom_call(crate::kernel::MATMUL, &[x, w], result, options);
+            return self.b.custom_call(kernel::MATMUL, &[x, w], result, options);
         }
         let dims = DotDims {
             lhs_contracting: vec![1],
             rhs_contracting: vec![contracting],
             ..DotDims::default()
         };
-        self.dot(x, w, dims)
+        self.convert(self.dot(x, w, dims)?, to)
+    }
+
+    /// Whether the device's programs can call the functions of [`crate::kernel`] in the compute dtype, and may.
+    pub fn has_kernels(&self) -> bool {
+        self.kernels && self.spec.compute != DType::F16
     }
 
     /// Whether the device's kernel is there for such a product and faster than its compiler's dot.
@@ -138,7 +146,7 @@ impl<'a> Lowering<'a> {
             DType::F32 => rows >= 2,
             DType::F16 => false,
         };
-        self.kernels && contracting == 1 && faster
+        self.has_kernels() && contracting == 1 && faster
     }
 
     /// A dot with a float32 result. Products of two 16-bit floats are summed in float32 anyway; asking

@@ -1,8 +1,9 @@
 //! The choice of the next token.
 
-use hlo::{Direction, ElementType, Value};
+use hlo::{CustomCallOptions, Direction, ElementType, Shape, Value};
 
 use super::lowering::Lowering;
+use crate::kernel;
 
 impl Lowering<'_> {
     /// The greedy choice for each row of `logits` [rows, share of the vocabulary]: s32 [rows], the lowest id on ties.
@@ -11,7 +12,7 @@ impl Lowering<'_> {
     /// which has the lowest id.
     pub fn greedy(&self, logits: Value) -> hlo::Result<Value> {
         let b = self.b;
-        let (best, index) = b.argmax(logits, 1)?;
+        let (best, index) = self.greatest(logits)?;
         let Some(offset) = self.vocabulary_offset()? else {
             return Ok(index);
         };
@@ -29,6 +30,21 @@ impl Lowering<'_> {
         )?;
         let zeros = b.full(ElementType::S32, &all_dims, 0.0)?;
         b.reduce_sum(b.select(chosen, ids, zeros)?, &[0])
+    }
+
+    /// The greatest of each row of `x` [rows, n], in the compute dtype, and its position: \[rows\], and s32 \[rows\].
+    fn greatest(&self, x: Value) -> hlo::Result<(Value, Value)> {
+        let b = self.b;
+        if !self.has_kernels() {
+            return b.argmax(x, 1);
+        }
+        let rows = b.dims(x)?[0];
+        let results = Shape::Tuple(vec![
+            Shape::array(self.compute(), &[rows]),
+            Shape::array(ElementType::S32, &[rows]),
+        ]);
+        let both = b.custom_call(kernel::ARGMAX, &[x], results, CustomCallOptions::default())?;
+        Ok((b.get_tuple_element(both, 0)?, b.get_tuple_element(both, 1)?))
     }
 
     /// Whether each of `tokens` [rows] (s32) is one of the end-of-sequence ids: pred [rows].

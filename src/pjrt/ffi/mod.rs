@@ -8,8 +8,10 @@
 mod frame;
 mod handler;
 
+use std::collections::HashSet;
 use std::ffi::{c_char, c_void};
 use std::mem::offset_of;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use hlo::ElementType;
 use pjrt_sys::{PJRT_Error, PJRT_Extension_Base};
@@ -125,6 +127,8 @@ impl Plugin {
     /// is registered it stays; doing so again changes nothing. Programs that call it can be compiled, and compiled ones
     /// loaded, from then on.
     ///
+    /// XLA looks functions up without a lock, so all that programs call must be registered before the plugin compiles or loads any.
+    ///
     /// [`Client::platform_name`]: super::Client::platform_name
     ///
     /// # Errors
@@ -140,6 +144,12 @@ impl Plugin {
                 minor,
             })?;
         let target = C::TARGET;
+        let key = (register as usize, target, platform.to_owned());
+        // Held until the plugin has answered: it has no lock either.
+        let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
+        if registered.contains(&key) {
+            return Ok(());
+        }
         let mut short = RegisterArgs {
             struct_size: offset_of!(RegisterArgs, traits) + size_of::<u32>(),
             target_name: target.as_ptr().cast(),
@@ -155,6 +165,7 @@ impl Plugin {
         let error = unsafe { register((&raw mut short).cast()) };
         // SAFETY: the plugin's error, handed over.
         if unsafe { self.api().check(REGISTER, error) }.is_ok() {
+            registered.insert(key);
             return Ok(());
         }
         let mut long = RegisterArgsWithVersion {
@@ -170,10 +181,18 @@ impl Plugin {
         // SAFETY: as above; this plugin has refused the shorter form, so it is not one that would misread the longer.
         unsafe {
             let error = register((&raw mut long).cast());
-            self.api().check(REGISTER, error)
+            self.api().check(REGISTER, error)?;
         }
+        registered.insert(key);
+        Ok(())
     }
 }
+
+/// A registration: the address of the plugin's function for it, target, and platform.
+type Registration = (usize, &'static str, String);
+
+/// What was registered.
+static REGISTERED: LazyLock<Mutex<HashSet<Registration>>> = LazyLock::new(Mutex::default);
 
 const REGISTER: &str = "PJRT_FFI_Register_Handler";
 /// The calling convention of [`trampoline`], where a plugin asks for it.
