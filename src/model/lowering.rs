@@ -9,7 +9,7 @@ use crate::dtype::DType;
 use crate::kernel;
 
 /// Rows up to which the kernel is faster than XLA:CPU's own product of bfloat16, measured with `examples/kernel.rs`: by a quarter at this
-/// many, and level at 256. In float32 it is two to four times as fast from two rows on.
+/// many, and level at 256. In float32 it is more than twice as fast from two rows on.
 const MOST_KERNEL_ROWS: i64 = 64;
 
 /// The lowering of one computation. Its parameters are values of that computation: entry parameters
