@@ -9,6 +9,7 @@ mod index;
 mod malformed;
 mod mangled;
 mod mangled_forms;
+mod namings;
 mod npz;
 mod reading;
 mod safetensors;

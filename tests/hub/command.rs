@@ -46,40 +46,6 @@ fn a_model_from_the_hub_gives_the_tokens_that_its_folder_gives() {
 }
 
 #[test]
-fn every_form_of_weights_from_the_hub_gives_the_same_tokens() {
-    let hub = Hub::new();
-    let folder = data("gemma-small");
-    let source = folder.to_str().expect("a name");
-    let (expected, _) = tokens(&hub, &[source]);
-    for (form, weights) in [
-        ("msgpack", "flax_model.msgpack.index.json"),
-        ("npz", "flax_model.npz"),
-        ("safetensors", "model.safetensors.index.json"),
-    ] {
-        let converted = hub.home.path().join(form);
-        let to = converted.to_str().expect("a name");
-        hub.command(&[
-            "convert",
-            source,
-            to,
-            "--to",
-            form,
-            "--max-shard-size",
-            "500kB",
-        ])
-        .assert()
-        .success();
-        add_checkpoint(&hub, form, &converted);
-        let (found, stderr) = tokens(&hub, &[REPO, "--revision", form]);
-        assert_eq!(found, expected, "{form}");
-        assert!(
-            stderr.contains(&format!("{weights} of revision {form}")),
-            "{stderr}"
-        );
-    }
-}
-
-#[test]
 fn a_sharded_model_from_the_hub_is_inspected_and_converted() {
     let hub = Hub::new();
     add_checkpoint(&hub, "main", &data("random-sharded"));
