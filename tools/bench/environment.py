@@ -114,7 +114,7 @@ def machine():
         "instructions": [flag for flag in known if flag in flags],
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(int(total.split()[1]) / 2**20, 1),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "load_average_before": round(os.getloadavg()[0], 2),
     }
 
