@@ -45,7 +45,8 @@ pub enum Error {
 }
 
 /// Registers the functions with the client's plugin, so that its programs can call [`MATMUL`], [`ATTENTION`](super::ATTENTION),
-/// [`TAKE_ROWS`](super::TAKE_ROWS) and [`ARGMAX`](super::ARGMAX). Answers whether they can: not where the platform is no CPU, the plugin takes no registrations, or [`SWITCH`] is `off`; ordinary dots have to do then.
+/// [`TAKE_ROWS`](super::TAKE_ROWS) and [`ARGMAX`](super::ARGMAX). Answers whether they can: not where the platform is no CPU, the plugin
+/// takes no registrations, or [`SWITCH`] is `off`; the compiler's own operations have to do then.
 ///
 /// # Errors
 /// Where [`SWITCH`] has a value that cannot be followed.

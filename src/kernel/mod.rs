@@ -1,4 +1,5 @@
-//! What a decode step needs on the CPU: matrix products of few rows, attention over a cache, rows of a table, the greatest of a row.
+//! What the CPU computes better than XLA has it do: matrix products of few rows, attention of a decode step over a cache, rows of a
+//! table, the greatest of a row.
 //!
 //! A decode step reads every weight and the filled part of the cache for a handful of rows, so it should take as long as these
 //! take from memory. XLA's CPU compiler reaches a third of that, and it knows few operations on bfloat16: for the others it first
