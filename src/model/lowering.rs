@@ -18,7 +18,7 @@ pub(super) struct Lowering<'a> {
     pub b: &'a Builder,
     pub spec: &'a ModelSpec,
     weights: &'a [Value],
-    /// Whether the device's kernels are called where they are faster.
+    /// Whether the device's kernels that compute are called where they are faster.
     kernels: bool,
 }
 

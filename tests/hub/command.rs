@@ -5,24 +5,10 @@ use std::fs;
 use predicates::prelude::*;
 
 use crate::common::{data, fails_naming};
-use crate::support::{Hub, REPO, add_checkpoint};
+use crate::support::{Hub, REPO, add_checkpoint, tokens};
 
-/// The tokens that a model gives, and what is said beside them.
-fn tokens(hub: &Hub, model: &[&str]) -> (String, String) {
-    let prompts = [
-        "It is a truth",
-        "The",
-        "--format",
-        "jsonl",
-        "--max-new-tokens",
-        "8",
-    ];
-    let args = [&["generate", "--model"], model, &prompts].concat();
-    let output = hub.command(&args).output().expect("it runs");
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{stderr}");
-    (String::from_utf8(output.stdout).expect("text"), stderr)
-}
+/// Two prompts, as JSON lines.
+const PROMPTS: &str = "{\"prompt\": \"It is a truth\"}\n{\"prompt\": \"The\"}\n";
 
 #[test]
 fn a_model_from_the_hub_gives_the_tokens_that_its_folder_gives() {
@@ -33,10 +19,14 @@ fn a_model_from_the_hub_gives_the_tokens_that_its_folder_gives() {
         "main",
         &[("config.json", b"{}"), ("model.safetensors", b"not wanted")],
     );
-    let (expected, _) = tokens(&hub, &[data("gemma-small").to_str().expect("a name")]);
+    let (expected, _) = tokens(
+        &hub,
+        &[data("gemma-small").to_str().expect("a name")],
+        PROMPTS,
+    );
     assert_eq!(expected.lines().count(), 2);
     for model in [&[REPO, "--revision", "flax"][..], &[REPO]] {
-        let (found, stderr) = tokens(&hub, model);
+        let (found, stderr) = tokens(&hub, model, PROMPTS);
         assert_eq!(found, expected);
         assert!(
             stderr.contains("google/gemma-small: flax_model.msgpack of revision flax"),

@@ -10,29 +10,13 @@ use zip::CompressionMethod::{Deflated, Stored};
 use crate::common::checkpoints;
 use crate::namings::{Tree, deepmind, msgpack, pytorch};
 use crate::samples::{Array, arrays, npz, safetensors};
-use crate::support::{Hub, REPO, add_checkpoint};
+use crate::support::{Hub, REPO, add_checkpoint, tokens};
 
 /// Two prompts of different lengths, with ids that every vocabulary has.
-const PROMPTS: &str = "{\"token_ids\": [2, 5, 33, 9, 17]}\n{\"token_ids\": [2, 7]}\n";
-
-/// The tokens that a model gives, and what is said beside them.
-fn tokens(hub: &Hub, model: &[&str]) -> (String, String) {
-    let options = ["--input", "-", "--input-format", "jsonl"];
-    let more = ["--format", "jsonl", "--max-new-tokens", "8"];
-    let args = [&["generate", "--model"], model, &options, &more].concat();
-    let output = hub
-        .command(&args)
-        .write_stdin(PROMPTS)
-        // All forms of a checkpoint run the same programs.
-        .env("GEMMA_XLA_CACHE", hub.home.path().join("programs"))
-        .output()
-        .expect("it runs");
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{model:?}: {stderr}");
-    let stdout = String::from_utf8(output.stdout).expect("text");
-    assert_eq!(stdout.lines().count(), 2, "{model:?}");
-    (stdout, stderr)
-}
+const IDS: &str = "{\"token_ids\": [2, 5, 33, 9, 17]}\n{\"token_ids\": [2, 7]}\n";
+/// The same with text, for a checkpoint with a tokenizer.
+const TEXTS: &str =
+    "{\"prompt\": \"It is a truth universally acknowledged\"}\n{\"token_ids\": [2, 7]}\n";
 
 /// The folders of one checkpoint in other forms, with the file that is named for its weights.
 struct Forms<'a> {
@@ -42,22 +26,22 @@ struct Forms<'a> {
 }
 
 impl Forms<'_> {
-    /// What `convert` makes.
-    fn convert(&mut self, to: &'static str, weights: [&'static str; 2]) {
+    /// What `convert` makes, in shards where the form has them.
+    fn convert(&mut self, to: &'static str, weights: &'static str) {
         let folder = self.hub.home.path().join(to);
-        let paths = [self.source, &folder].map(|path| path.to_str().expect("a name"));
+        let [from, into] = [self.source, &folder].map(|path| path.to_str().expect("a name"));
         let args = [
             "convert",
-            paths[0],
-            paths[1],
+            from,
+            into,
             "--to",
             to,
             "--max-shard-size",
-            "100KB",
+            "20KB",
         ];
         self.hub.command(&args).assert().success();
-        let weights = weights.into_iter().find(|name| folder.join(name).exists());
-        self.folders.push((to, folder, weights.expect("weights")));
+        assert!(folder.join(weights).exists(), "{from}: no {weights}");
+        self.folders.push((to, folder, weights));
     }
 
     /// What others write, or have written by hand.
@@ -78,7 +62,9 @@ impl Forms<'_> {
 /// How many forms a checkpoint was tried in.
 fn gives_the_same_tokens_in_every_form(source: &Path) -> usize {
     let hub = Hub::new();
-    let (expected, _) = tokens(&hub, &[source.to_str().expect("a name")]);
+    let has_tokenizer = source.join("tokenizer.json").exists();
+    let prompts = if has_tokenizer { TEXTS } else { IDS };
+    let (expected, _) = tokens(&hub, &[source.to_str().expect("a name")], prompts);
     let config = GemmaConfig::from_dir(source).expect("a configuration");
     let flax = arrays(&Checkpoint::open(source).expect("a checkpoint"));
     let renamed = |rename: fn(&str) -> String| -> Vec<Array> {
@@ -90,15 +76,9 @@ fn gives_the_same_tokens_in_every_form(source: &Path) -> usize {
         source,
         folders: Vec::new(),
     };
-    forms.convert(
-        "msgpack",
-        ["flax_model.msgpack", "flax_model.msgpack.index.json"],
-    );
-    forms.convert("npz", ["flax_model.npz", "model.npz"]);
-    forms.convert(
-        "safetensors",
-        ["model.safetensors", "model.safetensors.index.json"],
-    );
+    forms.convert("msgpack", "flax_model.msgpack.index.json");
+    forms.convert("npz", "flax_model.npz");
+    forms.convert("safetensors", "model.safetensors.index.json");
     let wrapped = renamed(|name| format!("params/{name}"));
     forms.write("params", "flax_model.msgpack", &msgpack(&wrapped));
     let dotted = renamed(|name| name.replace('/', "."));
@@ -124,10 +104,10 @@ fn gives_the_same_tokens_in_every_form(source: &Path) -> usize {
     }
 
     for (form, folder, weights) in &forms.folders {
-        let (found, _) = tokens(&hub, &[folder.to_str().expect("a name")]);
+        let (found, _) = tokens(&hub, &[folder.to_str().expect("a name")], prompts);
         assert_eq!(found, expected, "{}: {form}", source.display());
         add_checkpoint(&hub, form, folder);
-        let (found, stderr) = tokens(&hub, &[REPO, "--revision", form]);
+        let (found, stderr) = tokens(&hub, &[REPO, "--revision", form], prompts);
         assert_eq!(found, expected, "{}: {form} from the Hub", source.display());
         let taken = format!("{weights} of revision {form}");
         assert!(stderr.contains(&taken), "no {taken:?} in {stderr}");

@@ -198,3 +198,22 @@ pub fn add_checkpoint(hub: &Hub, revision: &str, folder: &Path) {
         .collect();
     hub.server.add(REPO, revision, &files);
 }
+
+/// The tokens that a model gives after `prompts`, JSON lines, and what is said beside them.
+pub fn tokens(hub: &Hub, model: &[&str], prompts: &str) -> (String, String) {
+    let options = ["--input", "-", "--input-format", "jsonl"];
+    let more = ["--format", "jsonl", "--max-new-tokens", "8"];
+    let args = [&["generate", "--model"], model, &options, &more].concat();
+    let output = hub
+        .command(&args)
+        .write_stdin(prompts)
+        // All forms of a checkpoint run the same programs.
+        .env("GEMMA_XLA_CACHE", hub.home.path().join("programs"))
+        .output()
+        .expect("it runs");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{model:?}: {stderr}");
+    let stdout = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(stdout.lines().count(), prompts.lines().count(), "{model:?}");
+    (stdout, stderr)
+}

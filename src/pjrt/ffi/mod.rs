@@ -164,24 +164,22 @@ impl Plugin {
         // function stays.
         let error = unsafe { register((&raw mut short).cast()) };
         // SAFETY: the plugin's error, handed over.
-        if unsafe { self.api().check(REGISTER, error) }.is_ok() {
-            registered.insert(key);
-            return Ok(());
-        }
-        let mut long = RegisterArgsWithVersion {
-            struct_size: offset_of!(RegisterArgsWithVersion, traits) + size_of::<u32>(),
-            target_name: short.target_name,
-            target_name_size: short.target_name_size,
-            api_version: TYPED,
-            handler: short.handler,
-            platform_name: short.platform_name,
-            platform_name_size: short.platform_name_size,
-            traits: 0,
-        };
-        // SAFETY: as above; this plugin has refused the shorter form, so it is not one that would misread the longer.
-        unsafe {
-            let error = register((&raw mut long).cast());
-            self.api().check(REGISTER, error)?;
+        if unsafe { self.api().check(REGISTER, error) }.is_err() {
+            let mut long = RegisterArgsWithVersion {
+                struct_size: offset_of!(RegisterArgsWithVersion, traits) + size_of::<u32>(),
+                target_name: short.target_name,
+                target_name_size: short.target_name_size,
+                api_version: TYPED,
+                handler: short.handler,
+                platform_name: short.platform_name,
+                platform_name_size: short.platform_name_size,
+                traits: 0,
+            };
+            // SAFETY: as above; this plugin has refused the shorter form, so it is not one that would misread the longer.
+            unsafe {
+                let error = register((&raw mut long).cast());
+                self.api().check(REGISTER, error)?;
+            }
         }
         registered.insert(key);
         Ok(())
