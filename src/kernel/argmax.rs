@@ -4,7 +4,7 @@ use half::bf16;
 use hlo::ElementType;
 
 use super::pool::{Parts, Pool};
-use crate::pjrt::{CallResult, CustomCall, Operand};
+use crate::pjrt::{Attributes, CallResult, CustomCall, Operand};
 
 /// The name that programs find the greatest of each row by.
 ///
@@ -25,7 +25,12 @@ pub(super) struct Argmax;
 impl CustomCall for Argmax {
     const TARGET: &'static str = ARGMAX;
 
-    fn call(operands: &[Operand<'_>], results: &mut [CallResult<'_>]) -> Result<(), String> {
+    fn call(
+        attributes: &Attributes<'_>,
+        operands: &[Operand<'_>],
+        results: &mut [CallResult<'_>],
+    ) -> Result<(), String> {
+        attributes.only(&[])?;
         let ([x], [value, position]) = (operands, results) else {
             return Err("takes one operand and has two results".to_owned());
         };

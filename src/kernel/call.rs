@@ -10,7 +10,7 @@ use super::form::{Element, Form};
 use super::multiply;
 use super::product::{Output, Sizes};
 use super::rows::TakeRows;
-use crate::pjrt::{CallResult, Client, CustomCall, Operand};
+use crate::pjrt::{Attributes, CallResult, Client, CustomCall, Operand};
 
 /// The name that programs call the product by.
 ///
@@ -108,9 +108,11 @@ impl CustomCall for Matmul {
     const TARGET: &'static str = MATMUL;
 
     fn call(
+        attributes: &Attributes<'_>,
         operands: &[Operand<'_>],
         results: &mut [CallResult<'_>],
     ) -> std::result::Result<(), String> {
+        attributes.only(&[])?;
         let ([x, w], [y]) = (operands, results) else {
             return Err("takes two operands and has one result".to_owned());
         };

@@ -1,7 +1,7 @@
 //! Rows of a table.
 
 use super::pool::{Parts, Pool};
-use crate::pjrt::{CallResult, CustomCall, Operand};
+use crate::pjrt::{Attributes, CallResult, CustomCall, Operand};
 
 /// The name that programs take rows of a table by.
 ///
@@ -20,7 +20,12 @@ pub(super) struct TakeRows;
 impl CustomCall for TakeRows {
     const TARGET: &'static str = TAKE_ROWS;
 
-    fn call(operands: &[Operand<'_>], results: &mut [CallResult<'_>]) -> Result<(), String> {
+    fn call(
+        attributes: &Attributes<'_>,
+        operands: &[Operand<'_>],
+        results: &mut [CallResult<'_>],
+    ) -> Result<(), String> {
+        attributes.only(&[])?;
         let ([table, indices], [result]) = (operands, results) else {
             return Err("takes two operands and has one result".to_owned());
         };

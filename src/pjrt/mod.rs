@@ -37,7 +37,7 @@ pub use device::{Device, DeviceDescription, MemoryStats};
 pub use error::{Error, ErrorCode, Result};
 pub use event::Event;
 pub use executable::{Executable, Execution};
-pub use ffi::{CallResult, CustomCall, Operand};
+pub use ffi::{Attributes, CallResult, CustomCall, Operand};
 pub use host::{HostBuffer, HostBytes, HostData};
 pub use named_value::NamedValue;
 pub use options::{CompileOptions, ExecuteOptions, OptionValue};

@@ -1,6 +1,7 @@
 //! What a piece of an attention computes, written so that the compiler makes vector instructions of it.
 
 use super::super::form::Form;
+use super::functions::{exponential, multiply_add, tanh};
 use super::{CHUNK, Stored};
 
 /// Numbers that are worked on side by side: a vector of AVX-512, two of AVX2.
@@ -45,16 +46,6 @@ unsafe fn avx2(task: impl Task) {
     task.run::<true>();
 }
 
-#[inline(always)]
-fn multiply_add<const FUSED: bool>(a: f32, b: f32, sum: f32) -> f32 {
-    // Without the instruction, a fused multiplication and addition is a slow function.
-    if FUSED {
-        a.mul_add(b, sum)
-    } else {
-        a * b + sum
-    }
-}
-
 /// Scores of a piece's keys for each head.
 pub(super) struct Scores<'a, T> {
     /// [group, head_dim].
@@ -64,7 +55,11 @@ pub(super) struct Scores<'a, T> {
     /// \[keys\].
     pub mask: &'a [i32],
     pub head_dim: usize,
+    /// What the products are multiplied by and then divided by, which gives the scores.
+    pub factor: f32,
     pub divisor: f32,
+    /// The cap `c` of scores `s`, which become c · tanh(s / c).
+    pub softcap: Option<f32>,
     /// [group, CHUNK].
     pub scores: &'a mut [f32],
     /// \[group\].
@@ -97,10 +92,18 @@ impl<T: Stored> Task for Scores<'_, T> {
             }
         }
         for (scores, maximum) in self.scores.chunks_exact_mut(CHUNK).zip(self.maxima) {
+            let scores = &mut scores[..self.mask.len()];
+            for score in scores.iter_mut() {
+                *score = *score * self.factor / self.divisor;
+            }
+            if let Some(cap) = self.softcap {
+                for score in scores.iter_mut() {
+                    *score = cap * tanh::<FUSED>(*score / cap);
+                }
+            }
             let mut largest = f32::NEG_INFINITY;
             for (score, &mask) in scores.iter_mut().zip(self.mask) {
-                let visible = *score / self.divisor;
-                *score = if mask > 0 { visible } else { f32::NEG_INFINITY };
+                *score = if mask > 0 { *score } else { f32::NEG_INFINITY };
                 largest = if *score > largest { *score } else { largest };
             }
             *maximum = largest;
@@ -181,36 +184,6 @@ impl<M: Fn(usize) -> f32> Task for Exponentials<'_, M> {
     }
 }
 
-/// eˣ for x ≤ 0, and NaN: 2ⁿ · eʳ with n the integer nearest to x / ln 2 and the Taylor polynomial of degree 7 for
-/// |r| ≤ ln 2 / 2, whose remainder is below 2⁻²⁷. Zero below −87, where the result would leave the normal numbers.
-#[inline(always)]
-fn exponential<const FUSED: bool>(x: f32) -> f32 {
-    /// Adding and subtracting it rounds to an integer: float32 has no bits for fractions there.
-    const ROUNDING: f32 = 12_582_912.0;
-    /// ln 2 in two parts, the first short enough for its products with integers to be exact.
-    const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
-    const COEFFICIENTS: [f32; 7] = [
-        1.0 / 5040.0,
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-    ];
-    let n = x * std::f32::consts::LOG2_E + ROUNDING - ROUNDING;
-    let r = multiply_add::<FUSED>(n, -LN_2[0], x);
-    let r = multiply_add::<FUSED>(n, -LN_2[1], r);
-    let mut polynomial = COEFFICIENTS[0];
-    for coefficient in &COEFFICIENTS[1..] {
-        polynomial = multiply_add::<FUSED>(polynomial, r, *coefficient);
-    }
-    polynomial = multiply_add::<FUSED>(polynomial, r, 1.0);
-    // The cast saturates; what is out of range is replaced below.
-    let power = f32::from_bits((((n as i32).wrapping_add(127)) << 23) as u32);
-    if x < -87.0 { 0.0 } else { polynomial * power }
-}
-
 /// Values, weighted by the softmax.
 pub(super) struct Mixed<'a, T, S> {
     /// The sum of exponentials of a head.
@@ -267,45 +240,6 @@ impl<T: Stored, S: Fn(usize) -> f32> Task for Mixed<'_, T, S> {
                     }
                 }
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_exponential_is_right_to_two_units_in_the_last_place() {
-        let mut worst = 0.0_f64;
-        for i in 0..=870_000 {
-            let x = -(i as f32) / 10_000.0;
-            let right = f64::from(x).exp();
-            for found in [exponential::<false>(x), exponential::<true>(x)] {
-                let unit =
-                    f64::from(found).max(f64::from(f32::MIN_POSITIVE)) * f64::from(f32::EPSILON);
-                worst = worst.max((f64::from(found) - right).abs() / unit);
-            }
-        }
-        assert!(worst < 2.0, "{worst} units");
-        assert_eq!(exponential::<true>(0.0), 1.0);
-    }
-
-    #[test]
-    fn the_exponential_of_far_and_undefined_numbers_is_zero_and_undefined() {
-        for far in [-88.0, -1e30, f32::MIN, f32::NEG_INFINITY] {
-            assert_eq!(exponential::<false>(far), 0.0);
-            assert_eq!(exponential::<true>(far), 0.0);
-        }
-        assert!(exponential::<true>(f32::NAN).is_nan());
-    }
-
-    #[test]
-    fn sixteen_bits_are_rounded_to_nearest_even() {
-        for bits in (0..0x7f80_0000_u32).step_by(7919) {
-            let value = f32::from_bits(bits);
-            let expected = half::bf16::from_f32(value).to_f32();
-            assert_eq!(half::bf16::rounded(value), expected, "{value}");
         }
     }
 }

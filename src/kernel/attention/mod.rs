@@ -8,9 +8,11 @@
 //! however far it is padded, and on any number of threads.
 
 mod call;
+mod functions;
 mod math;
 
 use std::cell::RefCell;
+use std::num::NonZero;
 use std::ops::Range;
 
 use half::bf16;
@@ -27,9 +29,9 @@ const CHUNK: usize = 256;
 
 /// What queries, keys, values and results are stored as.
 pub(super) trait Stored: Copy + Send + Sync + 'static {
-    /// Whether the query is divided by the root of the head's size, rather than the score: Flax divides queries, which in
-    /// 16 bits gives the same score to the bit.
-    const DIVIDES_QUERY: bool;
+    /// Whether the query is scaled, rather than the score: Flax scales queries, and in 16 bits a scale that is a power of two
+    /// gives the same score to the bit either way.
+    const SCALES_QUERY: bool;
     /// The value in float32.
     fn widen(self) -> f32;
     /// The nearest value that can be stored.
@@ -39,7 +41,7 @@ pub(super) trait Stored: Copy + Send + Sync + 'static {
 }
 
 impl Stored for f32 {
-    const DIVIDES_QUERY: bool = true;
+    const SCALES_QUERY: bool = true;
 
     #[inline(always)]
     fn widen(self) -> f32 {
@@ -57,7 +59,7 @@ impl Stored for f32 {
 }
 
 impl Stored for bf16 {
-    const DIVIDES_QUERY: bool = false;
+    const SCALES_QUERY: bool = false;
 
     #[inline(always)]
     fn widen(self) -> f32 {
@@ -112,8 +114,8 @@ impl Sizes {
 /// `result` [rows, kv_heads, group, head_dim] = softmax(queries · keysᵀ / √head_dim) · values, with scores, softmax and sums in
 /// float32, the softmax rounded to `T`, and the sums too.
 ///
-/// `queries` is [rows, kv_heads, group, head_dim]; `keys` and `values` are [rows, kv_heads, cache, head_dim]; a row sees those slots up to `slot`
-/// whose `mask` [rows, cache] is positive. A row that sees none gives zeros.
+/// `queries` is [rows, kv_heads, group, head_dim]; `keys` and `values` are [rows, kv_heads, cache, head_dim]; a row sees those slots up to its own
+/// whose `mask` [rows, cache] is positive. A row that sees none gives zeros. What [`Variant`] has is put in where it says.
 ///
 /// # Panics
 /// Where a slice is not as long as the sizes say, or the CPU does not have the form.
@@ -129,6 +131,7 @@ pub(super) fn attend<T: Stored>(
     assert_eq!(input.keys.len(), sizes.keys(), "length of keys");
     assert_eq!(input.values.len(), sizes.keys(), "length of values");
     assert_eq!(input.mask.len(), sizes.rows * sizes.cache, "length of mask");
+    assert_eq!(input.slots.len(), sizes.rows, "length of slots");
     assert_eq!(result.len(), sizes.queries(), "length of the result");
     if result.is_empty() {
         return;
@@ -144,7 +147,21 @@ pub(super) struct Input<'a, T> {
     pub keys: &'a [T],
     pub values: &'a [T],
     pub mask: &'a [i32],
-    pub slot: usize,
+    /// \[rows\]: the slot of each row's token.
+    pub slots: &'a [usize],
+    pub variant: Variant,
+}
+
+/// What some models do beyond the softmax of the scaled scores of all keys.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Variant {
+    /// How many slots a row looks at, its own the last of them. None: all up to its own.
+    pub window: Option<NonZero<usize>>,
+    /// The cap `c` that bends scores `s` to c · tanh(s / c), after the scale and before the mask.
+    pub softcap: Option<f32>,
+    /// What the products of queries and keys are multiplied by, in place of their division by √head_dim. Like that, it is
+    /// applied to queries of float32 and to scores of bfloat16.
+    pub scale: Option<f32>,
 }
 
 thread_local! {
@@ -179,11 +196,15 @@ struct Attention<'a, T> {
 
 impl<'a, T: Stored> Attention<'a, T> {
     fn new(form: Form, sizes: Sizes, input: &'a Input<'a, T>) -> Self {
-        let end = input.slot.saturating_add(1).min(sizes.cache);
-        let seen: Vec<Range<usize>> = (0..sizes.rows)
-            .map(|row| {
-                let mask = &input.mask[row * sizes.cache..][..end];
-                mask.iter().position(|&m| m > 0).unwrap_or(end)..end
+        let seen: Vec<Range<usize>> = (input.slots.iter().enumerate())
+            .map(|(row, slot)| {
+                let after = slot.saturating_add(1);
+                let end = after.min(sizes.cache);
+                let window = input.variant.window.map_or(usize::MAX, NonZero::get);
+                let start = after.saturating_sub(window).min(end);
+                let mask = &input.mask[row * sizes.cache..][start..end];
+                let first = mask.iter().position(|&m| m > 0);
+                first.map_or(end, |first| start + first)..end
             })
             .collect();
         let most = seen.iter().map(Range::len).max().unwrap_or(0);
@@ -201,16 +222,21 @@ impl<'a, T: Stored> Attention<'a, T> {
             group, head_dim, ..
         } = self.sizes;
         let pieces = self.sizes.units() * self.chunks;
-        let root = (head_dim as f32).sqrt();
-        let (query_divisor, score_divisor) = if T::DIVIDES_QUERY {
-            (root, 1.0)
+        // Multiplication and division by 1 change no bit.
+        let scaling = match self.input.variant.scale {
+            None => (1.0, (head_dim as f32).sqrt()),
+            Some(scale) => (scale, 1.0),
+        };
+        let (of_queries, of_scores) = if T::SCALES_QUERY {
+            (scaling, (1.0, 1.0))
         } else {
-            (1.0, root)
+            ((1.0, 1.0), scaling)
         };
         scratch.queries.clear();
+        let queries = self.input.queries.iter();
         scratch
             .queries
-            .extend(self.input.queries.iter().map(|q| q.widen() / query_divisor));
+            .extend(queries.map(|q| q.widen() * of_queries.0 / of_queries.1));
         let grown = |scratch: &mut Vec<f32>, len| {
             if scratch.len() < len {
                 scratch.resize(len, 0.0);
@@ -234,7 +260,9 @@ impl<'a, T: Stored> Attention<'a, T> {
                 keys: self.heads(self.input.keys, unit, &slots),
                 mask: self.mask(unit, &slots),
                 head_dim,
-                divisor: score_divisor,
+                factor: of_scores.0,
+                divisor: of_scores.1,
+                softcap: self.input.variant.softcap,
                 scores,
                 maxima,
             };

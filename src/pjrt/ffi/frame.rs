@@ -78,7 +78,32 @@ pub(super) struct BufferValue {
     pub dims: *const i64,
 }
 
-/// The beginning of `XLA_FFI_CallFrame`; attributes follow.
+/// `XLA_FFI_Attrs`.
+#[repr(C)]
+pub(super) struct AttributeList {
+    pub struct_size: usize,
+    pub extension_start: *mut c_void,
+    pub size: i64,
+    pub types: *const i32,
+    pub names: *const *const ByteSpan,
+    pub values: *const *const c_void,
+}
+
+/// `XLA_FFI_ByteSpan`.
+#[repr(C)]
+pub(super) struct ByteSpan {
+    pub start: *const u8,
+    pub len: usize,
+}
+
+/// `XLA_FFI_Scalar`.
+#[repr(C)]
+pub(super) struct ScalarValue {
+    pub dtype: i32,
+    pub value: *const c_void,
+}
+
+/// The beginning of `XLA_FFI_CallFrame`.
 #[repr(C)]
 pub(super) struct CallFrame {
     pub struct_size: usize,
@@ -88,4 +113,5 @@ pub(super) struct CallFrame {
     pub stage: i32,
     pub operands: Values,
     pub results: Values,
+    pub attributes: AttributeList,
 }

@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 
 use hlo::ElementType;
 
+use super::attributes::Attributes;
 use super::frame::{
     BufferValue, CallFrame, ErrorCreateArgs, FfiApi, Metadata, MetadataExtension, Values,
 };
@@ -27,8 +28,8 @@ const BUFFER: i32 = 1;
 /// `XLA_FFI_Error_Code_INVALID_ARGUMENT` and `…_INTERNAL`.
 const INVALID_ARGUMENT: i32 = 3;
 const INTERNAL: i32 = 13;
-/// More operands or results than any program has, and dimensions than XLA allows.
-const MOST: i64 = 1 << 16;
+/// More operands, results or attributes than any program has, and dimensions than XLA allows.
+pub(super) const MOST: i64 = 1 << 16;
 
 /// What XLA calls. Every target has its own: the frame does not say which one is called.
 ///
@@ -132,7 +133,8 @@ unsafe fn answer<C: CustomCall>(frame: *mut CallFrame) -> std::result::Result<()
                 bytes: std::slice::from_raw_parts_mut(array.data, array.len),
             })
             .collect();
-        C::call(&operands, &mut results)
+        let attributes = Attributes::read(&(*frame).attributes)?;
+        C::call(&attributes, &operands, &mut results)
     }
 }
 

@@ -5,6 +5,7 @@
 //! throughout. What is checked before a function sees a buffer: sizes of structures, element types, dimensions, null and
 //! misaligned pointers, and that a result shares no memory with anything else.
 
+mod attributes;
 mod frame;
 mod handler;
 
@@ -18,6 +19,7 @@ use pjrt_sys::{PJRT_Error, PJRT_Extension_Base};
 
 use super::error::{Error, Result};
 use super::plugin::{Extension, Plugin};
+pub use attributes::Attributes;
 use frame::Handler;
 use handler::trampoline;
 
@@ -32,6 +34,7 @@ pub trait CustomCall: 'static {
     /// # Errors
     /// The message that the program fails with; such as that it was called with other operands than it takes.
     fn call(
+        attributes: &Attributes<'_>,
         operands: &[Operand<'_>],
         results: &mut [CallResult<'_>],
     ) -> std::result::Result<(), String>;
