@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use gemma_xla::bench::bandwidth::read_bandwidth;
 use gemma_xla::bench::median;
-use gemma_xla::kernel::{self, Form, MATMUL, Sizes, multiply};
-use gemma_xla::pjrt::{Client, CompileOptions, ExecuteOptions, HostBuffer, Plugin};
+use gemma_xla::kernel::{self, InstructionSet, MATMUL, ProductSizes, multiply};
+use gemma_xla::pjrt::{Buffer, Client, CompileOptions, ExecuteOptions, HostBuffer, Plugin};
 use gemma_xla::plugin;
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
@@ -35,9 +35,12 @@ fn main() -> anyhow::Result<()> {
     for (inputs, outputs) in SHAPES {
         let read = read_bandwidth(weights.reinterpret_cast(), time);
         println!("{inputs} -> {outputs}: reading {read:.1} GB/s");
-        for form in Form::ALL.into_iter().filter(|form| form.is_available()) {
+        for instructions in InstructionSet::ALL
+            .into_iter()
+            .filter(|instructions| instructions.is_available())
+        {
             for rows in ROWS {
-                let sizes = Sizes {
+                let sizes = ProductSizes {
                     rows,
                     inputs,
                     outputs,
@@ -46,19 +49,20 @@ fn main() -> anyhow::Result<()> {
                 let mut y = vec![0_f32; rows * outputs];
                 let count = inputs * outputs;
                 let speed = median_speed(&weights, count, time, |w| {
-                    multiply(form, sizes, &x, w, &mut y)
+                    multiply(instructions, sizes, &x, w, &mut y)
                 });
                 println!(
-                    "  {form:<11} {rows:>2} rows {speed:5.1} GB/s ({:.2} of reading)",
+                    "  {instructions:<11} {rows:>2} rows {speed:5.1} GB/s ({:.2} of reading)",
                     speed / read
                 );
             }
         }
     }
-    let path = plugin::find("cpu")?;
-    let client = Plugin::load(&path)?.client(&[])?;
+    let located = plugin::find("cpu")?;
+    let plugin = Plugin::open(&located.file, &kernel::custom_calls()?)?;
+    let client = Client::new(&plugin, &[])?;
     anyhow::ensure!(
-        kernel::register(&client)?,
+        kernel::are_available(&client),
         "the plugin takes no custom calls"
     );
     println!("in an HLO loop, 2048 -> 16384 -> 2048: ms a turn of 134 MB (bf16), 268 MB (f32)");
@@ -159,7 +163,7 @@ fn turn(
             bytes
                 .copy_from_slice(&(0x3c00 ^ (i.wrapping_mul(40503) as u16 & 0x80ff)).to_le_bytes());
         });
-        client.buffer_from_host(host, dims, element_type, device)
+        Buffer::from_host(device, host, dims, element_type)
     };
     let arguments = [upload(&[rows, 2048])?, upload(&up)?, upload(&down)?];
     let mut times = Vec::new();

@@ -15,7 +15,7 @@ pub(crate) use key::Hasher;
 pub use key::Key;
 
 use crate::cache_dir::{cache_dir, process_variables};
-use crate::pjrt::{self, Client, CompileOptions, Executable};
+use crate::pjrt::{self, CheckedExecutable, Client, CompileOptions, Executable};
 use folder::Folder;
 
 /// The variable that names the folder, or is `off`.
@@ -71,7 +71,7 @@ impl CompileCache {
         };
         let key = Key::new(client, module, options)?;
         if let Some(bytes) = folder.read(&key) {
-            match client.deserialize(&bytes) {
+            match load(client, &bytes) {
                 Ok(executable) => return Ok((executable, Origin::Cached)),
                 Err(error) => tracing::warn!(
                     "compile cache: {}: {error}; compiling it again",
@@ -87,4 +87,11 @@ impl CompileCache {
         }
         Ok((executable, Origin::Compiled))
     }
+}
+
+/// Loads an entry of the cache. The folder is trusted: it is the user's own, made with write access for
+/// nobody else.
+fn load(client: &Client, bytes: &[u8]) -> pjrt::Result<Executable> {
+    let plugin = client.plugin().fingerprint()?;
+    client.load_checked(&CheckedExecutable::from_trusted_folder(&plugin, bytes)?)
 }

@@ -7,7 +7,7 @@ use super::devices::{Devices, PerDevice, Replica};
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::dtype::DType;
 use crate::model::{ModelSpec, ParameterSpec};
-use crate::pjrt::{Buffer, Client, Device, HostBuffer};
+use crate::pjrt::{Buffer, Device, HostBuffer};
 
 /// Puts the share of each of this process's devices of every parameter of `spec` on it, in the order of [`ModelSpec::parameters`].
 ///
@@ -26,8 +26,7 @@ pub fn load_parameters(
         .map(|parameter| {
             let shares = devices.local().par_iter().map(|Replica { index, device }| {
                 let index = devices.mesh().model_index(*index);
-                let buffer =
-                    load_share(checkpoint, spec, parameter, index, devices.client(), device)?;
+                let buffer = load_share(checkpoint, spec, parameter, index, device)?;
                 loaded(parameter.byte_size(&spec.geometry) as u64);
                 Ok(buffer)
             });
@@ -42,7 +41,6 @@ fn load_share(
     spec: &ModelSpec,
     parameter: &ParameterSpec,
     index: usize,
-    client: &Client,
     device: &Device,
 ) -> Result<Buffer> {
     let layout = spec.device.kernel_layout;
@@ -65,7 +63,7 @@ fn load_share(
     let mut host = HostBuffer::zeroed(parameter.byte_size(&spec.geometry));
     read_padded(&view, parameter.dtype, &dims, split, host.as_mut())?;
     let shape = parameter.device_shape(&spec.geometry, layout);
-    let buffer = client.buffer_from_host(host, &shape.dims, shape.element_type, device)?;
+    let buffer = Buffer::from_host(device, host, &shape.dims, shape.element_type)?;
     // On a device with memory of its own the transfer still reads the host's copy: waiting here bounds how
     // many of those there are by the number of loading threads.
     buffer.ready()?.wait()?;

@@ -29,7 +29,7 @@ use crate::executables::{self, SavedExecutables};
 use crate::kernel;
 use crate::model::{DeviceTraits, EMBEDDING, ModelSpec, RopeTables, parameters};
 use crate::pjrt::{Client, Executable, NamedValue, Plugin};
-use crate::plugin;
+use crate::plugin::{self, Platform};
 use crate::sharding::{Geometry, Mesh};
 use devices::{Devices, PerDevice};
 
@@ -139,7 +139,7 @@ impl Engine {
             .map(|folder| -> Result<_> { Ok(SavedExecutables::open(folder, &devices.target()?)?) })
             .transpose()?;
         let mut traits = DeviceTraits::for_platform(devices.client().platform_name());
-        traits.kernels = kernel::register(devices.client())?;
+        traits.kernels = kernel::are_available(devices.client());
         let spec = ModelSpec::new(config, compute, traits, options.mesh, stored)?;
         if spec.config.rope_theta_differs_from_flax() {
             tracing::warn!(
@@ -328,8 +328,13 @@ fn open_client(options: &EngineOptions) -> Result<Client> {
         })
         .into_iter()
         .collect();
-    let path = plugin::find(&options.device)?;
-    Ok(Plugin::load(&path)?.client(&create)?)
+    let located = plugin::find(&options.device)?;
+    let custom_calls = match located.platform {
+        None | Some(Platform::Cpu) => kernel::custom_calls()?,
+        Some(_) => Vec::new(),
+    };
+    let plugin = Plugin::open(&located.file, &custom_calls)?;
+    Ok(Client::new(&plugin, &create)?)
 }
 
 /// The dtype that a checkpoint is computed in unless another is asked for: that of its embedding.

@@ -1,7 +1,7 @@
 //! The programs that generation and comparison need, by their shapes, and how each is compiled.
 
 use super::buckets::{cache_bucket, prompt_bucket, prompt_chunk};
-use crate::executables::Entry;
+use crate::executables::SavedProgram;
 use crate::model::ModelSpec;
 use crate::model::programs::{self, DecodeShape, ExtendShape, PrefillShape};
 use crate::pjrt::{CompileOptions, OptionValue};
@@ -102,7 +102,7 @@ impl ProgramKey {
     }
 
     /// What a manifest of executables says of the program: its name and shapes, and the hash of what is compiled.
-    pub(crate) fn manifest_entry(self, program_hash: String) -> Entry {
+    pub(crate) fn manifest_entry(self, program_hash: String) -> SavedProgram {
         let (program, shapes) = match self {
             ProgramKey::Prefill(shape) => (
                 "prefill",
@@ -134,7 +134,7 @@ impl ProgramKey {
                 ("forward", vec![("batch", batch), ("length", length)])
             }
         };
-        Entry {
+        SavedProgram {
             program: program.to_owned(),
             shapes: shapes
                 .into_iter()

@@ -21,7 +21,7 @@ pub struct Manifest {
     /// What all of its executables were compiled for.
     pub target: Target,
     /// The executables.
-    pub executables: Vec<Entry>,
+    pub executables: Vec<SavedProgram>,
 }
 
 /// What executables are compiled for.
@@ -41,7 +41,7 @@ pub struct Target {
 
 /// One executable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct SavedProgram {
     /// What it does: `prefill` or `decode`.
     pub program: String,
     /// Its shapes on a device, by name.
@@ -102,7 +102,7 @@ impl Target {
     }
 }
 
-impl Entry {
+impl SavedProgram {
     /// The program and its shapes, for messages: `decode (rows 8, cache 1024, chunk 32)`.
     pub fn describe(&self) -> String {
         let shapes: Vec<_> = self

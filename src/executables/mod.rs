@@ -10,7 +10,7 @@ mod saved;
 mod write;
 
 pub use error::{Error, Result};
-pub use manifest::{Entry, MANIFEST_FILE, Manifest, Target};
+pub use manifest::{MANIFEST_FILE, Manifest, SavedProgram, Target};
 pub use saved::SavedExecutables;
 pub use write::{NewExecutable, save};
 

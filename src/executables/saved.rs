@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
-use super::manifest::{Entry, MANIFEST_FILE, Manifest, Target};
+use super::manifest::{MANIFEST_FILE, Manifest, SavedProgram, Target};
 use super::{program_hash, sha256};
-use crate::pjrt::{Client, CompileOptions, Executable};
+use crate::pjrt::{self, CheckedExecutable, Client, CompileOptions, Executable};
 
 /// A folder of executables whose manifest agrees with what is to run them.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ impl SavedExecutables {
     pub fn load(
         &self,
         client: &Client,
-        wanted: &Entry,
+        wanted: &SavedProgram,
         module: &hlo::Module,
         options: &CompileOptions,
     ) -> Result<Executable> {
@@ -53,7 +53,7 @@ impl SavedExecutables {
                 .manifest
                 .executables
                 .iter()
-                .map(Entry::describe)
+                .map(SavedProgram::describe)
                 .collect();
             return Err(Error::Missing {
                 path: manifest,
@@ -83,8 +83,13 @@ impl SavedExecutables {
                 actual,
             });
         }
-        client
-            .deserialize(&bytes)
-            .map_err(|source| Error::Plugin { path, source })
+        load_checked(client, &bytes).map_err(|source| Error::Plugin { path, source })
     }
+}
+
+/// Loads a file that is the one that the manifest lists. The folder is trusted: the user has named it as
+/// one of executables to run.
+fn load_checked(client: &Client, bytes: &[u8]) -> pjrt::Result<Executable> {
+    let plugin = client.plugin().fingerprint()?;
+    client.load_checked(&CheckedExecutable::from_trusted_folder(&plugin, bytes)?)
 }

@@ -5,14 +5,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
-use super::manifest::{Entry, MANIFEST_FILE, Manifest, Target};
+use super::manifest::{MANIFEST_FILE, Manifest, SavedProgram, Target};
 use super::sha256;
 
 /// An executable to save.
 pub struct NewExecutable {
     /// What the manifest is to say of it; the file's name, hash and size are filled in.
-    pub entry: Entry,
-    /// What [`CompiledProgram::serialize`](crate::pjrt::CompiledProgram::serialize) gave.
+    pub entry: SavedProgram,
+    /// What [`CompiledExecutable::serialize`](crate::pjrt::CompiledExecutable::serialize) gave.
     pub bytes: Vec<u8>,
 }
 
@@ -38,7 +38,7 @@ pub fn save(folder: &Path, target: &Target, executables: Vec<NewExecutable>) -> 
         let file = format!("{}-{hash}.executable", entry.program);
         write(folder, &file, &bytes).map_err(failed(&folder.join(&file)))?;
         manifest.executables.retain(|old| old.file != file);
-        manifest.executables.push(Entry {
+        manifest.executables.push(SavedProgram {
             sha256: sha256(&bytes),
             bytes: bytes.len() as u64,
             file,

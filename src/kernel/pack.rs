@@ -7,9 +7,6 @@ use half::bf16;
 
 use super::tile::Line;
 
-/// Packs one step of a row; a tail shorter than the step is followed by zeros.
-pub(super) type Pack<W> = fn(&[W], &mut [Line]);
-
 /// bfloat16 as it is, 32 elements a line.
 pub(super) fn bf16_as_is(values: &[bf16], lines: &mut [Line]) {
     fill(lines, values.iter().map(|value| value.to_bits()));

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::form::{Element, Form};
+use super::instruction_set::{Element, InstructionSet};
 use super::pool::Pool;
 use super::tile::{FINISHED, Line, MOST_ROWS, TILE_WIDTH, Tiles, Work};
 
@@ -46,7 +46,7 @@ impl Output for bf16 {
 
 /// The sizes of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sizes {
+pub struct ProductSizes {
     /// Rows of activations and of the result.
     pub rows: usize,
     /// The summed dimension.
@@ -62,18 +62,21 @@ pub struct Sizes {
 /// Where a slice has another length, or the CPU does not have the form.
 pub(super) fn multiply<W: Element, Y: Output>(
     pool: &Pool,
-    form: Form,
-    sizes: Sizes,
+    instructions: InstructionSet,
+    sizes: ProductSizes,
     x: &[W],
     w: &[W],
     y: &mut [Y],
 ) {
-    let Sizes {
+    let ProductSizes {
         rows,
         inputs,
         outputs,
     } = sizes;
-    assert!(form.is_available(), "this CPU has no {form}");
+    assert!(
+        instructions.is_available(),
+        "this CPU has no {instructions}"
+    );
     assert_eq!(Some(x.len()), rows.checked_mul(inputs), "length of x");
     assert_eq!(Some(w.len()), outputs.checked_mul(inputs), "length of w");
     assert_eq!(Some(y.len()), rows.checked_mul(outputs), "length of y");
@@ -84,7 +87,7 @@ pub(super) fn multiply<W: Element, Y: Output>(
         y.fill(Y::round(0.0));
         return;
     }
-    let tiles = W::tiles(form).0;
+    let tiles = W::tiles(instructions).0;
     let slabs = x
         .chunks(SLAB_ROWS.saturating_mul(inputs))
         .zip(y.chunks_mut(SLAB_ROWS.saturating_mul(outputs)));

@@ -1,7 +1,5 @@
 //! Tiles: the innermost part of a product, one table a form of instructions.
 
-use super::pack::Pack;
-
 /// A cache line of packed activations; or the accumulator of one sum, up to 16 partial sums in float32.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -10,6 +8,9 @@ pub(super) struct Line(pub [u8; 64]);
 impl Line {
     pub const ZERO: Line = Line([0; 64]);
 }
+
+/// Packs one step of a row; a tail shorter than the step is followed by zeros.
+pub(super) type Pack<W> = fn(&[W], &mut [Line]);
 
 /// Rows of activations that one tile takes at most. Rows beyond them go over the same weights once more, from the second cache,
 /// and ask the memory for the same weights ahead once more: a core that is asked for many at a time drops some. On a Zen 4 with 8 rows

@@ -128,7 +128,7 @@ impl<T: Struct> DerefMut for Padded<T> {
 pub(super) type Function<T> = Option<unsafe extern "C" fn(*mut T) -> *mut PJRT_Error>;
 
 /// A plugin's function table.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Api(NonNull<PJRT_Api>);
 
 // SAFETY: the table is constant data of a library that is never unloaded (plugin::Plugin leaks it), and a plugin's

@@ -7,11 +7,11 @@ use hlo::ElementType;
 use pjrt_sys::*;
 
 use super::abi::{Padded, call, object, slice};
-use super::client::ClientHandle;
 use super::device::Device;
 use super::element_type::{self, byte_size};
 use super::error::{Error, Result};
 use super::event::Event;
+use super::handle::ClientHandle;
 use super::layout::{self, dense_layout};
 
 /// An array on a device.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use pjrt_sys::*;
 
 use super::abi::{Api, Padded, call, object, text};
-use super::client::ClientHandle;
-use super::error::Result;
+use super::error::{Error, Result};
+use super::handle::ClientHandle;
 use super::named_value::{self, NamedValue};
 
 /// What a plugin says of a device, present or not: devices of a topology have only this.
@@ -125,6 +125,10 @@ impl Device {
         self.0.raw.as_ptr()
     }
 
+    pub(super) fn client(&self) -> &Arc<ClientHandle> {
+        &self.0.client
+    }
+
     pub(super) fn belongs_to(&self, client: &Arc<ClientHandle>) -> bool {
         Arc::ptr_eq(&self.0.client, client)
     }
@@ -218,6 +222,26 @@ impl std::fmt::Debug for Device {
             .field("addressable", &self.0.addressable)
             .finish()
     }
+}
+
+/// The devices of `devices` that a plugin answered by pointer.
+pub(super) fn pick(
+    devices: &[Device],
+    raw: &[*mut PJRT_Device],
+    call: &'static str,
+) -> Result<Vec<Device>> {
+    raw.iter()
+        .map(|&raw| {
+            devices
+                .iter()
+                .find(|device| device.raw() == raw)
+                .cloned()
+                .ok_or(Error::BadAnswer {
+                    call,
+                    what: "a device that the client does not list",
+                })
+        })
+        .collect()
 }
 
 /// What a device's allocator counts, in bytes; `None` where the plugin does not give the figure.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use pjrt_sys::*;
 
 use super::abi::{Api, Padded, call};
-use super::client::ClientHandle;
 use super::error::Result;
+use super::handle::ClientHandle;
 
 /// Something that will have happened: a transfer, or an execution on one device.
 ///

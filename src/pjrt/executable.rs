@@ -8,24 +8,25 @@ use pjrt_sys::*;
 
 use super::abi::{Padded, call, list, object, slice};
 use super::buffer::Buffer;
-use super::client::{Client, ClientHandle, pick};
-use super::device::Device;
+use super::client::Client;
+use super::device::{Device, pick};
 use super::error::{Error, Result};
 use super::event::Event;
+use super::handle::{ClientHandle, Owner};
 use super::options::{CompileOptions, ExecuteOptions};
-use super::program::{CompiledProgram, Owner, raw_program};
-use super::serialized;
+use super::program::{CompiledExecutable, raw_program};
+use super::serialized::CheckedExecutable;
 
 /// A program that is loaded on devices. Clones share it.
 ///
-/// It can be asked all that a [`CompiledProgram`] can.
+/// It can be asked all that a [`CompiledExecutable`] can.
 #[derive(Clone)]
 pub struct Executable(Arc<Inner>);
 
 struct Inner {
     client: Arc<ClientHandle>,
     // Before `loaded`, so that it is dropped first.
-    program: CompiledProgram,
+    program: CompiledExecutable,
     loaded: Loaded,
     name: String,
     num_outputs: usize,
@@ -74,22 +75,33 @@ impl Client {
         }
     }
 
-    /// Loads what [`CompiledProgram::serialize`] gave, on the devices that it was compiled for.
+    /// Loads what [`CompiledExecutable::serialize`] gave, on the devices that it was compiled for.
     ///
-    /// The bytes hold machine code that is then run: only load what a program that you trust has written.
+    /// # Safety
+    /// The bytes hold machine code that is then run. They must be what [`CompiledExecutable::serialize`]
+    /// gave. Accidental damage and another build's bytes are refused, but whoever can write the bytes can
+    /// write a checksum too.
     ///
     /// # Errors
-    /// [`Error::SerializedProgram`] where the bytes are damaged, no serialized program, or of another build of the plugin;
-    /// and where the plugin refuses them.
-    pub fn deserialize(&self, bytes: &[u8]) -> Result<Executable> {
-        // Past this check the plugin would crash on damaged bytes rather than refuse them.
-        let bytes = serialized::unwrap(&self.plugin().fingerprint()?, bytes)?;
+    /// [`Error::SerializedProgram`] where the bytes are damaged, are no serialized program, or come from
+    /// another build of the plugin; and where the plugin refuses them.
+    pub unsafe fn deserialize(&self, bytes: &[u8]) -> Result<Executable> {
+        self.load_checked(&CheckedExecutable::from_trusted_folder(
+            &self.plugin().fingerprint()?,
+            bytes,
+        )?)
+    }
+
+    /// Loads an executable from a folder that is trusted; else as [`Client::deserialize`].
+    pub(crate) fn load_checked(&self, executable: &CheckedExecutable<'_>) -> Result<Executable> {
+        let bytes = executable.payload_for(&self.plugin().fingerprint()?)?;
         let mut args = Padded::<PJRT_Executable_DeserializeAndLoad_Args>::with(|args| {
             args.client = self.handle().raw();
             args.serialized_executable = bytes.as_ptr().cast();
             args.serialized_executable_size = bytes.len();
         });
-        // SAFETY: the client is alive, and the bytes live through the call.
+        // SAFETY: the client is alive, and the bytes live through the call. They are whole, of this build
+        // of the plugin, and from where only who may run code here can write: see CheckedExecutable.
         unsafe {
             call!(
                 self.handle().api(),
@@ -125,7 +137,7 @@ impl Executable {
         // executable.
         let (program, devices) = unsafe {
             call!(api, PJRT_LoadedExecutable_GetExecutable, &mut program)?;
-            let program = CompiledProgram::from_raw(
+            let program = CompiledExecutable::from_raw(
                 Owner::Client(Arc::clone(&handle)),
                 object(program.executable, "PJRT_LoadedExecutable_GetExecutable")?,
             );
@@ -284,9 +296,9 @@ impl Executable {
 }
 
 impl Deref for Executable {
-    type Target = CompiledProgram;
+    type Target = CompiledExecutable;
 
-    fn deref(&self) -> &CompiledProgram {
+    fn deref(&self) -> &CompiledExecutable {
         &self.0.program
     }
 }

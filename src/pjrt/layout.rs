@@ -7,7 +7,7 @@ use super::abi::{Padded, list};
 use super::element_type::byte_size;
 use super::error::{Error, Result};
 use super::host::HostBuffer;
-use super::transfer::TransferOptions;
+use super::options::TransferOptions;
 
 /// An untiled layout. It points to `order`, which must outlive it.
 pub(super) fn dense_layout(order: &[i64]) -> Padded<PJRT_Buffer_MemoryLayout> {

@@ -1,4 +1,4 @@
-//! The options of compilations and executions.
+//! The options of compilations, executions and transfers.
 
 use pjrt_sys::protos::xla;
 use prost::Message;
@@ -164,6 +164,17 @@ impl CompileOptions {
             computation_devices,
         })
     }
+}
+
+/// How host bytes are laid out, and how the device is to lay them out. By default both are dense, the last dimension
+/// fastest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TransferOptions {
+    /// The device's dimensions from the fastest to the slowest.
+    pub device_minor_to_major: Option<Vec<i64>>,
+    /// For each dimension, the bytes from one element to the next on the host. With these a part of a larger array is
+    /// sent without a copy of it being made first. Not negative.
+    pub host_byte_strides: Option<Vec<i64>>,
 }
 
 /// How to run an executable once.

@@ -1,42 +1,34 @@
 //! Compiled programs, loaded or not.
 
 use std::ptr::NonNull;
-use std::sync::Arc;
 
 use hlo::ElementType;
 use pjrt_sys::*;
 
 use super::abi::{Api, Padded, call, slice, text};
-use super::client::ClientHandle;
 use super::element_type;
 use super::error::{Error, Result};
+use super::handle::Owner;
 use super::named_value::{self, NamedValue};
 use super::plugin::Plugin;
 use super::serialized;
-use super::topology::TopologyHandle;
 
 /// A compiled program, of which one can ask but which is on no device. What a topology compiles; and a part of every
 /// [`Executable`](super::Executable).
-pub struct CompiledProgram {
+pub struct CompiledExecutable {
     owner: Owner,
     raw: NonNull<PJRT_Executable>,
 }
 
-/// What a compiled program must not outlive.
-pub(super) enum Owner {
-    Client(Arc<ClientHandle>),
-    Topology(Arc<TopologyHandle>),
-}
-
 // SAFETY: an executable does not change once it is compiled, but for caches inside that the plugin guards; its functions
 // may be called from any thread.
-unsafe impl Send for CompiledProgram {}
+unsafe impl Send for CompiledExecutable {}
 // SAFETY: as for Send.
-unsafe impl Sync for CompiledProgram {}
+unsafe impl Sync for CompiledExecutable {}
 
 /// A program in one of PJRT's formats.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Program {
+pub struct ProgramCode {
     /// `hlo` (a serialized `HloModuleProto`), `hlo_with_config` (a serialized `HloModuleProtoWithConfig`), or `mlir`
     /// (StableHLO).
     pub format: String,
@@ -85,18 +77,18 @@ pub struct CompiledMemoryStats {
 /// our bindings.
 const PEAK_MEMORY_SINCE: i32 = 72;
 
-impl CompiledProgram {
+impl CompiledExecutable {
     /// # Safety
     /// `raw` is an executable of the owner's plugin that the caller hands over.
-    pub(super) unsafe fn from_raw(owner: Owner, raw: NonNull<PJRT_Executable>) -> CompiledProgram {
-        CompiledProgram { owner, raw }
+    pub(super) unsafe fn from_raw(
+        owner: Owner,
+        raw: NonNull<PJRT_Executable>,
+    ) -> CompiledExecutable {
+        CompiledExecutable { owner, raw }
     }
 
     fn plugin(&self) -> &Plugin {
-        match &self.owner {
-            Owner::Client(client) => client.plugin(),
-            Owner::Topology(topology) => topology.plugin(),
-        }
+        self.owner.plugin()
     }
 
     fn api(&self) -> Api {
@@ -209,7 +201,7 @@ impl CompiledProgram {
     ///
     /// # Errors
     /// Where the plugin does not keep it.
-    pub fn optimized_program(&self) -> Result<Program> {
+    pub fn optimized_program(&self) -> Result<ProgramCode> {
         let mut program = Padded::<PJRT_Program>::new();
         let mut args = Padded::<PJRT_Executable_OptimizedProgram_Args>::with(|args| {
             args.executable = self.raw();
@@ -223,7 +215,7 @@ impl CompiledProgram {
             program.code = code.as_mut_ptr().cast();
             args.program = program.as_mut_ptr();
             call!(self.api(), PJRT_Executable_OptimizedProgram, &mut args)?;
-            Ok(Program {
+            Ok(ProgramCode {
                 format: text(program.format, program.format_size),
                 code,
             })
@@ -291,7 +283,7 @@ impl CompiledProgram {
     }
 }
 
-impl Drop for CompiledProgram {
+impl Drop for CompiledExecutable {
     fn drop(&mut self) {
         let mut args =
             Padded::<PJRT_Executable_Destroy_Args>::with(|args| args.executable = self.raw());
@@ -302,9 +294,9 @@ impl Drop for CompiledProgram {
     }
 }
 
-impl std::fmt::Debug for CompiledProgram {
+impl std::fmt::Debug for CompiledExecutable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("CompiledProgram")
+        f.debug_tuple("CompiledExecutable")
             .field(&self.name())
             .finish()
     }

@@ -8,12 +8,45 @@
 use sha2::{Digest, Sha256};
 
 use super::error::{Error, Result};
+use super::fingerprint::{DIGEST, Fingerprint};
 
 const MAGIC: &[u8] = b"gemma-xla PJRT program 1\n";
-const DIGEST: usize = 32;
 
-/// Length of a plugin's fingerprint: a SHA-256.
-pub(super) type Fingerprint = [u8; DIGEST];
+/// A serialized executable that may be run in this process.
+///
+/// Loading one runs the machine code in it. What can be checked has been: the bytes are whole, and a known
+/// build of a plugin has made them. The checksum is no signature, though. So the rest rests on the folder
+/// that the bytes were read from: that whoever can write there may run code as the user, as is true of the
+/// user's own cache folder, and of a folder that the user names as one of executables to run.
+pub(crate) struct CheckedExecutable<'a> {
+    payload: &'a [u8],
+    plugin: Fingerprint,
+}
+
+impl<'a> CheckedExecutable<'a> {
+    /// Checks bytes that were read from a trusted folder (see the type), for a build of a plugin.
+    ///
+    /// # Errors
+    /// [`Error::SerializedProgram`] where the bytes are damaged or of another build.
+    pub(crate) fn from_trusted_folder(plugin: &Fingerprint, bytes: &'a [u8]) -> Result<Self> {
+        Ok(Self {
+            payload: unwrap(plugin, bytes)?,
+            plugin: *plugin,
+        })
+    }
+
+    /// The plugin's bytes, where it is the build that they were checked for.
+    pub(super) fn payload_for(&self, plugin: &Fingerprint) -> Result<&'a [u8]> {
+        if self.plugin != *plugin {
+            return Err(Error::SerializedProgram {
+                reason: ANOTHER_BUILD,
+            });
+        }
+        Ok(self.payload)
+    }
+}
+
+const ANOTHER_BUILD: &str = "it was made by another build of the plugin";
 
 /// `payload` behind its header.
 pub(super) fn wrap(plugin: &Fingerprint, payload: &[u8]) -> Vec<u8> {
@@ -35,7 +68,7 @@ pub(super) fn unwrap<'a>(plugin: &Fingerprint, bytes: &'a [u8]) -> Result<&'a [u
         return Err(bad("it is damaged: its checksum differs"));
     }
     if found != plugin {
-        return Err(bad("it was made by another build of the plugin"));
+        return Err(bad(ANOTHER_BUILD));
     }
     Ok(payload)
 }

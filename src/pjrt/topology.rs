@@ -1,17 +1,17 @@
 //! Devices that need not be there, to compile for.
 
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 use pjrt_sys::*;
 
-use super::abi::{Api, Padded, call, list, object, slice, text};
+use super::abi::{Padded, call, object, slice, text};
 use super::device::DeviceDescription;
 use super::error::Result;
-use super::named_value::{self, NamedValue};
+use super::handle::{Owner, TopologyHandle};
+use super::named_value::NamedValue;
 use super::options::CompileOptions;
 use super::plugin::Plugin;
-use super::program::{CompiledProgram, Owner, raw_program};
+use super::program::{CompiledExecutable, raw_program};
 
 /// A set of devices by name, such as `v5e:2x2`, whether or not this machine has them: programs can be compiled for it.
 #[derive(Clone)]
@@ -20,40 +20,6 @@ pub struct Topology {
     platform_name: String,
     platform_version: String,
     devices: Vec<DeviceDescription>,
-}
-
-/// The plugin's topology itself, which the programs compiled for it keep alive.
-pub(super) struct TopologyHandle {
-    plugin: Plugin,
-    raw: NonNull<PJRT_TopologyDescription>,
-}
-
-// SAFETY: a topology does not change once it is made; its functions may be called from any thread.
-unsafe impl Send for TopologyHandle {}
-// SAFETY: as for Send.
-unsafe impl Sync for TopologyHandle {}
-
-impl TopologyHandle {
-    pub(super) fn plugin(&self) -> &Plugin {
-        &self.plugin
-    }
-
-    pub(super) fn api(&self) -> Api {
-        self.plugin.api()
-    }
-}
-
-impl Drop for TopologyHandle {
-    fn drop(&mut self) {
-        let mut args = Padded::<PJRT_TopologyDescription_Destroy_Args>::with(|args| {
-            args.topology = self.raw.as_ptr();
-        });
-        // SAFETY: the topology is ours and is not used after this.
-        let freed = unsafe { call!(self.api(), PJRT_TopologyDescription_Destroy, &mut args) };
-        if let Err(error) = freed {
-            tracing::debug!("freeing a topology: {error}");
-        }
-    }
 }
 
 impl Topology {
@@ -67,20 +33,8 @@ impl Topology {
         options: &[(String, NamedValue)],
     ) -> Result<Topology> {
         let api = plugin.api();
-        let raw_options = named_value::to_raw(options);
-        let mut args = Padded::<PJRT_TopologyDescription_Create_Args>::with(|args| {
-            args.topology_name = name.as_ptr().cast();
-            args.topology_name_size = name.len();
-            args.create_options = list(&raw_options);
-            args.num_options = raw_options.len();
-        });
-        // SAFETY: name and options live through the call.
-        unsafe { call!(api, PJRT_TopologyDescription_Create, &mut args) }?;
-        let handle = TopologyHandle {
-            plugin: plugin.clone(),
-            raw: object(args.topology, "PJRT_TopologyDescription_Create")?,
-        };
-        let topology = handle.raw.as_ptr();
+        let handle = TopologyHandle::create(plugin, name, options)?;
+        let topology = handle.raw();
         let mut platform = Padded::<PJRT_TopologyDescription_PlatformName_Args>::with(|args| {
             args.topology = topology;
         });
@@ -111,7 +65,7 @@ impl Topology {
                 platform_name: text(platform.platform_name, platform.platform_name_size),
                 platform_version: text(version.platform_version, version.platform_version_size),
                 devices,
-                handle: Arc::new(handle),
+                handle,
             })
         }
     }
@@ -139,7 +93,7 @@ impl Topology {
         &self,
         module: &hlo::Module,
         options: &CompileOptions,
-    ) -> Result<CompiledProgram> {
+    ) -> Result<CompiledExecutable> {
         self.compile(&module.serialize(), &options.with_layouts_of(module))
     }
 
@@ -152,11 +106,11 @@ impl Topology {
         &self,
         hlo_module_proto: &[u8],
         options: &CompileOptions,
-    ) -> Result<CompiledProgram> {
+    ) -> Result<CompiledExecutable> {
         let options = options.to_bytes()?;
         let mut program = raw_program("hlo", hlo_module_proto);
         let mut args = Padded::<PJRT_Compile_Args>::new();
-        args.topology = self.handle.raw.as_ptr();
+        args.topology = self.handle.raw();
         args.program = program.as_mut_ptr();
         args.compile_options = options.as_ptr().cast();
         args.compile_options_size = options.len();
@@ -164,7 +118,7 @@ impl Topology {
         // hands the executable over.
         unsafe {
             call!(self.handle.api(), PJRT_Compile, &mut args)?;
-            Ok(CompiledProgram::from_raw(
+            Ok(CompiledExecutable::from_raw(
                 Owner::Topology(Arc::clone(&self.handle)),
                 object(args.executable, "PJRT_Compile")?,
             ))

@@ -8,7 +8,9 @@ use super::find::Located;
 use super::hardware::{has_nvidia_gpu, tpu_chips};
 use super::install::sha256;
 use super::pins::Platform;
-use crate::pjrt::{self, Client, CompileOptions, ExecuteOptions, NamedValue, Plugin, Topology};
+use crate::pjrt::{
+    self, Buffer, Client, CompileOptions, ExecuteOptions, NamedValue, Plugin, Topology,
+};
 
 /// What came of the steps that were tried.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -121,11 +123,11 @@ pub fn doctor(located: &Located) -> Report {
 type Step<T> = Result<(T, String), Box<dyn std::error::Error>>;
 
 fn file(located: &Located) -> Step<()> {
-    let size = located.path.metadata()?.len();
+    let size = located.path().metadata()?.len();
     let Some(pin) = located.pin else {
         return Ok(((), format!("{size} bytes; no known build to compare with")));
     };
-    let actual = sha256(&located.path)?;
+    let actual = sha256(located.path())?;
     if actual != pin.library_sha256 {
         return Err(format!(
             "sha256 is {actual}, not {}: run `gemma-xla plugin install {}`",
@@ -142,7 +144,7 @@ fn file(located: &Located) -> Step<()> {
 
 fn load(located: &Located) -> Step<Plugin> {
     let start = Instant::now();
-    let plugin = Plugin::load(&located.path)?;
+    let plugin = Plugin::open(&located.file, &[])?;
     let (major, minor) = plugin.api_version();
     let extensions = plugin.extensions().len();
     let found = format!(
@@ -168,9 +170,9 @@ fn devices(plugin: &Plugin) -> Step<Client> {
     let start = Instant::now();
     // CPU plugins make four devices if they are not told; others refuse to be told.
     let one = [("cpu_device_count".to_owned(), NamedValue::Int64(1))];
-    let client = match plugin.client(&one) {
+    let client = match Client::new(plugin, &one) {
         Ok(client) if client.platform_name() == "cpu" => client,
-        _ => plugin.client(&[])?,
+        _ => Client::new(plugin, &[])?,
     };
     let kinds: Vec<_> = client
         .addressable_devices()
@@ -227,8 +229,7 @@ fn run(client: &Client) -> Step<()> {
     let executable = client.compile(&program(ElementType::F32)?, &CompileOptions::default())?;
     let compiled = start.elapsed();
     let start = Instant::now();
-    let argument =
-        client.buffer_from_host(bytes.as_slice(), &[SIDE, SIDE], ElementType::F32, device)?;
+    let argument = Buffer::from_host(device, bytes.as_slice(), &[SIDE, SIDE], ElementType::F32)?;
     let outputs = executable.execute(&[vec![&argument]], &ExecuteOptions::default())?;
     let output = outputs
         .first()

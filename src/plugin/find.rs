@@ -7,33 +7,26 @@ use super::folder::{State, folder_from};
 use super::hardware::tpu_chips;
 use super::pins::{Pin, Platform};
 use crate::cache_dir::{Variables, process_variables};
+use crate::pjrt::{PluginFile, Provenance};
 
 /// A plugin's file, and how it was found.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Located {
-    /// The shared library.
-    pub path: PathBuf,
+    /// The shared library, and what led there.
+    #[serde(flatten)]
+    pub file: PluginFile,
     /// The kind of device, where that is known before loading.
     pub platform: Option<Platform>,
     /// The pinned build that the file is meant to be, where it is one.
     pub pin: Option<&'static Pin>,
-    /// What led there.
-    pub source: Source,
 }
 
-/// What led to a plugin's file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Source {
-    /// The path itself was given as the device.
-    Given,
-    /// An environment variable of this name.
-    Variable(&'static str),
-    /// The folder of installed plugins.
-    Folder,
-    /// A place where TPU machines have libtpu.
-    System,
+impl Located {
+    /// The path of the shared library.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
 }
 
 /// A name that `--device` takes.
@@ -101,12 +94,12 @@ const DEVICES: [DeviceName; 6] = [
 /// # Errors
 /// As [`locate`]; and [`Error::NoTpu`] where a TPU is asked for and there is none, which libtpu itself would take minutes
 /// to find out.
-pub fn find(device: &str) -> Result<PathBuf> {
+pub fn find(device: &str) -> Result<Located> {
     let located = locate(device)?;
     if located.platform == Some(Platform::Tpu) && tpu_chips() == 0 {
         return Err(Error::NoTpu);
     }
-    Ok(located.path)
+    Ok(located)
 }
 
 /// The plugin of `device`, whether or not this machine has such a device: first what the environment names
@@ -130,10 +123,9 @@ fn locate_from(
     for &variable in name.variables {
         if let Some(path) = variables(variable).map(PathBuf::from) {
             return Ok(Located {
-                path: existing(path, variable)?,
+                file: PluginFile::new(existing(path, variable)?, Provenance::Variable(variable)),
                 platform: Some(name.platform),
                 pin: None,
-                source: Source::Variable(variable),
             });
         }
     }
@@ -144,10 +136,9 @@ fn locate_from(
         match pin.state_in(&folder) {
             State::Installed => {
                 return Ok(Located {
-                    path,
+                    file: PluginFile::new(path, Provenance::Folder),
                     platform: Some(name.platform),
                     pin: Some(pin),
-                    source: Source::Folder,
                 });
             }
             State::Damaged { size } => {
@@ -168,10 +159,9 @@ fn locate_from(
         && let Some(path) = system_libtpus().into_iter().find(|path| path.is_file())
     {
         return Ok(Located {
-            path,
+            file: PluginFile::new(path, Provenance::System),
             platform: Some(Platform::Tpu),
             pin: None,
-            source: Source::System,
         });
     }
     Err(Error::NotInstalled {
@@ -194,10 +184,9 @@ fn given(device: &str) -> Result<Located> {
         .file_name()
         .is_some_and(|name| name.to_string_lossy().starts_with("libtpu"));
     Ok(Located {
-        path: existing(path.to_owned(), "--device")?,
+        file: PluginFile::new(existing(path.to_owned(), "--device")?, Provenance::Given),
         platform: is_libtpu.then_some(Platform::Tpu),
         pin: None,
-        source: Source::Given,
     })
 }
 
@@ -300,12 +289,15 @@ mod tests {
     fn the_environment_comes_before_what_is_installed() {
         let mut machine = Machine::new();
         let installed = machine.install("cpu", |size| size);
-        assert_eq!(machine.locate("cpu").unwrap().path, installed);
+        assert_eq!(machine.locate("cpu").unwrap().path(), installed);
         let other = machine.file("other.so");
         machine.set.push(("GEMMA_XLA_PLUGIN_CPU", other.clone()));
         let located = machine.locate("cpu").unwrap();
-        assert_eq!(located.path, other);
-        assert_eq!(located.source, Source::Variable("GEMMA_XLA_PLUGIN_CPU"));
+        assert_eq!(located.path(), other);
+        assert_eq!(
+            located.file.provenance(),
+            Provenance::Variable("GEMMA_XLA_PLUGIN_CPU")
+        );
         assert_eq!(located.pin, None);
     }
 
@@ -327,25 +319,25 @@ mod tests {
         let mut machine = Machine::new();
         let system = machine.file("system-libtpu.so");
         machine.system = vec!["/no/such/libtpu.so".into(), system.clone()];
-        assert_eq!(machine.locate("tpu").unwrap().path, system);
+        assert_eq!(machine.locate("tpu").unwrap().path(), system);
         let installed = machine.install("tpu", |size| size);
-        assert_eq!(machine.locate("tpu").unwrap().path, installed);
+        assert_eq!(machine.locate("tpu").unwrap().path(), installed);
         let own = machine.file("own-libtpu.so");
         machine.set.push(("TPU_LIBRARY_PATH", own.clone()));
-        assert_eq!(machine.locate("tpu").unwrap().path, own);
+        assert_eq!(machine.locate("tpu").unwrap().path(), own);
         let named = machine.file("named-libtpu.so");
         machine.set.push(("GEMMA_XLA_PLUGIN_TPU", named.clone()));
-        assert_eq!(machine.locate("tpu").unwrap().path, named);
+        assert_eq!(machine.locate("tpu").unwrap().path(), named);
     }
 
     #[test]
     fn cuda_is_whichever_is_installed_the_newer_first() {
         let machine = Machine::new();
         let twelve = machine.install("cuda12", |size| size);
-        assert_eq!(machine.locate("cuda").unwrap().path, twelve);
+        assert_eq!(machine.locate("cuda").unwrap().path(), twelve);
         let thirteen = machine.install("cuda13", |size| size);
-        assert_eq!(machine.locate("cuda").unwrap().path, thirteen);
-        assert_eq!(machine.locate("cuda12").unwrap().path, twelve);
+        assert_eq!(machine.locate("cuda").unwrap().path(), thirteen);
+        assert_eq!(machine.locate("cuda12").unwrap().path(), twelve);
     }
 
     #[test]
@@ -368,7 +360,10 @@ mod tests {
         let machine = Machine::new();
         let path = machine.file("some_plugin.so");
         let located = machine.locate(path.to_str().unwrap()).unwrap();
-        assert_eq!((located.path, located.source), (path, Source::Given));
+        assert_eq!(
+            (located.path(), located.file.provenance()),
+            (path.as_path(), Provenance::Given)
+        );
         assert_eq!(
             machine.locate("/no/such.so").unwrap_err().to_string(),
             "/no/such.so: no such file, named by --device"

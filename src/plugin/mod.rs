@@ -14,7 +14,7 @@ mod pins;
 
 pub use doctor::{Check, Report, Verdict, doctor};
 pub use error::{Error, Result};
-pub use find::{Located, Source, find, locate};
+pub use find::{Located, find, locate};
 pub use folder::{Listed, State, folder, list};
 pub use hardware::{has_nvidia_gpu, tpu_chips};
 pub use install::{InstallOptions, Installed, Step, install};

@@ -1,11 +1,9 @@
 //! What the tests share: clients whose programs can call the kernel, and how to run a program.
 
-use std::sync::LazyLock;
-
 use gemma_xla::kernel;
 use gemma_xla::pjrt::{
-    Attributes, Buffer, CallResult, Client, CompileOptions, CustomCall, ExecuteOptions, Operand,
-    Plugin,
+    Attributes, Buffer, CallResult, Client, CompileOptions, CustomCall, CustomCallHandler,
+    ExecuteOptions, Operand, Plugin,
 };
 use gemma_xla::plugin;
 use half::bf16;
@@ -13,24 +11,19 @@ use hlo::{Builder, CustomCallOptions, ElementType, Module, Shape, Value};
 
 /// A client of each CPU plugin, whose programs can call the kernel and what panics.
 pub fn clients() -> Vec<Client> {
-    // Nothing may be compiled before all is registered, and tests run at once.
-    static REGISTERED: LazyLock<Vec<Plugin>> = LazyLock::new(|| {
-        let plugins = ["cpu", "cpu-next"].map(|name| {
-            let path = plugin::find(name).expect("the plugin is installed");
-            let plugin = Plugin::load(&path).expect("the plugin loads");
-            let client = plugin.client(&[]).expect("a client");
-            assert_eq!(kernel::register(&client), Ok(true), "{client:?}");
-            for _ in 0..2 {
-                // Twice: to register again changes nothing.
-                let registered = plugin.register_custom_call::<Panicking>(client.platform_name());
-                assert_eq!(registered, Ok(()));
-            }
-            plugin
-        });
-        plugins.into()
-    });
-    let client = |plugin: &Plugin| plugin.client(&[]).expect("a client");
-    REGISTERED.iter().map(client).collect()
+    ["cpu", "cpu-next"]
+        .map(|name| {
+            let located = plugin::find(name).expect("the plugin is installed");
+            let mut calls = kernel::custom_calls().expect("the switch is not set");
+            calls.push(CustomCallHandler::of::<Panicking>());
+            // The first test's load registers them; those of the others find them registered.
+            let plugin = Plugin::open(&located.file, &calls).expect("the plugin loads");
+            let client = Client::new(&plugin, &[]).expect("a client");
+            assert!(kernel::are_available(&client), "{client:?}");
+            assert!(plugin.has_custom_call(Panicking::TARGET), "{client:?}");
+            client
+        })
+        .into()
 }
 
 pub fn numbers(count: usize) -> Vec<bf16> {
@@ -44,14 +37,13 @@ pub fn upload(client: &Client, values: &[bf16], dims: &[i64]) -> Buffer {
         .iter()
         .flat_map(|value| value.to_le_bytes())
         .collect();
-    client
-        .buffer_from_host(
-            bytes.as_slice(),
-            dims,
-            ElementType::BF16,
-            &client.addressable_devices()[0],
-        )
-        .expect("an upload")
+    Buffer::from_host(
+        &client.addressable_devices()[0],
+        bytes.as_slice(),
+        dims,
+        ElementType::BF16,
+    )
+    .expect("an upload")
 }
 
 pub fn call(b: &Builder, target: &str, operands: &[Value], result: Shape) -> Value {

@@ -23,14 +23,13 @@ pub fn plugin(name: &str) -> Plugin {
         Ok(located) => located,
         Err(error) => panic!("{error}"),
     };
-    Plugin::load(&located.path).expect("the installed plugin loads")
+    Plugin::open(&located.file, &[]).expect("the installed plugin loads")
 }
 
 /// A client with that many devices.
 pub fn client(plugin: &Plugin, devices: i64) -> Client {
-    plugin
-        .client(&[("cpu_device_count".to_owned(), NamedValue::Int64(devices))])
-        .expect("a CPU client can be made")
+    let options = [("cpu_device_count".to_owned(), NamedValue::Int64(devices))];
+    Client::new(plugin, &options).expect("a CPU client can be made")
 }
 
 pub fn first(client: &Client) -> &Device {
@@ -45,9 +44,8 @@ pub fn f32_bytes(values: &[f32]) -> Vec<u8> {
 }
 
 /// A buffer of f32 on the device.
-pub fn send(client: &Client, device: &Device, values: &[f32], dims: &[i64]) -> Buffer {
-    client
-        .buffer_from_host(f32_bytes(values).as_slice(), dims, ElementType::F32, device)
+pub fn send(device: &Device, values: &[f32], dims: &[i64]) -> Buffer {
+    Buffer::from_host(device, f32_bytes(values).as_slice(), dims, ElementType::F32)
         .expect("the buffer is sent")
 }
 

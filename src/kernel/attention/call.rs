@@ -5,9 +5,9 @@ use std::num::NonZero;
 use half::bf16;
 use half::slice::HalfBitsSliceExt;
 
-use super::super::call::form;
 use super::super::pool::Pool;
-use super::{Input, Sizes, Variant, attend};
+use super::super::switch::instruction_set;
+use super::{AttentionSizes, Input, Variant, attend};
 use crate::pjrt::{Attributes, CallResult, CustomCall, Operand};
 
 /// The name that programs call attention by.
@@ -29,9 +29,9 @@ use crate::pjrt::{Attributes, CallResult, CustomCall, Operand};
 pub const ATTENTION: &str = "gemma_xla_attention";
 
 /// [`ATTENTION`].
-pub(in crate::kernel) struct Attention;
+pub(in crate::kernel) struct AttentionCall;
 
-impl CustomCall for Attention {
+impl CustomCall for AttentionCall {
     const TARGET: &'static str = ATTENTION;
 
     fn call(
@@ -46,7 +46,7 @@ impl CustomCall for Attention {
         let sizes = sizes(queries, keys, values, mask, result)?;
         let mask = mask.as_s32().ok_or("the mask is not s32")?;
         let slots = &of_rows(slots, sizes.rows)?;
-        let form = form()?;
+        let instructions = instruction_set()?;
         let unknown = format!(
             "{} over {} and {} is not offered",
             queries.element_type().name(),
@@ -62,7 +62,7 @@ impl CustomCall for Attention {
                 slots,
                 variant,
             };
-            attend::<f32>(Pool::global(), form, sizes, &input, result);
+            attend::<f32>(Pool::global(), instructions, sizes, &input, result);
         } else if let (Some(queries), Some(result)) = (queries.as_bf16(), result.as_bf16_mut()) {
             let keys = keys.as_u16().ok_or_else(|| unknown.clone())?;
             let values = values.as_u16().ok_or(unknown)?;
@@ -74,7 +74,7 @@ impl CustomCall for Attention {
                 slots,
                 variant,
             };
-            attend::<bf16>(Pool::global(), form, sizes, &input, result);
+            attend::<bf16>(Pool::global(), instructions, sizes, &input, result);
         } else {
             return Err(unknown);
         }
@@ -124,7 +124,7 @@ fn sizes(
     values: &Operand<'_>,
     mask: &Operand<'_>,
     result: &CallResult<'_>,
-) -> Result<Sizes, String> {
+) -> Result<AttentionSizes, String> {
     let fits = result.dims() == queries.dims() && values.dims() == keys.dims();
     let size = |dim: i64| usize::try_from(dim).map_err(|error| error.to_string());
     match (queries.dims(), keys.dims(), mask.dims()) {
@@ -133,7 +133,7 @@ fn sizes(
                 && [rows, heads, dim] == [k_rows, k_heads, k_dim]
                 && [rows, cache] == [m_rows, m_cache] =>
         {
-            Ok(Sizes {
+            Ok(AttentionSizes {
                 rows: size(rows)?,
                 kv_heads: size(heads)?,
                 group: size(group)?,

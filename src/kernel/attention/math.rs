@@ -1,6 +1,6 @@
 //! What a piece of an attention computes, written so that the compiler makes vector instructions of it.
 
-use super::super::form::Form;
+use super::super::instruction_set::InstructionSet;
 use super::functions::{exponential, multiply_add, tanh};
 use super::{CHUNK, Stored};
 
@@ -18,14 +18,14 @@ pub(super) trait Task {
 }
 
 /// Runs a task with a form's instructions. The caller has seen that the CPU has them.
-pub(super) fn in_form(form: Form, task: impl Task) {
-    match form {
+pub(super) fn with_instructions(instructions: InstructionSet, task: impl Task) {
+    match instructions {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller has asked whether the CPU has the form.
-        Form::Avx512Bf16 | Form::Avx512 => unsafe { avx512(task) },
+        InstructionSet::Avx512Bf16 | InstructionSet::Avx512 => unsafe { avx512(task) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Form::Avx2 => unsafe { avx2(task) },
+        InstructionSet::Avx2 => unsafe { avx2(task) },
         _ => task.run::<false>(),
     }
 }

@@ -18,11 +18,11 @@ use std::ops::Range;
 use half::bf16;
 
 pub use call::ATTENTION;
-pub(super) use call::Attention as AttentionCall;
+pub(super) use call::AttentionCall;
 
-use super::form::Form;
+use super::instruction_set::InstructionSet;
 use super::pool::{Parts, Pool};
-use math::{Exponentials, Mixed, Scores, in_form};
+use math::{Exponentials, Mixed, Scores, with_instructions};
 
 /// Keys in a chunk: some microseconds of work for a thread.
 const CHUNK: usize = 256;
@@ -81,7 +81,7 @@ impl Stored for bf16 {
 
 /// The sizes of an attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Sizes {
+pub(super) struct AttentionSizes {
     /// Rows of the batch.
     pub rows: usize,
     /// Heads of keys and values.
@@ -94,7 +94,7 @@ pub(super) struct Sizes {
     pub head_dim: usize,
 }
 
-impl Sizes {
+impl AttentionSizes {
     /// Elements of the queries, and of the result.
     pub fn queries(&self) -> usize {
         self.rows * self.kv_heads * self.group * self.head_dim
@@ -121,12 +121,15 @@ impl Sizes {
 /// Where a slice is not as long as the sizes say, or the CPU does not have the form.
 pub(super) fn attend<T: Stored>(
     pool: &Pool,
-    form: Form,
-    sizes: Sizes,
+    instructions: InstructionSet,
+    sizes: AttentionSizes,
     input: &Input<'_, T>,
     result: &mut [T],
 ) {
-    assert!(form.is_available(), "this CPU has no {form}");
+    assert!(
+        instructions.is_available(),
+        "this CPU has no {instructions}"
+    );
     assert_eq!(input.queries.len(), sizes.queries(), "length of queries");
     assert_eq!(input.keys.len(), sizes.keys(), "length of keys");
     assert_eq!(input.values.len(), sizes.keys(), "length of values");
@@ -137,7 +140,7 @@ pub(super) fn attend<T: Stored>(
         return;
     }
     SCRATCH.with_borrow_mut(|scratch| {
-        Attention::new(form, sizes, input).run(pool, scratch, result);
+        Attention::new(instructions, sizes, input).run(pool, scratch, result);
     });
 }
 
@@ -185,8 +188,8 @@ struct Scratch {
 }
 
 struct Attention<'a, T> {
-    form: Form,
-    sizes: Sizes,
+    instructions: InstructionSet,
+    sizes: AttentionSizes,
     input: &'a Input<'a, T>,
     /// The slots that each row looks at.
     seen: Vec<Range<usize>>,
@@ -195,7 +198,7 @@ struct Attention<'a, T> {
 }
 
 impl<'a, T: Stored> Attention<'a, T> {
-    fn new(form: Form, sizes: Sizes, input: &'a Input<'a, T>) -> Self {
+    fn new(instructions: InstructionSet, sizes: AttentionSizes, input: &'a Input<'a, T>) -> Self {
         let seen: Vec<Range<usize>> = (input.slots.iter().enumerate())
             .map(|(row, slot)| {
                 let after = slot.saturating_add(1);
@@ -209,7 +212,7 @@ impl<'a, T: Stored> Attention<'a, T> {
             .collect();
         let most = seen.iter().map(Range::len).max().unwrap_or(0);
         Self {
-            form,
+            instructions,
             sizes,
             input,
             seen,
@@ -218,7 +221,7 @@ impl<'a, T: Stored> Attention<'a, T> {
     }
 
     fn run(&self, pool: &Pool, scratch: &mut Scratch, result: &mut [T]) {
-        let Sizes {
+        let AttentionSizes {
             group, head_dim, ..
         } = self.sizes;
         let pieces = self.sizes.units() * self.chunks;
@@ -266,7 +269,7 @@ impl<'a, T: Stored> Attention<'a, T> {
                 scores,
                 maxima,
             };
-            in_form(self.form, task);
+            with_instructions(self.instructions, task);
         });
 
         let maxima = &scratch.maxima;
@@ -283,7 +286,7 @@ impl<'a, T: Stored> Attention<'a, T> {
                 scores,
                 sums,
             };
-            in_form(self.form, task);
+            with_instructions(self.instructions, task);
         });
 
         let sums = &scratch.sums;
@@ -301,7 +304,7 @@ impl<'a, T: Stored> Attention<'a, T> {
                 scores,
                 mixed,
             };
-            in_form(self.form, task);
+            with_instructions(self.instructions, task);
         });
 
         for (unit, result) in result.chunks_exact_mut(group * head_dim).enumerate() {
@@ -327,7 +330,7 @@ impl<'a, T: Stored> Attention<'a, T> {
 
     /// The keys or values of some slots, [slots, head_dim].
     fn heads<'b>(&self, cache: &'b [T], unit: usize, slots: &Range<usize>) -> &'b [T] {
-        let Sizes {
+        let AttentionSizes {
             cache: length,
             head_dim,
             ..

@@ -11,7 +11,7 @@ fn numbers(count: usize, seed: usize) -> Vec<f32> {
 }
 
 struct Case {
-    sizes: Sizes,
+    sizes: AttentionSizes,
     queries: Vec<f32>,
     keys: Vec<f32>,
     values: Vec<f32>,
@@ -22,7 +22,7 @@ struct Case {
 
 impl Case {
     fn new(rows: usize, kv_heads: usize, group: usize, cache: usize, head_dim: usize) -> Self {
-        let sizes = Sizes {
+        let sizes = AttentionSizes {
             rows,
             kv_heads,
             group,
@@ -46,7 +46,7 @@ impl Case {
         }
     }
 
-    fn run<T: Stored>(&self, form: Form, threads: usize) -> Vec<f32> {
+    fn run<T: Stored>(&self, instructions: InstructionSet, threads: usize) -> Vec<f32> {
         let stored = |values: &[f32]| -> Vec<T> { values.iter().map(|&x| T::nearest(x)).collect() };
         let (queries, keys, values) = (
             stored(&self.queries),
@@ -62,13 +62,19 @@ impl Case {
             variant: self.variant,
         };
         let mut result = stored(&vec![7.0; self.sizes.queries()]);
-        attend(&Pool::new(threads), form, self.sizes, &input, &mut result);
+        attend(
+            &Pool::new(threads),
+            instructions,
+            self.sizes,
+            &input,
+            &mut result,
+        );
         result.into_iter().map(T::widen).collect()
     }
 
     /// The formula in float64, on numbers as `T` stores them.
     fn expected<T: Stored>(&self) -> Vec<f64> {
-        let Sizes {
+        let AttentionSizes {
             kv_heads,
             group,
             cache,
@@ -135,30 +141,38 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-fn forms() -> impl Iterator<Item = Form> {
-    Form::ALL.into_iter().filter(|form| form.is_available())
+fn instruction_sets() -> impl Iterator<Item = InstructionSet> {
+    InstructionSet::ALL
+        .into_iter()
+        .filter(|instructions| instructions.is_available())
 }
 
 /// Holds the results in every form against the formula.
 fn check(case: &Case) {
-    let check = |form: Form, found: Vec<f32>, expected: Vec<f64>, tolerance: f64| {
-        for (found, expected) in found.into_iter().zip(expected) {
-            let off = (f64::from(found) - expected).abs();
-            assert!(
-                off < tolerance,
-                "{form}, {:?}, {:?}, {:?}: {found} {expected}",
-                case.sizes,
-                case.slots,
-                case.variant
-            );
-        }
-    };
-    for form in forms() {
-        check(form, case.run::<f32>(form, 2), case.expected::<f32>(), 3e-6);
+    let check =
+        |instructions: InstructionSet, found: Vec<f32>, expected: Vec<f64>, tolerance: f64| {
+            for (found, expected) in found.into_iter().zip(expected) {
+                let off = (f64::from(found) - expected).abs();
+                assert!(
+                    off < tolerance,
+                    "{instructions}, {:?}, {:?}, {:?}: {found} {expected}",
+                    case.sizes,
+                    case.slots,
+                    case.variant
+                );
+            }
+        };
+    for instructions in instruction_sets() {
+        check(
+            instructions,
+            case.run::<f32>(instructions, 2),
+            case.expected::<f32>(),
+            3e-6,
+        );
         // A step of bfloat16 at 1 is 2⁻⁷; a weight near a tie may be rounded the other way.
         check(
-            form,
-            case.run::<bf16>(form, 2),
+            instructions,
+            case.run::<bf16>(instructions, 2),
             case.expected::<bf16>(),
             6e-3,
         );
@@ -191,11 +205,11 @@ fn a_window_hides_keys_that_are_as_far_back_as_it_is_long() {
 #[test]
 fn a_window_that_sees_everything_changes_no_bit() {
     let mut case = Case::new(2, 1, 4, 600, 64);
-    let full = case.run::<bf16>(Form::best(), 2);
+    let full = case.run::<bf16>(InstructionSet::best(), 2);
     case.variant = window(600);
-    assert_eq!(case.run::<bf16>(Form::best(), 2), full);
+    assert_eq!(case.run::<bf16>(InstructionSet::best(), 2), full);
     case.variant = window(10);
-    assert_ne!(case.run::<bf16>(Form::best(), 2), full);
+    assert_ne!(case.run::<bf16>(InstructionSet::best(), 2), full);
 }
 
 #[test]
@@ -204,12 +218,19 @@ fn a_row_behind_the_window_of_its_last_key_sees_nothing() {
     case.mask[20..].fill(0);
     case.slots = vec![29];
     case.variant = window(9);
-    for form in forms() {
-        assert!(case.run::<f32>(form, 1).iter().all(|&x| x == 0.0), "{form}");
+    for instructions in instruction_sets() {
+        assert!(
+            case.run::<f32>(instructions, 1).iter().all(|&x| x == 0.0),
+            "{instructions}"
+        );
     }
     case.variant = window(11);
     check(&case);
-    assert!(case.run::<f32>(Form::Portable, 1).iter().any(|&x| x != 0.0));
+    assert!(
+        case.run::<f32>(InstructionSet::Portable, 1)
+            .iter()
+            .any(|&x| x != 0.0)
+    );
 }
 
 #[test]
@@ -249,8 +270,8 @@ fn the_root_as_a_scale_has_the_same_bits_where_it_is_a_power_of_two() {
     let mut case = Case::new(2, 2, 2, 300, 64);
     let run = |case: &Case| {
         (
-            case.run::<f32>(Form::best(), 2),
-            case.run::<bf16>(Form::best(), 2),
+            case.run::<f32>(InstructionSet::best(), 2),
+            case.run::<bf16>(InstructionSet::best(), 2),
         )
     };
     let default = run(&case);
@@ -281,9 +302,9 @@ fn each_row_sees_the_keys_up_to_its_own_slot() {
 fn a_row_has_the_same_bits_at_its_slot_whatever_slots_others_have() {
     let mut case = Case::new(3, 1, 4, 700, 64);
     case.slots = vec![600; 3];
-    let together = case.run::<f32>(Form::best(), 2);
+    let together = case.run::<f32>(InstructionSet::best(), 2);
     case.slots = vec![20, 600, 699];
-    let apart = case.run::<f32>(Form::best(), 2);
+    let apart = case.run::<f32>(InstructionSet::best(), 2);
     let row = case.sizes.queries() / 3;
     assert_eq!(apart[row..2 * row], together[row..2 * row]);
     assert_ne!(apart[..row], together[..row]);
@@ -291,10 +312,10 @@ fn a_row_has_the_same_bits_at_its_slot_whatever_slots_others_have() {
 
 #[test]
 fn bits_do_not_depend_on_threads_padding_or_the_rest_of_the_batch() {
-    for form in forms() {
+    for instructions in instruction_sets() {
         let case = Case::new(3, 1, 4, 900, 64);
-        let together = case.run::<f32>(form, 1);
-        assert_eq!(case.run::<f32>(form, 3), together);
+        let together = case.run::<f32>(instructions, 1);
+        assert_eq!(case.run::<f32>(instructions, 3), together);
         let per_row = case.sizes.queries() / case.sizes.rows;
         for row in 0..3 {
             // The row alone, without its padding.
@@ -303,7 +324,7 @@ fn bits_do_not_depend_on_threads_padding_or_the_rest_of_the_batch() {
             let of_row =
                 |values: &[f32]| values[(row * 900 + start) * 64..(row + 1) * 900 * 64].to_vec();
             let alone = Case {
-                sizes: Sizes {
+                sizes: AttentionSizes {
                     rows: 1,
                     cache,
                     ..case.sizes
@@ -316,7 +337,7 @@ fn bits_do_not_depend_on_threads_padding_or_the_rest_of_the_batch() {
                 variant: case.variant,
             };
             assert_eq!(
-                alone.run::<f32>(form, 2),
+                alone.run::<f32>(instructions, 2),
                 together[row * per_row..(row + 1) * per_row]
             );
         }
@@ -330,16 +351,19 @@ fn slots_that_are_masked_or_not_yet_written_are_not_looked_at() {
     for hole in [5, 6, 13] {
         case.mask[hole] = 0;
     }
-    let clean = case.run::<f32>(Form::Portable, 1);
+    let clean = case.run::<f32>(InstructionSet::Portable, 1);
     for slot in [5, 6, 13, 21, 39] {
         case.keys[slot * 16..(slot + 1) * 16].fill(1e30);
     }
     for slot in 21..40 {
         case.values[slot * 16..(slot + 1) * 16].fill(f32::NAN);
     }
-    for form in forms() {
-        for (found, clean) in case.run::<f32>(form, 2).into_iter().zip(&clean) {
-            assert!((found - clean).abs() < 1e-6, "{form}: {found} {clean}");
+    for instructions in instruction_sets() {
+        for (found, clean) in case.run::<f32>(instructions, 2).into_iter().zip(&clean) {
+            assert!(
+                (found - clean).abs() < 1e-6,
+                "{instructions}: {found} {clean}"
+            );
         }
     }
 }
@@ -348,10 +372,10 @@ fn slots_that_are_masked_or_not_yet_written_are_not_looked_at() {
 fn a_row_that_sees_nothing_gives_zeros() {
     let mut case = Case::new(2, 1, 2, 30, 16);
     case.mask[30..].fill(0);
-    for form in forms() {
-        let result = case.run::<f32>(form, 1);
+    for instructions in instruction_sets() {
+        let result = case.run::<f32>(instructions, 1);
         assert!(result[..32].iter().any(|&x| x != 0.0));
-        assert!(result[32..].iter().all(|&x| x == 0.0), "{form}");
+        assert!(result[32..].iter().all(|&x| x == 0.0), "{instructions}");
     }
 }
 

@@ -4,8 +4,7 @@ use std::ptr::NonNull;
 
 use hlo::ElementType;
 
-use super::frame::{AttributeList, ByteSpan, ScalarValue};
-use super::handler::MOST;
+use super::frame::{AttributeList, ByteSpan, MOST, ScalarValue};
 use crate::pjrt::abi::slice;
 
 /// `XLA_FFI_AttrType_SCALAR`.

@@ -2,6 +2,9 @@
 
 use std::ffi::{c_char, c_void};
 
+/// More operands, results or attributes than any program has, and dimensions than XLA allows.
+pub(super) const MOST: i64 = 1 << 16;
+
 /// `XLA_FFI_Handler`.
 pub(super) type Handler = unsafe extern "C" fn(*mut CallFrame) -> *mut c_void;
 

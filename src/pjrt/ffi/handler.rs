@@ -8,10 +8,10 @@ use std::ptr::NonNull;
 use hlo::ElementType;
 
 use super::attributes::Attributes;
+use super::call::{CallResult, CustomCall, Operand};
 use super::frame::{
-    BufferValue, CallFrame, ErrorCreateArgs, FfiApi, Metadata, MetadataExtension, Values,
+    BufferValue, CallFrame, ErrorCreateArgs, FfiApi, MOST, Metadata, MetadataExtension, Values,
 };
-use super::{CallResult, CustomCall, Operand};
 use crate::pjrt::abi::slice;
 use crate::pjrt::element_type::byte_size;
 
@@ -28,9 +28,6 @@ const BUFFER: i32 = 1;
 /// `XLA_FFI_Error_Code_INVALID_ARGUMENT` and `…_INTERNAL`.
 const INVALID_ARGUMENT: i32 = 3;
 const INTERNAL: i32 = 13;
-/// More operands, results or attributes than any program has, and dimensions than XLA allows.
-pub(super) const MOST: i64 = 1 << 16;
-
 /// What XLA calls. Every target has its own: the frame does not say which one is called.
 ///
 /// # Safety

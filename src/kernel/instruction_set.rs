@@ -13,7 +13,7 @@ use super::x86;
 /// The instructions that a product is made of. They differ in speed, and in the last bits of a sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Form {
+pub enum InstructionSet {
     /// AVX-512 with its dot product of bfloat16 pairs. Numbers below 2⁻¹²⁶ count as zero in it.
     Avx512Bf16,
     /// AVX-512F; bfloat16 is widened to float32.
@@ -24,23 +24,30 @@ pub enum Form {
     Portable,
 }
 
-impl Form {
+impl InstructionSet {
     /// Every form, the fastest first.
-    pub const ALL: [Form; 4] = [Form::Avx512Bf16, Form::Avx512, Form::Avx2, Form::Portable];
+    pub const ALL: [InstructionSet; 4] = [
+        InstructionSet::Avx512Bf16,
+        InstructionSet::Avx512,
+        InstructionSet::Avx2,
+        InstructionSet::Portable,
+    ];
 
     /// The name in the environment variable that chooses one.
     pub const fn name(self) -> &'static str {
         match self {
-            Form::Avx512Bf16 => "avx512bf16",
-            Form::Avx512 => "avx512",
-            Form::Avx2 => "avx2",
-            Form::Portable => "portable",
+            InstructionSet::Avx512Bf16 => "avx512bf16",
+            InstructionSet::Avx512 => "avx512",
+            InstructionSet::Avx2 => "avx2",
+            InstructionSet::Portable => "portable",
         }
     }
 
     /// The form of that name.
-    pub fn named(name: &str) -> Option<Form> {
-        Form::ALL.into_iter().find(|form| form.name() == name)
+    pub fn named(name: &str) -> Option<InstructionSet> {
+        InstructionSet::ALL
+            .into_iter()
+            .find(|instructions| instructions.name() == name)
     }
 
     /// Whether this CPU has the instructions.
@@ -50,31 +57,33 @@ impl Form {
             let avx512 =
                 || is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
             match self {
-                Form::Avx512Bf16 => avx512() && is_x86_feature_detected!("avx512bf16"),
-                Form::Avx512 => avx512(),
-                Form::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-                Form::Portable => true,
+                InstructionSet::Avx512Bf16 => avx512() && is_x86_feature_detected!("avx512bf16"),
+                InstructionSet::Avx512 => avx512(),
+                InstructionSet::Avx2 => {
+                    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+                }
+                InstructionSet::Portable => true,
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
         {
-            self == Form::Portable
+            self == InstructionSet::Portable
         }
     }
 
     /// The fastest form that this CPU has.
-    pub fn best() -> Form {
-        static BEST: OnceLock<Form> = OnceLock::new();
+    pub fn best() -> InstructionSet {
+        static BEST: OnceLock<InstructionSet> = OnceLock::new();
         *BEST.get_or_init(|| {
-            Form::ALL
+            InstructionSet::ALL
                 .into_iter()
-                .find(|form| form.is_available())
-                .unwrap_or(Form::Portable)
+                .find(|instructions| instructions.is_available())
+                .unwrap_or(InstructionSet::Portable)
         })
     }
 }
 
-impl fmt::Display for Form {
+impl fmt::Display for InstructionSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
@@ -89,7 +98,7 @@ impl Element for f32 {}
 /// Keeps [`Element`] to the types that there are tiles for.
 pub trait Sealed: Copy + Send + Sync + 'static {
     #[doc(hidden)]
-    fn tiles(form: Form) -> TilesOf<Self>
+    fn tiles(instructions: InstructionSet) -> TilesOf<Self>
     where
         Self: Sized;
 }
@@ -99,26 +108,26 @@ pub trait Sealed: Copy + Send + Sync + 'static {
 pub struct TilesOf<W: 'static>(pub(super) &'static Tiles<W>);
 
 impl Sealed for bf16 {
-    fn tiles(form: Form) -> TilesOf<bf16> {
-        TilesOf(match form {
+    fn tiles(instructions: InstructionSet) -> TilesOf<bf16> {
+        TilesOf(match instructions {
             #[cfg(target_arch = "x86_64")]
-            Form::Avx512Bf16 => &x86::BF16_AVX512BF16,
+            InstructionSet::Avx512Bf16 => &x86::BF16_AVX512BF16,
             #[cfg(target_arch = "x86_64")]
-            Form::Avx512 => &x86::BF16_AVX512,
+            InstructionSet::Avx512 => &x86::BF16_AVX512,
             #[cfg(target_arch = "x86_64")]
-            Form::Avx2 => &x86::BF16_AVX2,
+            InstructionSet::Avx2 => &x86::BF16_AVX2,
             _ => &portable::BF16,
         })
     }
 }
 
 impl Sealed for f32 {
-    fn tiles(form: Form) -> TilesOf<f32> {
-        TilesOf(match form {
+    fn tiles(instructions: InstructionSet) -> TilesOf<f32> {
+        TilesOf(match instructions {
             #[cfg(target_arch = "x86_64")]
-            Form::Avx512Bf16 | Form::Avx512 => &x86::F32_AVX512,
+            InstructionSet::Avx512Bf16 | InstructionSet::Avx512 => &x86::F32_AVX512,
             #[cfg(target_arch = "x86_64")]
-            Form::Avx2 => &x86::F32_AVX2,
+            InstructionSet::Avx2 => &x86::F32_AVX2,
             _ => &portable::F32,
         })
     }
