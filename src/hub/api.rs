@@ -2,8 +2,9 @@
 
 use serde::Deserialize;
 
-use super::http::{Client, Failure, malformed};
+use super::http::Client;
 use super::repo::{encode_part, encode_path, is_path_within, is_plain_name};
+use super::response::{Failure, malformed};
 use super::{Error, Result};
 
 /// A revision at one moment.

@@ -7,8 +7,9 @@ use ureq::http::Method;
 
 use super::cache::RepoCache;
 use super::events::Event;
-use super::http::{Client, malformed};
+use super::http::Client;
 use super::repo::is_plain_name;
+use super::response::malformed;
 use super::transfer::Transfer;
 use super::{Error, Result};
 

@@ -8,7 +8,7 @@
 //! a download that is cut, or whose process is killed, goes on where it was, and no half file is ever under a final name. A lock
 //! that Python takes too keeps two processes from writing one file.
 
-mod access;
+mod address;
 mod api;
 mod cache;
 mod download;
@@ -18,6 +18,7 @@ mod fetch;
 mod hash;
 mod http;
 mod repo;
+mod response;
 mod select;
 mod settings;
 mod transfer;

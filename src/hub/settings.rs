@@ -153,7 +153,7 @@ impl Settings {
         };
         let endpoint = text("HF_ENDPOINT")?.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
         let endpoint = endpoint.trim_end_matches('/').to_owned();
-        if super::http::origin(&endpoint).is_none() {
+        if super::address::origin(&endpoint).is_none() {
             return Err(setting(
                 "HF_ENDPOINT",
                 "not an address that begins with http:// or https://",

@@ -9,7 +9,8 @@ use ureq::http::{HeaderMap, Method, header};
 
 use super::events::Event;
 use super::hash::Check;
-use super::http::{Answer, Client, Failure, Retry, malformed};
+use super::http::Client;
+use super::response::{Failure, FileResponse, Retry, malformed};
 use super::{Error, Result};
 
 /// The bytes that are read at a time.
@@ -220,7 +221,7 @@ impl Transfer<'_> {
     }
 
     /// Sees to it that what comes goes where it belongs: the server may send the rest, as asked, or all.
-    fn place(&self, answer: &Answer, partial: &mut Partial) -> Result<()> {
+    fn place(&self, answer: &FileResponse, partial: &mut Partial) -> Result<()> {
         if let Some(found) = answer.file.etag.as_ref().filter(|etag| *etag != self.etag) {
             return Err(Error::WrongEtag {
                 file: self.file.to_owned(),
@@ -275,7 +276,7 @@ impl Transfer<'_> {
     fn broken(&self, problem: &str) -> Break {
         Break::Passing(Failure {
             error: Box::new(Error::Unreachable {
-                url: super::http::without_query(self.address),
+                url: super::address::without_query(self.address),
                 problem: problem.to_owned(),
             }),
             status: None,

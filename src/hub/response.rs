@@ -1,13 +1,14 @@
 //! What answers say in their headers: of a file, and of why there is none.
 
+use std::io::{self, Read};
 use std::time::SystemTime;
 
 use ureq::Body;
 use ureq::http::{HeaderMap, Response};
 
-use super::Error;
-use super::http::{Client, Failure, Retry, beginning, without_query};
+use super::address::without_query;
 use super::repo::encode_path;
+use super::{Error, RepoId, Settings};
 
 /// What headers say of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,9 +53,40 @@ fn bare(etag: &str) -> String {
     etag.trim_matches('"').to_owned()
 }
 
+/// An answer that is no failure.
+pub(super) struct FileResponse {
+    /// What its headers and those of the redirects to it say of a file.
+    pub(super) file: FileHeaders,
+    pub(super) response: Response<Body>,
+}
+
+/// A request that failed.
+pub(super) struct Failure {
+    pub(super) error: Box<Error>,
+    /// The HTTP status, where there was one.
+    pub(super) status: Option<u16>,
+    /// The Hub's own word for what is wrong, or nothing.
+    pub(super) code: String,
+    pub(super) retry: Retry,
+}
+
+/// Whether a failure may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// It stays.
+    Never,
+    /// It may, but hardly: one more attempt.
+    Once,
+    /// It may.
+    Again,
+    /// It does after so many seconds, says the server.
+    After(u64),
+}
+
 /// What an answer of failure means.
 pub(super) fn failure(
-    client: &Client<'_>,
+    repo: &RepoId,
+    settings: &Settings,
     url: &str,
     at_hub: bool,
     response: &mut Response<Body>,
@@ -65,10 +97,10 @@ pub(super) fn failure(
     let code = text("x-error-code").unwrap_or_default();
     let said = text("x-error-message").unwrap_or_else(|| said_in(&beginning(response)));
     let detail = one_line(&said);
-    let repo = client.repo.to_string();
-    let endpoint = &client.settings.endpoint;
+    let repo = repo.to_string();
+    let endpoint = &settings.endpoint;
     let page = format!("{endpoint}/{}", encode_path(&repo));
-    let with_token = client.settings.token.is_some();
+    let with_token = settings.token.is_some();
     let wait = text("retry-after").and_then(|wait| seconds(&wait, SystemTime::now()));
 
     let (error, retry) = match status {
@@ -118,6 +150,61 @@ pub(super) fn failure(
         error: Box::new(error),
         status: Some(status),
         code,
+        retry,
+    }
+}
+
+/// The start of what a failed request's answer says.
+fn beginning(response: &mut Response<Body>) -> Vec<u8> {
+    let mut text = Vec::new();
+    // What is said beside the status is a courtesy; where it cannot be read it is not missed.
+    let _ = response
+        .body_mut()
+        .as_reader()
+        .take(1 << 14)
+        .read_to_end(&mut text);
+    text
+}
+
+/// A server's answer that cannot be used, and would not be better the next time.
+pub(super) fn malformed(url: &str, problem: &str) -> Failure {
+    Failure {
+        error: Box::new(Error::Answer {
+            url: without_query(url),
+            problem: problem.to_owned(),
+        }),
+        status: None,
+        code: String::new(),
+        retry: Retry::Never,
+    }
+}
+
+/// A request without an answer, or with one that ended too early.
+pub(super) fn unanswered(url: &str, error: ureq::Error) -> Failure {
+    let retry = match &error {
+        ureq::Error::HostNotFound => Retry::Once,
+        ureq::Error::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused => Retry::Once,
+        // Bytes that came and are not what they should be, as a certificate that is not trusted.
+        ureq::Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => Retry::Never,
+        ureq::Error::Io(_)
+        | ureq::Error::Timeout(_)
+        | ureq::Error::ConnectionFailed
+        | ureq::Error::Protocol(_) => Retry::Again,
+        _ => Retry::Never,
+    };
+    let problem = match error {
+        ureq::Error::Io(error) => error.to_string(),
+        ureq::Error::HostNotFound => "no such host".to_owned(),
+        ureq::Error::Timeout(_) => "no answer in time".to_owned(),
+        error => error.to_string(),
+    };
+    Failure {
+        error: Box::new(Error::Unreachable {
+            url: without_query(url),
+            problem,
+        }),
+        status: None,
+        code: String::new(),
         retry,
     }
 }
