@@ -1,8 +1,8 @@
 //! How fast the CPU kernel multiplies, beside plain reading by all cores and beside XLA's own dots.
 //!
-//! `cargo run --release --example kernel [SECONDS]`: each line is the median over so many seconds (0.5 unless given) of
-//! products with weights that no cache holds. Reading is measured again before each group, since other work on the machine
-//! changes it.
+//! `cargo run --release --example kernel [SECONDS]`: each line is the median over so many seconds
+//! (0.5 unless given) of products with weights that no cache holds. Reading is measured again
+//! before each group, since other work on the machine changes it.
 
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,8 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The median of the bytes of weights per second, in GB, over successive stretches of `count` weights.
+/// The median of the bytes of weights per second, in GB, over successive stretches of `count`
+/// weights.
 fn median_speed(
     weights: &[bf16],
     count: usize,
@@ -102,7 +103,8 @@ fn median_speed(
     (count * size_of::<bf16>()) as f64 / time / 1e9
 }
 
-/// Seconds of a turn of a loop on the device in which each turn's activations go through two matrices.
+/// Seconds of a turn of a loop on the device in which each turn's activations go through two
+/// matrices.
 fn turn(
     client: &Client,
     element_type: ElementType,

@@ -1,5 +1,6 @@
-//! The tokens are the same whichever instructions the CPU has: the variable of the CPU kernel chooses each instruction set in turn. A CPU
-//! without AVX-512 is one where the sets made of it are not chosen.
+//! The tokens are the same whichever instructions the CPU has: the variable of the CPU kernel
+//! chooses each instruction set in turn. A CPU without AVX-512 is one where the sets made of it are
+//! not chosen.
 
 mod common;
 

@@ -1,10 +1,11 @@
-//! Addresses: who answers at one, and where a reference to another leads.
+//! Addresses: which server one names, and what a reference resolves to.
 
 use std::net::IpAddr;
 
 use ureq::http::Uri;
 
-/// The address that a reference means at another address (RFC 3986, section 5, without dot segments).
+/// The address that a reference resolves to at another address (RFC 3986, section 5, without dot
+/// segments).
 pub(super) fn join(base: &str, reference: &str) -> Option<String> {
     let reference = reference.split('#').next().unwrap_or_default();
     if reference.contains("://") && origin(reference).is_some() {
@@ -26,7 +27,7 @@ pub(super) fn join(base: &str, reference: &str) -> Option<String> {
     Some(format!("{scheme}://{authority}{folder}{reference}"))
 }
 
-/// Who answers at an address: scheme, host and port; or nothing where it is no http address.
+/// The origin of an address: scheme, host and port; none where it is not an http address.
 pub(super) fn origin(url: &str) -> Option<(String, String, u16)> {
     let uri: Uri = url.parse().ok()?;
     let port = match uri.scheme_str()? {
@@ -46,7 +47,7 @@ pub(super) fn is_loopback(host: &str) -> bool {
     host == "localhost" || address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
-/// An address as messages have it: what stands behind the question mark may be a secret.
+/// An address for messages: the query may contain a secret.
 pub(super) fn without_query(url: &str) -> String {
     url.split('?').next().unwrap_or_default().to_owned()
 }

@@ -1,4 +1,5 @@
-//! Requests: redirects followed by hand, so that the token goes to the Hub alone; failures told apart by whether they may pass.
+//! Requests: redirects are followed here, so that the token is sent to the Hub alone, and transient
+//! failures are retried.
 
 use std::io;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use super::{Error, RepoId, Result, Settings};
 
 /// Redirects that are followed in a row.
 const MAX_HOPS: usize = 10;
-/// The most that is read of an answer that is kept in memory: a listing of a hundred thousand files has some ten megabytes.
+/// The most that is read of a response that is kept in memory: a listing of a hundred thousand
+/// files has some ten megabytes.
 const MAX_TEXT: u64 = 1 << 26;
 
 /// Makes requests for one repository.
@@ -50,7 +52,7 @@ impl<'a> Client<'a> {
         }
         let mut config = Agent::config_builder();
         if origin(&settings.endpoint).is_some_and(|(_, host, _)| is_loopback(&host)) {
-            // Whatever proxy the environment names is for what lies beyond this machine.
+            // A proxy from the environment is for other machines.
             config = config.proxy(None);
         }
         let config = config
@@ -74,7 +76,8 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// Makes a request once, redirects included. `from` asks for the bytes from there on, and `tag` only if the content is still the same.
+    /// Makes a request once, redirects included. `from` requests the bytes from that offset on, and
+    /// `tag` only if the content is unchanged.
     pub(super) fn send(
         &self,
         method: &Method,
@@ -112,10 +115,12 @@ impl<'a> Client<'a> {
             if status.is_redirection() {
                 let (next, is_relative) = next_hop(&url, response.headers())?;
                 if is_relative {
-                    // The file has another name at the Hub, and only there is its own ETag said. Python has it so too.
+                    // The file has another name at the Hub, whose response has its own ETag. Python
+                    // does the same.
                     file = FileHeaders::default();
                 } else if *method == Method::HEAD && file.is_known() {
-                    // A file's headers come with the redirect to where its content is: nobody need be asked there.
+                    // A file's headers come with the redirect to its content: no further request is
+                    // needed.
                     return Ok(FileResponse { file, response });
                 }
                 url = next;
@@ -135,7 +140,7 @@ impl<'a> Client<'a> {
         Err(malformed(&url, "too many redirects"))
     }
 
-    /// Makes a request until it succeeds or there is no point in more. `what` names it to whoever waits.
+    /// Makes a request until it succeeds or retrying is pointless. `what` names it in events.
     pub(super) fn request(
         &self,
         method: &Method,
@@ -145,7 +150,7 @@ impl<'a> Client<'a> {
         self.persist(what, || self.send(method, url, 0, None))
     }
 
-    /// Asks for JSON.
+    /// Requests JSON.
     pub(super) fn json<T: DeserializeOwned>(&self, url: &str) -> std::result::Result<T, Failure> {
         let text = self.persist(&without_query(url), || {
             let mut answer = self.send(&Method::GET, url, 0, None)?;
@@ -158,7 +163,7 @@ impl<'a> Client<'a> {
                 .map_err(|error| unanswered(url, error))
         })?;
         serde_json::from_slice(&text)
-            .map_err(|error| malformed(url, &format!("not the JSON that the Hub gives: {error}")))
+            .map_err(|error| malformed(url, &format!("not the Hub's JSON: {error}")))
     }
 
     fn persist<T>(
@@ -180,7 +185,8 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Waits before the next attempt; or says that there is to be none, after so many failures in a row.
+    /// Waits before the next attempt, and returns whether there is to be one after this many
+    /// failures in a row.
     pub(super) fn waits_after(&self, what: &str, failure: &Failure, failures: u32) -> bool {
         let retries = &self.settings.retries;
         let most = match failure.retry {
@@ -209,15 +215,15 @@ impl<'a> Client<'a> {
     }
 }
 
-/// Where a redirect leads, and whether it says so without naming a server.
+/// The target of a redirect, and whether it is relative, without a server's name.
 fn next_hop(url: &str, headers: &HeaderMap) -> std::result::Result<(String, bool), Failure> {
     let location = headers
         .get(header::LOCATION)
         .and_then(|value| value.to_str().ok())
-        .ok_or_else(|| malformed(url, "a redirect to nowhere"))?;
+        .ok_or_else(|| malformed(url, "a redirect without a location"))?;
     let is_relative = origin(location).is_none() && !location.starts_with("//");
     match join(url, location).filter(|next| origin(next).is_some()) {
         Some(next) => Ok((next, is_relative)),
-        None => Err(malformed(url, "a redirect to no http address")),
+        None => Err(malformed(url, "a redirect to an address that is not http")),
     }
 }

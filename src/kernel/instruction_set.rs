@@ -1,4 +1,4 @@
-//! Which instructions a product is made of.
+//! Which instructions a product uses.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -10,11 +10,11 @@ use super::tile::Tiles;
 #[cfg(target_arch = "x86_64")]
 use super::x86;
 
-/// The instructions that a product is made of. They differ in speed, and in the last bits of a sum.
+/// The instructions that a product uses. They differ in speed, and in the last bits of a sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum InstructionSet {
-    /// AVX-512 with its dot product of bfloat16 pairs. Numbers below 2⁻¹²⁶ count as zero in it.
+    /// AVX-512 with its dot product of bfloat16 pairs. It treats numbers below 2⁻¹²⁶ as zero.
     Avx512Bf16,
     /// AVX-512F; bfloat16 is widened to float32.
     Avx512,
@@ -25,7 +25,7 @@ pub enum InstructionSet {
 }
 
 impl InstructionSet {
-    /// Every form, the fastest first.
+    /// Every instruction set, the fastest first.
     pub const ALL: [InstructionSet; 4] = [
         InstructionSet::Avx512Bf16,
         InstructionSet::Avx512,
@@ -43,7 +43,7 @@ impl InstructionSet {
         }
     }
 
-    /// The form of that name.
+    /// The instruction set of that name.
     pub fn named(name: &str) -> Option<InstructionSet> {
         InstructionSet::ALL
             .into_iter()
@@ -71,7 +71,7 @@ impl InstructionSet {
         }
     }
 
-    /// The fastest form that this CPU has.
+    /// The fastest instruction set of this CPU.
     pub fn best() -> InstructionSet {
         static BEST: OnceLock<InstructionSet> = OnceLock::new();
         *BEST.get_or_init(|| {
@@ -95,7 +95,7 @@ pub trait Element: Sealed {}
 impl Element for bf16 {}
 impl Element for f32 {}
 
-/// Keeps [`Element`] to the types that there are tiles for.
+/// Restricts [`Element`] to the types that there are tiles for.
 pub trait Sealed: Copy + Send + Sync + 'static {
     #[doc(hidden)]
     fn tiles(instructions: InstructionSet) -> TilesOf<Self>
@@ -103,7 +103,7 @@ pub trait Sealed: Copy + Send + Sync + 'static {
         Self: Sized;
 }
 
-/// The tiles of a form, out of the public's sight.
+/// The tiles of an instruction set, hidden from the public interface.
 #[doc(hidden)]
 pub struct TilesOf<W: 'static>(pub(super) &'static Tiles<W>);
 

@@ -10,9 +10,9 @@ use crate::pjrt::{Attributes, CallResult, CustomCall, Operand};
 
 /// The name that programs call the product by.
 ///
-/// Operands: `x` [rows, inputs] and `w` [outputs, inputs], both bfloat16 or both float32. Result: [rows, outputs], float32,
-/// or bfloat16 where the operands are (the float32 sums, rounded). All row-major, which is what a custom call without
-/// layouts gets.
+/// Operands: `x` [rows, inputs] and `w` [outputs, inputs], both bfloat16 or both float32. Result:
+/// [rows, outputs], float32, or bfloat16 where the operands are (the float32 sums, rounded). All
+/// row-major, which are the layouts of a custom call that specifies none.
 pub const MATMUL: &str = "gemma_xla_matmul";
 
 /// [`MATMUL`].
@@ -54,7 +54,7 @@ impl CustomCall for Matmul {
         };
         run.ok_or_else(|| {
             format!(
-                "{} times {} to {} is not offered",
+                "{} times {} to {} is not supported",
                 x.element_type().name(),
                 w.element_type().name(),
                 y.element_type().name()

@@ -1,16 +1,17 @@
-//! What the CPU computes faster than XLA has it do: matrix products of few rows, the attention of a decode
-//! step over a cache, rows of a table, the maximum of a row.
+//! What the CPU computes faster than XLA has it do: matrix products of few rows, the attention of a
+//! decode step over a cache, rows of a table, the maximum of a row.
 //!
-//! A decode step reads every weight and the filled part of the cache for a handful of rows, so it should
-//! take as long as reading them from memory takes. XLA's CPU compiler reaches a third of that speed, and it
-//! supports few operations on bfloat16: for the others it first rewrites the whole operand as float32. So
-//! programs can call these functions instead, as [`MATMUL`], [`ATTENTION`], [`TAKE_ROWS`] and [`ARGMAX`]:
-//! [`custom_calls`] gives them to [`Plugin::open`](crate::pjrt::Plugin::open), and [`are_available`] tells
-//! whether a client's programs may call them.
+//! A decode step reads every weight and the filled part of the cache for a handful of rows, so it
+//! should take as long as reading them from memory takes. XLA's CPU compiler reaches a third of
+//! that speed, and it supports few operations on bfloat16: for the others it first rewrites the
+//! whole operand as float32. So programs can call these functions instead, as [`MATMUL`],
+//! [`ATTENTION`], [`TAKE_ROWS`] and [`ARGMAX`]: [`custom_calls`] gives them to
+//! [`Plugin::open`](crate::pjrt::Plugin::open), and [`are_available`] tells whether a client's
+//! programs may call them.
 //!
-//! The product consists of vector instructions of an [`InstructionSet`] that is chosen when the program
-//! runs. All unsafe code that does not speak to a plugin is in this module: threads that write to parts of
-//! one result, and vector instructions that need pointers or a CPU that has them.
+//! The product consists of vector instructions of an [`InstructionSet`] that is chosen when the
+//! program runs. All unsafe code that does not speak to a plugin is in this module: threads that
+//! write to parts of one result, and vector instructions that need pointers or a CPU that has them.
 
 mod argmax;
 mod attention;
@@ -39,8 +40,8 @@ pub use switch::{Error, Result, SWITCH};
 use crate::pjrt::{Client, CustomCallHandler};
 use pool::Pool;
 
-/// The functions as custom calls, for a plugin that may be one for CPUs; none where [`SWITCH`] is `off`.
-/// Other plugins' programs do not call them.
+/// The functions as custom calls, for a plugin that may be one for CPUs; none where [`SWITCH`] is
+/// `off`. Other plugins' programs do not call them.
 ///
 /// # Errors
 /// Where [`SWITCH`] has an invalid value.
@@ -56,8 +57,8 @@ pub fn custom_calls() -> Result<Vec<CustomCallHandler>> {
     ])
 }
 
-/// Whether the client's programs may call the functions: its devices are CPUs, and all functions were
-/// registered when its plugin was loaded. Otherwise the compiler's own operations have to do.
+/// Whether the client's programs may call the functions: its devices are CPUs, and all functions
+/// were registered when its plugin was loaded. Otherwise the compiler's own operations have to do.
 pub fn are_available(client: &Client) -> bool {
     let is_cpu = matches!(client.platform_name(), "cpu" | "host" | "Host");
     is_cpu
@@ -66,12 +67,13 @@ pub fn are_available(client: &Client) -> bool {
             .all(|target| client.plugin().has_custom_call(target))
 }
 
-/// `y` [rows, outputs] = `x` [rows, inputs] · `w` [outputs, inputs]ᵀ, all row-major, on all cores: each sum in float32 and
-/// then rounded to the type of `y`. A row of the result is the same, to the bit, whatever the other rows are and however many
-/// threads there are; another form gives other last bits.
+/// `y` [rows, outputs] = `x` [rows, inputs] · `w` [outputs, inputs]ᵀ, all row-major, on all cores:
+/// each sum in float32 and then rounded to the type of `y`. A row of the result has the same bits
+/// whatever the other rows are, on any number of threads; another instruction set gives other last
+/// bits.
 ///
 /// # Panics
-/// Where a slice is not as long as the sizes say, or this CPU does not have the form.
+/// Where a slice does not have the length of the sizes, or this CPU lacks the instructions.
 pub fn multiply<W: Element, Y: Output>(
     instructions: InstructionSet,
     sizes: ProductSizes,

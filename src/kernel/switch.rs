@@ -4,18 +4,18 @@ use std::sync::OnceLock;
 
 use super::instruction_set::InstructionSet;
 
-/// The environment variable that chooses the form by its [name](InstructionSet::name), or `off`. Without it the fastest form that the
-/// CPU has is taken.
+/// The environment variable that chooses the instruction set by its [name](InstructionSet::name),
+/// or `off`. By default it is the fastest that the CPU has.
 pub const SWITCH: &str = "GEMMA_XLA_CPU_KERNEL";
 
 /// The result of registering.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What can go wrong with the choice of a form.
+/// Errors in the choice of an instruction set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The environment variable has a value that it does not take.
+    /// The environment variable has an invalid value.
     #[error("{SWITCH}={value}: not one of avx512bf16, avx512, avx2, portable, off")]
     UnknownInstructionSet {
         /// The value.
@@ -24,12 +24,12 @@ pub enum Error {
     /// The environment variable names instructions that the CPU does not have.
     #[error("{SWITCH}={instructions}: this CPU does not have these instructions")]
     UnavailableInstructionSet {
-        /// The form.
+        /// The instruction set.
         instructions: InstructionSet,
     },
 }
 
-/// The form to run with, or none where the kernel is off. Read once: a process has one.
+/// The instruction set to run with, or none where the kernel is off. Read once per process.
 pub(super) fn chosen() -> Result<Option<InstructionSet>> {
     static CHOSEN: OnceLock<Result<Option<InstructionSet>>> = OnceLock::new();
     CHOSEN
@@ -40,7 +40,8 @@ pub(super) fn chosen() -> Result<Option<InstructionSet>> {
         .clone()
 }
 
-/// The form that a call runs with: programs that call the kernel may be there although it was turned off since.
+/// The instruction set that a call runs with. A saved program may call the kernel although it is
+/// turned off now.
 pub(super) fn instruction_set() -> std::result::Result<InstructionSet, String> {
     let chosen = chosen().map_err(|error| error.to_string())?;
     Ok(chosen.unwrap_or(InstructionSet::Portable))

@@ -7,7 +7,7 @@ use super::pool::Pool;
 use super::product::{ProductSizes, multiply};
 use super::{Element, InstructionSet};
 
-/// Numbers between −1 and 1 that look like nothing, from a linear congruential generator.
+/// Numbers between −1 and 1 without a pattern, from a linear congruential generator.
 fn noise(seed: u64, count: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
     std::iter::repeat_with(|| {
@@ -70,8 +70,8 @@ fn product<W: Number>(
     y
 }
 
-/// Holds a form's product against one in float64, sum by sum: the error of a sum of n products in float32 is at most
-/// n · 2⁻²⁴ · Σ|xᵢwᵢ|, to first order, in any order of summing.
+/// Compares a product with one in float64, sum by sum: the error of a sum of n products in float32
+/// is at most n · 2⁻²⁴ · Σ|xᵢwᵢ|, to first order, in any order of summing.
 fn check<W: Number>(threads: usize, instructions: InstructionSet, sizes: ProductSizes) {
     let (x, w) = operands::<W>(sizes);
     let y = product(threads, instructions, sizes, &x, &w);
@@ -257,11 +257,11 @@ fn products_may_run_at_the_same_time() {
 }
 
 #[test]
-fn a_panic_in_a_piece_reaches_the_caller_and_the_pool_goes_on() {
+fn a_panic_in_a_chunk_reaches_the_caller_and_the_pool_goes_on() {
     let pool = Pool::new(3);
     for bad in [0, 50, 99] {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            pool.run(100, &|piece| assert_ne!(piece, bad, "a bad piece"));
+            pool.run(100, &|chunk| assert_ne!(chunk, bad, "a bad chunk"));
         }));
         assert!(outcome.is_err());
     }

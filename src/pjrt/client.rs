@@ -1,4 +1,4 @@
-//! A client: a plugin's hold on its devices.
+//! Clients: how a plugin's devices are used.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use super::named_value::NamedValue;
 use super::options::{TransferOptions, count};
 use super::plugin::Plugin;
 
-/// A client. Clones share it; it is destroyed when the last of its clones, devices, buffers, executables and events is
-/// gone.
+/// A client. Clones share it; it is destroyed when the last of its clones, devices, buffers,
+/// executables and events is dropped.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 
@@ -29,11 +29,11 @@ struct Inner {
 }
 
 impl Client {
-    /// Makes a client of a plugin, which takes hold of its devices. The option `cpu_device_count`, an
+    /// Makes a client of a plugin, which opens its devices. The option `cpu_device_count`, an
     /// integer, gives a CPU plugin that many devices; without it there are four.
     ///
-    /// Options are the plugin's own: it may ignore one that it does not know, and an old one may end the
-    /// process over one whose value has another type than it expects.
+    /// Options are the plugin's own: it may ignore one that it does not know, and an old one may
+    /// end the process over one whose value has another type than it expects.
     ///
     /// # Errors
     /// What the plugin reports, for example a missing device or an unknown option.
@@ -79,14 +79,14 @@ impl Client {
         Ok(made)
     }
 
-    /// Finds out whether the plugin keeps to device layouts. XLA's CPU client of API 0.81 notes a buffer's layout, and
-    /// then copies bytes in and out as they are. So a small array is sent in column-major layout and read back as it
-    /// lies there.
+    /// Determines whether the plugin honours device layouts. XLA's CPU client of API 0.81 records a
+    /// buffer's layout, and then copies bytes in and out unchanged. So a small array is sent in
+    /// column-major layout and read back as it is stored.
     fn probe_layouts(&self) -> Result<()> {
         let Some(device) = self.addressable_devices().first() else {
             return Ok(());
         };
-        // The layouts of other platforms have tiles, and their plugins keep to them.
+        // The layouts of other platforms have tiles, and their plugins honour them.
         if self.platform_name() != "cpu" {
             return Ok(());
         }
@@ -116,7 +116,7 @@ impl Client {
         &self.0.platform_name
     }
 
-    /// The platform's version, in the plugin's own words.
+    /// The platform's version, as the plugin states it.
     pub fn platform_version(&self) -> &str {
         &self.0.platform_version
     }
@@ -136,8 +136,8 @@ impl Client {
         &self.0.addressable
     }
 
-    /// The ids of the devices that the client would choose for a program: `partitions` of them for the first replica,
-    /// then the second's, and so on.
+    /// The ids of the devices that the client would choose for a program: `partitions` of them for
+    /// the first replica, then the second's, and so on.
     ///
     /// # Errors
     /// Where the client has too few devices.

@@ -7,7 +7,8 @@ use pjrt_sys::*;
 
 use super::abi::Api;
 
-/// An extension of a plugin's API: functions beyond the table, such as the registration of custom calls.
+/// An extension of a plugin's API: functions beyond the table, such as the registration of custom
+/// calls.
 #[derive(Debug, Clone, Copy)]
 pub struct Extension {
     extension_type: u32,
@@ -26,8 +27,8 @@ impl Extension {
         let mut found = Vec::new();
         let mut next = api.extensions();
         while let Some(raw) = NonNull::new(next.cast_mut()) {
-            // SAFETY: the list is constant data of a library that stays loaded, ended by null; every
-            // element begins with a PJRT_Extension_Base.
+            // SAFETY: the list is constant data of a library that stays loaded, ended by null;
+            // every element begins with a PJRT_Extension_Base.
             let base = unsafe { raw.as_ptr().read() };
             found.push(Extension {
                 extension_type: base.type_,
@@ -54,7 +55,8 @@ impl Extension {
         self.struct_size
     }
 
-    /// The extension's structure, which begins with a `PJRT_Extension_Base` and lives as long as the process.
+    /// The extension's structure, which begins with a `PJRT_Extension_Base` and lives as long as
+    /// the process.
     pub fn as_ptr(&self) -> *const c_void {
         self.raw.as_ptr().cast_const().cast()
     }

@@ -1,4 +1,4 @@
-//! What tells one build of a plugin from another.
+//! The identity of a plugin's build.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -13,8 +13,8 @@ pub(super) const DIGEST: usize = 32;
 /// A hash of a plugin's file.
 pub(super) type Fingerprint = [u8; DIGEST];
 
-/// The SHA-256 of the SHA-256s of the file's parts, which are hashed in parallel: a plugin has hundreds of
-/// megabytes.
+/// The SHA-256 of the SHA-256s of the file's parts, which are hashed in parallel: a plugin has
+/// hundreds of megabytes.
 pub(super) fn of_file(path: &Path) -> std::io::Result<Fingerprint> {
     const PART: u64 = 16 << 20;
     let parts = std::fs::metadata(path)?.len().div_ceil(PART);

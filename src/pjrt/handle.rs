@@ -14,12 +14,13 @@ use super::plugin::Plugin;
 pub(super) struct ClientHandle {
     plugin: Plugin,
     raw: NonNull<PJRT_Client>,
-    /// Whether the plugin moves elements to and from device layouts. Set once the devices are known; until then taken
-    /// as given.
+    /// Whether the plugin moves elements to and from device layouts. Set once the devices are
+    /// known; until then taken as given.
     lays_out: OnceLock<bool>,
 }
 
-// SAFETY: PJRT clients may be used from any thread, and by many at once; XLA's own front ends do so.
+// SAFETY: PJRT clients may be used from any thread, and by many at once; XLA's own front ends do
+// so.
 unsafe impl Send for ClientHandle {}
 // SAFETY: as for Send.
 unsafe impl Sync for ClientHandle {}
@@ -36,7 +37,8 @@ impl ClientHandle {
             args.create_options = list(&raw_options);
             args.num_options = raw_options.len();
         });
-        // SAFETY: the options live through the call. There are no key-value callbacks: null is allowed.
+        // SAFETY: the options live through the call. There are no key-value callbacks: null is
+        // allowed.
         unsafe { call!(plugin.api(), PJRT_Client_Create, &mut args) }?;
         Ok(Arc::new(ClientHandle {
             plugin: plugin.clone(),
@@ -57,8 +59,8 @@ impl ClientHandle {
         self.raw.as_ptr()
     }
 
-    /// Whether the plugin converts elements to and from device layouts, as it should. Taken as given until
-    /// [`ClientHandle::set_lays_out`] says otherwise.
+    /// Whether the plugin converts elements to and from device layouts, as it should. Taken as
+    /// given until [`ClientHandle::set_lays_out`] says otherwise.
     pub(super) fn lays_out(&self) -> bool {
         self.lays_out.get().copied().unwrap_or(true)
     }
@@ -72,7 +74,8 @@ impl ClientHandle {
 impl Drop for ClientHandle {
     fn drop(&mut self) {
         let mut args = Padded::<PJRT_Client_Destroy_Args>::with(|args| args.client = self.raw());
-        // SAFETY: the last handle: all that was made with the client is gone, and it is not used after this.
+        // SAFETY: the last handle: all that was made with the client is gone, and it is not used
+        // after this.
         if let Err(error) = unsafe { call!(self.api(), PJRT_Client_Destroy, &mut args) } {
             tracing::warn!("closing a PJRT client: {error}");
         }
@@ -139,7 +142,7 @@ impl Drop for TopologyHandle {
     }
 }
 
-/// What a compiled program must not outlive.
+/// What an executable keeps alive.
 pub(super) enum Owner {
     Client(Arc<ClientHandle>),
     Topology(Arc<TopologyHandle>),

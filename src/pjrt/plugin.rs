@@ -22,7 +22,7 @@ pub struct Plugin(Arc<Inner>);
 
 struct Inner {
     path: PathBuf,
-    /// Where the library was when it was loaded, whatever `path` leads to by now.
+    /// The library's path when it was loaded, whatever `path` refers to now.
     canonical: PathBuf,
     api: Api,
     fingerprint: OnceLock<Fingerprint>,
@@ -38,12 +38,14 @@ struct CustomCalls {
     closed: bool,
 }
 
-/// The plugins of this process, by canonical path. A plugin wants to be initialized once, and its threads and
-/// thread-local destructors do not survive being unloaded: so what is loaded stays, and is found here again.
+/// The plugins of this process, by canonical path. A plugin must be initialized only once, and its
+/// threads and thread-local destructors do not survive unloading. So what is loaded stays, and is
+/// found here again.
 static LOADED: LazyLock<Mutex<HashMap<PathBuf, Plugin>>> = LazyLock::new(Mutex::default);
 
 impl Plugin {
-    /// Loads a plugin that the user chose or that was installed and checked; else as [`Plugin::load`].
+    /// Loads a plugin that the user chose or that was installed and checked; otherwise as
+    /// [`Plugin::load`].
     ///
     /// # Errors
     /// As there.
@@ -53,24 +55,24 @@ impl Plugin {
         unsafe { Plugin::load(file.path(), custom_calls) }
     }
 
-    /// Loads and initializes the plugin at `path`, or finds it where it is loaded already, and registers
-    /// the custom calls that its programs on CPUs may call. [`Plugin::has_custom_call`] tells whether a
-    /// registration succeeded: a plugin may take none.
+    /// Loads and initializes the plugin at `path`, or finds it where it is loaded already, and
+    /// registers the custom calls that its programs on CPUs may call. [`Plugin::has_custom_call`]
+    /// tells whether a registration succeeded: a plugin may take none.
     ///
-    /// Custom calls are registered here alone because XLA reads its registry without a lock while it
-    /// compiles and loads programs. A target is registered once in the life of the process. Loading the
-    /// plugin again with further custom calls registers them only if no client or topology was made yet;
-    /// afterwards it warns that they are not available.
+    /// Custom calls are registered here alone because XLA reads its registry without a lock while
+    /// it compiles and loads programs. A target is registered once in the life of the process.
+    /// Loading the plugin again with further custom calls registers them only if no client or
+    /// topology was made yet; afterwards it warns that they are not available.
     ///
     /// # Safety
-    /// This runs the library's code. The file must be a PJRT plugin that is sound to run in this process:
-    /// its initializers, and `GetPjrtApi` with a table that stays valid and whose functions do what
-    /// `pjrt_c_api.h` says. It must not be modified while the process runs. No other thread may be
-    /// changing the process's environment, which initializers read.
+    /// This runs the library's code. The file must be a PJRT plugin that is sound to run in this
+    /// process: its initializers, and `GetPjrtApi` with a table that stays valid and whose
+    /// functions do what `pjrt_c_api.h` says. It must not be modified while the process runs. No
+    /// other thread may be changing the process's environment, which initializers read.
     ///
     /// # Errors
-    /// Where the file is missing, does not load as a shared library, is no plugin, has an API other than
-    /// 0.x, or fails to initialize. Each error but the last names the path.
+    /// Where the file is missing, does not load as a shared library, is no plugin, has an API other
+    /// than 0.x, or fails to initialize. Each error but the last names the path.
     pub unsafe fn load(path: &Path, custom_calls: &[CustomCallHandler]) -> Result<Plugin> {
         let unreadable = |error: std::io::Error| match error.kind() {
             ErrorKind::NotFound => Error::PluginMissing {
@@ -88,8 +90,8 @@ impl Plugin {
                 reason: "not a file".to_owned(),
             });
         }
-        // The lock is held throughout, so that no other thread initializes the same plugin. The map is whole even if
-        // a holder panicked.
+        // The lock is held throughout, so that no other thread initializes the same plugin. The map
+        // is consistent even if a holder panicked.
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(plugin) = loaded.get(&canonical) {
             plugin.register(custom_calls);
@@ -120,7 +122,8 @@ impl Plugin {
 
     fn initialize(&self) -> Result<()> {
         let mut args = Padded::<PJRT_Plugin_Initialize_Args>::new();
-        // SAFETY: the arguments hold no pointers; the first call on this plugin, under the lock of LOADED.
+        // SAFETY: the arguments hold no pointers; the first call on this plugin, under the lock of
+        // LOADED.
         unsafe { call!(self.api(), PJRT_Plugin_Initialize, &mut args) }
     }
 
@@ -138,8 +141,8 @@ impl Plugin {
         self.api().version()
     }
 
-    /// A hash of the plugin's file: what tells this build from every other, which its version does not. To be part of
-    /// whatever names something that the plugin compiled. Reads the whole file, once.
+    /// A hash of the plugin's file, which identifies the build as its version does not. It must be
+    /// part of every key of what the plugin compiled. Reads the whole file, once.
     ///
     /// # Errors
     /// [`Error::PluginUnreadable`] where the file can no longer be read.
@@ -155,10 +158,10 @@ impl Plugin {
         Ok(*self.0.fingerprint.get_or_init(|| found))
     }
 
-    /// What the plugin says of itself, such as `xla_version` and the StableHLO versions that it reads.
+    /// The plugin's attributes, such as `xla_version` and the StableHLO versions that it reads.
     ///
     /// # Errors
-    /// Where the plugin does not say.
+    /// Where the plugin does not provide them.
     pub fn attributes(&self) -> Result<Vec<(String, NamedValue)>> {
         let mut args = Padded::<PJRT_Plugin_Attributes_Args>::new();
         // SAFETY: all fields are results.
@@ -172,20 +175,22 @@ impl Plugin {
         Extension::all(self.api())
     }
 
-    /// The extension of the given type (a number of the enumeration `PJRT_Extension_Type`), where the plugin has it.
+    /// The extension of the given type (a number of the enumeration `PJRT_Extension_Type`), where
+    /// the plugin has it.
     pub fn extension(&self, extension_type: u32) -> Option<Extension> {
         self.extensions()
             .into_iter()
             .find(|extension| extension.extension_type() == extension_type)
     }
 
-    /// Whether programs of this plugin can call this target: whether it was registered when the plugin
-    /// was loaded.
+    /// Whether programs of this plugin can call this target: whether it was registered when the
+    /// plugin was loaded.
     pub fn has_custom_call(&self, target: &str) -> bool {
         self.custom_calls().registered.contains(target)
     }
 
-    /// Registers custom calls that are not registered yet. Where that fails, programs cannot call them.
+    /// Registers custom calls that are not registered yet. Where that fails, programs cannot call
+    /// them.
     fn register(&self, handlers: &[CustomCallHandler]) {
         let mut calls = self.custom_calls();
         for handler in handlers {
@@ -205,8 +210,8 @@ impl Plugin {
                 tracing::debug!("{}: takes no custom calls", self.path().display());
                 return;
             };
-            // SAFETY: the lock of custom_calls is held, and no client or topology was made that could
-            // compile or load a program: they close the registry under this lock first.
+            // SAFETY: the lock of custom_calls is held, and no client or topology was made that
+            // could compile or load a program: they close the registry under this lock first.
             match unsafe { handler.register(self.api(), &extension) } {
                 Ok(()) => {
                     calls.registered.insert(target);
@@ -222,7 +227,7 @@ impl Plugin {
     }
 
     fn custom_calls(&self) -> MutexGuard<'_, CustomCalls> {
-        // The set is whole even if a holder panicked.
+        // The set is consistent even if a holder panicked.
         let calls = &self.0.custom_calls;
         calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -251,14 +256,14 @@ unsafe fn open(path: &Path, canonical: &Path) -> Result<Api> {
             path: path.to_owned(),
             reason,
         })?;
-    // SAFETY: runs the library's initializers, which the caller vouches for.
+    // SAFETY: runs the library's initializers, which the caller guarantees to be sound.
     let library = unsafe { libloading::Library::new(canonical) }.map_err(|error| {
         Error::PluginNotLoadable {
             path: path.to_owned(),
             reason: linker_message(&error, canonical),
         }
     })?;
-    // Leaked whatever comes: unloading a library of this kind is what is unsafe, not keeping it.
+    // Leaked in any case: unloading such a library would be unsafe, keeping it is not.
     let library: &'static libloading::Library = Box::leak(Box::new(library));
     // SAFETY: the symbol of this name is a function of this type in every PJRT plugin.
     let get_api =
@@ -266,7 +271,8 @@ unsafe fn open(path: &Path, canonical: &Path) -> Result<Api> {
             .map_err(|_| Error::NotAPlugin {
                 path: path.to_owned(),
             })?;
-    // SAFETY: takes no arguments, and answers its static table, which lives as long as the leaked library.
+    // SAFETY: takes no arguments, and returns its static table, which lives as long as the leaked
+    // library.
     let api = unsafe { Api::new(get_api()) }.ok_or_else(|| Error::NoApi {
         path: path.to_owned(),
     })?;
@@ -281,7 +287,8 @@ unsafe fn open(path: &Path, canonical: &Path) -> Result<Api> {
     Ok(api)
 }
 
-/// What dlopen said, which libloading keeps in the error's source; without the path, which our error names already.
+/// The message of dlopen, which libloading keeps in the error's source; without the path, which our
+/// error names already.
 fn linker_message(error: &libloading::Error, path: &Path) -> String {
     let source = std::error::Error::source(error);
     let message = source.map_or_else(|| error.to_string(), |source| source.to_string());

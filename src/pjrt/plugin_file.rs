@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 /// A plugin's file whose code may run in this process.
 ///
-/// Loading a plugin runs foreign code, and no check can show that the code is sound. So a value of this
-/// type states on whose word it is run; [`Plugin::open`](super::Plugin::open) relies on that. Only
-/// [`plugin::locate`](crate::plugin::locate) and [`plugin::find`](crate::plugin::find) make one:
-/// - an installed file is that of a pinned build. Its SHA-256 was checked when it was installed, and its
-///   size since; only the user can write to its folder;
-/// - any other file was chosen by whoever runs the process, by an argument, by an environment variable, or
-///   by being installed in the system, as a program is chosen that is then executed.
+/// Loading a plugin runs foreign code, and no check can show that the code is sound. So a value of
+/// this type states on whose word it is run; [`Plugin::open`](super::Plugin::open) relies on that.
+/// Only [`plugin::locate`](crate::plugin::locate) and [`plugin::find`](crate::plugin::find) make
+/// one:
+/// - an installed file is that of a pinned build. Its SHA-256 was checked when it was installed,
+///   and its size since; only the user can write to its folder;
+/// - any other file was chosen by whoever runs the process, by an argument, by an environment
+///   variable, or by being installed in the system, as a program is chosen that is then executed.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct PluginFile {
     path: PathBuf,

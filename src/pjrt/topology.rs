@@ -1,4 +1,4 @@
-//! Devices that need not be there, to compile for.
+//! Devices to compile for, which need not be present.
 
 use std::sync::Arc;
 
@@ -13,7 +13,8 @@ use super::options::CompileOptions;
 use super::plugin::Plugin;
 use super::program::{CompiledExecutable, raw_program};
 
-/// A set of devices by name, such as `v5e:2x2`, whether or not this machine has them: programs can be compiled for it.
+/// A set of devices by name, such as `v5e:2x2`, whether or not this machine has them: programs can
+/// be compiled for it.
 #[derive(Clone)]
 pub struct Topology {
     handle: Arc<TopologyHandle>,
@@ -26,7 +27,7 @@ impl Topology {
     /// The topology of that name, in the plugin's own naming: `v5e:2x2`, `v5p:2x2x1` with libtpu.
     ///
     /// # Errors
-    /// Where the plugin does not know the name, or has no topologies (the CPU plugins).
+    /// Where the plugin does not know the name, or has no topologies, as the CPU plugins.
     pub fn create(
         plugin: &Plugin,
         name: &str,
@@ -45,7 +46,8 @@ impl Topology {
             Padded::<PJRT_TopologyDescription_GetDeviceDescriptions_Args>::with(|args| {
                 args.topology = topology;
             });
-        // SAFETY: the topology is alive, and with it its texts and descriptions, which are copied here.
+        // SAFETY: the topology is alive, and with it its texts and descriptions, which are copied
+        // here.
         unsafe {
             call!(api, PJRT_TopologyDescription_PlatformName, &mut platform)?;
             call!(api, PJRT_TopologyDescription_PlatformVersion, &mut version)?;
@@ -75,7 +77,7 @@ impl Topology {
         &self.platform_name
     }
 
-    /// The platform's version, in the plugin's own words.
+    /// The platform's version, as the plugin states it.
     pub fn platform_version(&self) -> &str {
         &self.platform_version
     }
@@ -85,7 +87,8 @@ impl Topology {
         &self.devices
     }
 
-    /// Compiles a module for these devices, as [`Client::compile_module`](super::Client::compile_module) does.
+    /// Compiles a module for these devices, as
+    /// [`Client::compile_module`](super::Client::compile_module) does.
     ///
     /// # Errors
     /// As [`Topology::compile`].
@@ -100,7 +103,7 @@ impl Topology {
     /// Compiles a serialized `HloModuleProto` for these devices, without loading it anywhere.
     ///
     /// # Errors
-    /// What the compiler says (a TPU's says here that a program does not fit its memory), and
+    /// What the compiler reports (a TPU's reports here that a program does not fit its memory), and
     /// [`CompileOptions::to_bytes`]'s errors.
     pub fn compile(
         &self,
@@ -114,8 +117,8 @@ impl Topology {
         args.program = program.as_mut_ptr();
         args.compile_options = options.as_ptr().cast();
         args.compile_options_size = options.len();
-        // SAFETY: the topology is alive, and program and options live through the call. No client is needed. The plugin
-        // hands the executable over.
+        // SAFETY: the topology is alive, and program and options live through the call. No client
+        // is needed. The plugin hands the executable over.
         unsafe {
             call!(self.handle.api(), PJRT_Compile, &mut args)?;
             Ok(CompiledExecutable::from_raw(

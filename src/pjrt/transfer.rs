@@ -14,10 +14,10 @@ use super::layout::{self, dense_layout};
 use super::options::TransferOptions;
 
 impl Buffer {
-    /// Sends an array to a device: dense on the host and on the device, the last dimension fastest, in this machine's
-    /// byte order.
+    /// Sends an array to a device: dense on the host and on the device, the last dimension fastest,
+    /// in this machine's byte order.
     ///
-    /// The transfer may still be under way when this returns; [`Buffer::ready`] says.
+    /// The transfer may still be in progress when this returns: see [`Buffer::ready`].
     ///
     /// # Errors
     /// Where dimensions and bytes do not fit each other, or the plugin fails (out of memory).
@@ -53,7 +53,8 @@ impl Buffer {
         if let Some(order) = order
             && !client.lays_out()
         {
-            // The plugin would note the layout and place the elements as they come: so they come as it says.
+            // The plugin would record the layout but copy the elements unchanged, so they are
+            // arranged here.
             let arranged = layout::arrange(data.bytes(), dims, element_type, strides, order);
             data = Source::from(HostData::from(arranged));
             strides = None;
@@ -82,11 +83,13 @@ impl Buffer {
             args.device_layout = layout.as_mut_ptr();
         }
         let api = client.api();
-        // SAFETY: the device keeps its client alive; dims, strides and layout live through the call; the
-        // data is as long as check_size has made sure, and lives through the call (borrowed) or until the plugin says that
-        // it is done with it (owned: see below). The plugin hands event and buffer over.
+        // SAFETY: the device keeps its client alive; dims, strides and layout live through the
+        // call; the data is as long as check_size has ensured, and lives through the call
+        // (borrowed) or until the plugin reports that it is done with it (owned: see below). The
+        // plugin hands event and buffer over.
         let (done, buffer) = unsafe {
-            // On failure there is neither a buffer nor an event: the plugin has let go of the data, and it is dropped.
+            // On failure there is neither a buffer nor an event: the plugin has let go of the data,
+            // and it is dropped.
             call!(api, PJRT_Client_BufferFromHostBuffer, &mut args)?;
             (
                 Event::from_raw(client, args.done_with_host_buffer),
@@ -94,7 +97,7 @@ impl Buffer {
             )
         };
         if let Source::Owned(owned) = data {
-            // If the plugin does not take the callback, the bytes stay where they are for good: it may be using them.
+            // If the plugin refuses the callback, the bytes are leaked: it may be using them.
             done.on_ready(move |_| drop(owned))?;
         }
         buffer
@@ -125,7 +128,8 @@ impl<'a> From<HostData<'a>> for Source<'a> {
     }
 }
 
-/// Bytes and their owner, which is not touched until it is dropped: the plugin reads the bytes meanwhile.
+/// Bytes and their owner, which is not accessed until it is dropped: the plugin reads the bytes
+/// meanwhile.
 struct OwnedBytes {
     owner: *mut dyn HostBytes,
     bytes: *const [u8],
@@ -136,10 +140,11 @@ unsafe impl Send for OwnedBytes {}
 
 impl OwnedBytes {
     fn new(owner: Box<dyn HostBytes>) -> OwnedBytes {
-        // As a raw pointer the owner may move and its bytes be read at the same time; a box would claim to be alone.
+        // As a raw pointer the owner may move and its bytes be read at the same time; a box would
+        // claim to be alone.
         let owner = Box::into_raw(owner);
-        // The owner is asked once: another time it might answer other bytes.
-        // SAFETY: just made from a box.
+        // The owner is asked once: a second call might return other bytes. SAFETY: just made from a
+        // box.
         let bytes: *const [u8] = unsafe { (*owner).as_ref() };
         OwnedBytes { owner, bytes }
     }

@@ -1,4 +1,4 @@
-//! Trying a plugin out, one step after the other.
+//! Testing a plugin, step by step.
 
 use std::time::Instant;
 
@@ -12,33 +12,33 @@ use crate::pjrt::{
     self, Buffer, Client, CompileOptions, ExecuteOptions, NamedValue, Plugin, Topology,
 };
 
-/// What came of the steps that were tried.
+/// The outcome of the steps.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Report {
-    /// The steps, in order. The first that is not good ends them, but for those that can do without.
+    /// The steps, in order. The first failure ends them, except for steps that do not depend on it.
     pub checks: Vec<Check>,
 }
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Check {
-    /// What was tried.
+    /// What was tested.
     pub what: String,
-    /// How it went.
+    /// The outcome.
     pub verdict: Verdict,
     /// What was found, in one line.
     pub found: String,
 }
 
-/// How a step went.
+/// The outcome of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// As it should.
+    /// It works.
     Good,
-    /// This machine does not have the device; the plugin may be well.
+    /// This machine does not have the device; the plugin may work.
     Absent,
-    /// Wrongly.
+    /// It fails.
     Bad,
 }
 
@@ -64,7 +64,7 @@ impl Report {
         });
     }
 
-    /// Adds a step that went as its result says, and passes its value on.
+    /// Adds a step with the outcome of a result, and returns its value.
     fn step<T, E: std::fmt::Display>(
         &mut self,
         what: &str,
@@ -83,10 +83,12 @@ impl Report {
     }
 }
 
-/// Tries a plugin out in this process: its file, loading, its devices, and a small program compiled, run and compared.
+/// Tests a plugin in this process: its file, loading, its devices, and a small program that is
+/// compiled, run and compared.
 ///
-/// A plugin that is broken can take the process down with it; the command line therefore does this in a child. For libtpu
-/// on a machine without a TPU, [`TPU_COMPILE_VARIABLES`](super::TPU_COMPILE_VARIABLES) must be set before.
+/// A plugin that is broken can take the process down with it; the command line therefore does this
+/// in a child. For libtpu on a machine without a TPU,
+/// [`TPU_COMPILE_VARIABLES`](super::TPU_COMPILE_VARIABLES) must be set before.
 pub fn doctor(located: &Located) -> Report {
     let mut report = Report::default();
     let file = file(located);
@@ -168,7 +170,7 @@ fn attributes(plugin: &Plugin) -> Step<()> {
 
 fn devices(plugin: &Plugin) -> Step<Client> {
     let start = Instant::now();
-    // CPU plugins make four devices if they are not told; others refuse to be told.
+    // CPU plugins make four devices by default; others refuse the option.
     let one = [("cpu_device_count".to_owned(), NamedValue::Int64(1))];
     let client = match Client::new(plugin, &one) {
         Ok(client) if client.platform_name() == "cpu" => client,
@@ -203,7 +205,7 @@ fn devices(plugin: &Plugin) -> Step<Client> {
 /// The side of the square matrices.
 const SIDE: i64 = 16;
 
-/// `x · x + 1`, of whole numbers so small that no device rounds them.
+/// `x · x + 1`, of integers small enough that no device rounds them.
 fn program(element_type: ElementType) -> Result<Vec<u8>, hlo::Error> {
     let b = Builder::new("main");
     let x = b.parameter("x", ArrayShape::new(element_type, &[SIDE, SIDE]))?;
@@ -243,7 +245,7 @@ fn run(client: &Client) -> Step<()> {
         return Err(format!("{wrong} of {} results are wrong", expected.len()).into());
     }
     let found = format!(
-        "a small program compiled in {} ms, ran in {} ms, and gave what it should",
+        "a small program compiled in {} ms, ran in {} ms, and gave the right result",
         compiled.as_millis(),
         ran.as_millis()
     );

@@ -13,12 +13,12 @@ use crate::pjrt::{PluginFile, Provenance};
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Located {
-    /// The shared library, and what led there.
+    /// The shared library, and how it was chosen.
     #[serde(flatten)]
     pub file: PluginFile,
     /// The kind of device, where that is known before loading.
     pub platform: Option<Platform>,
-    /// The pinned build that the file is meant to be, where it is one.
+    /// The pinned build that the file was installed as, where it is one.
     pub pin: Option<&'static Pin>,
 }
 
@@ -33,17 +33,17 @@ impl Located {
 struct DeviceName {
     name: &'static str,
     platform: Platform,
-    /// Variables that name its plugin, the strongest first.
+    /// Variables that name its plugin, in order of precedence.
     variables: &'static [&'static str],
     /// Its plugins, by preference.
     pins: &'static [&'static str],
-    /// What to install where there is none.
+    /// What to install where none is found.
     install: &'static str,
 }
 
 const CUDA_VARIABLES: &[&str] = &["GEMMA_XLA_PLUGIN_CUDA"];
 
-/// The documented ones first; behind them those of single pins.
+/// The documented ones first, then those of single pins.
 const DEVICES: [DeviceName; 6] = [
     DeviceName {
         name: "cpu",
@@ -92,8 +92,8 @@ const DEVICES: [DeviceName; 6] = [
 /// The plugin to run on `device` with: `cpu`, `tpu`, `cuda`, or a plugin's path.
 ///
 /// # Errors
-/// As [`locate`]; and [`Error::NoTpu`] where a TPU is asked for and there is none, which libtpu itself would take minutes
-/// to find out.
+/// As [`locate`]; and [`Error::NoTpu`] where a TPU is asked for and there is none, which libtpu
+/// itself would take minutes to detect.
 pub fn find(device: &str) -> Result<Located> {
     let located = locate(device)?;
     if located.platform == Some(Platform::Tpu) && tpu_chips() == 0 {
@@ -102,12 +102,13 @@ pub fn find(device: &str) -> Result<Located> {
     Ok(located)
 }
 
-/// The plugin of `device`, whether or not this machine has such a device: first what the environment names
-/// (`GEMMA_XLA_PLUGIN_CPU`, `…_TPU`, `…_CUDA`, and `TPU_LIBRARY_PATH`), then what is installed, then, for a TPU, where the
-/// system may have it.
+/// The plugin of `device`, whether or not this machine has such a device: first what the
+/// environment names (`GEMMA_XLA_PLUGIN_CPU`, `…_TPU`, `…_CUDA`, and `TPU_LIBRARY_PATH`), then what
+/// is installed, then, for a TPU, where the system may have it.
 ///
 /// # Errors
-/// Where the name is unknown, nothing is installed (with the command that installs it), or a path leads nowhere.
+/// Where the name is unknown, nothing is installed (the error names the command that installs it),
+/// or a path does not exist.
 pub fn locate(device: &str) -> Result<Located> {
     locate_from(device, &process_variables, &system_libtpus)
 }
@@ -170,7 +171,7 @@ fn locate_from(
     })
 }
 
-/// A device that is none of the names: a path, if it looks like one.
+/// A device that is not one of the names: a path, if it looks like one.
 fn given(device: &str) -> Result<Located> {
     let path = Path::new(device);
     let looks_like_one = device.contains('/') || device.contains(".so");
@@ -179,7 +180,7 @@ fn given(device: &str) -> Result<Located> {
             device: device.to_owned(),
         });
     }
-    // libtpu is known by its name, so that it is not asked to look for a TPU where there is none.
+    // libtpu is recognized by its name, so that it does not search for a TPU where there is none.
     let is_libtpu = path
         .file_name()
         .is_some_and(|name| name.to_string_lossy().starts_with("libtpu"));
@@ -201,7 +202,7 @@ fn existing(path: PathBuf, named_by: &str) -> Result<PathBuf> {
     }
 }
 
-/// Where TPU machines and Python packages put libtpu.
+/// The paths where TPU machines and Python packages put libtpu.
 fn system_libtpus() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = ["/lib", "/usr/lib", "/usr/local/lib"]
         .iter()

@@ -162,13 +162,13 @@ fn operands_that_do_not_fit_make_the_program_fail_with_a_message() {
             &[(F32, &[2, 8]), (BF16, &[3, 8])],
             F32,
             &[2, 3],
-            "f32 times bf16 to f32 is not offered",
+            "f32 times bf16 to f32 is not supported",
         ),
         (
             &[(s32, &[2, 8]), (s32, &[3, 8])],
             s32,
             &[2, 3],
-            "s32 times s32 to s32 is not offered",
+            "s32 times s32 to s32 is not supported",
         ),
         (&[(BF16, &[2, 8])], F32, &[2, 3], "takes two operands"),
     ];

@@ -26,8 +26,8 @@ fn load(path: &Path) -> Result<Plugin, Error> {
 }
 
 fn load_with(path: &Path, custom_calls: &[CustomCallHandler]) -> Result<Plugin, Error> {
-    // SAFETY: the tests load installed plugins, the C library, and libraries made here, all of which are
-    // sound to load; what is no library is refused before its code would run.
+    // SAFETY: the tests load installed plugins, the C library, and libraries made here, all of
+    // which are sound to load; what is no library is refused before its code would run.
     unsafe { Plugin::load(path, custom_calls) }
 }
 
@@ -125,8 +125,8 @@ fn a_custom_call_is_registered_once_however_often_its_plugin_is_loaded() {
     let count = |plugin: &Plugin| {
         let extension = plugin.extension(Extension::FFI).unwrap();
         assert_eq!(extension.struct_size(), 56);
-        // SAFETY: the extension has the seven words that its source above says; the last is the count,
-        // which no other thread changes.
+        // SAFETY: the extension has the seven words that its source above says; the last is the
+        // count, which no other thread changes.
         unsafe { extension.as_ptr().cast::<i64>().add(6).read() }
     };
     let plugin = load(&path).unwrap();
@@ -198,7 +198,8 @@ fn a_plugin_that_answers_null_is_no_plugin() {
     assert_eq!(load(&path).unwrap_err(), Error::NoApi { path });
 }
 
-/// The head of the table: its size, its extensions, and the version with its own size and extensions.
+/// The head of the table: its size, its extensions, and the version with its own size and
+/// extensions.
 const TABLE: &str = "#include <stddef.h>
     static struct { size_t size; void* extensions; size_t version_size; void* more; int major, minor; } table =";
 

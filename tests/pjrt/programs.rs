@@ -82,8 +82,8 @@ fn a_debug_option_is_taken(plugin: &Plugin) {
 
 /// Loads bytes that a test serialized.
 fn deserialize(client: &Client, bytes: &[u8]) -> Result<Executable, Error> {
-    // SAFETY: every test gives what `serialize` gave to it, or a part or a damaged copy of that, which the
-    // checksum refuses.
+    // SAFETY: every test gives what `serialize` gave to it, or a part or a damaged copy of that,
+    // which the checksum refuses.
     unsafe { client.deserialize(bytes) }
 }
 

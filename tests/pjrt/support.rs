@@ -3,8 +3,8 @@
 use gemma_xla::pjrt::{Buffer, Client, CompileOptions, Device, Executable, NamedValue, Plugin};
 use hlo::{Builder, Computation, ElementType, Module, Shape, Value};
 
-/// Makes a module with the tests named, for each of the two plugins: each calls the function of that name with the
-/// plugin.
+/// Makes a module with the tests named, for each of the two plugins: each calls the function of
+/// that name with the plugin.
 macro_rules! on_both_plugins {
     ($($test:ident)*) => {
         mod xla_cpu_pjrt {
@@ -17,7 +17,8 @@ macro_rules! on_both_plugins {
 }
 pub(crate) use on_both_plugins;
 
-/// The installed plugin of that name. Where there is none the test fails with the command that installs it.
+/// The installed plugin of that name. Where there is none the test fails with the command that
+/// installs it.
 pub fn plugin(name: &str) -> Plugin {
     let located = match gemma_xla::plugin::locate(name) {
         Ok(located) => located,

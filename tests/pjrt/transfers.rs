@@ -212,7 +212,8 @@ fn owned_bytes_are_used_in_place_and_freed_once_when_the_buffer_is_gone(plugin: 
 
 fn owned_bytes_live_as_long_as_an_execution_that_reads_them(plugin: &Plugin) {
     let client = client(plugin, 1);
-    // Long enough a chain of products that the execution is still under way when the buffer is dropped.
+    // Long enough a chain of products that the execution is still under way when the buffer is
+    // dropped.
     let side = 256;
     let program = compile(
         &client,

@@ -13,19 +13,20 @@ use crate::pjrt::{Attributes, CallResult, CustomCall, Operand};
 /// The name that programs call attention by.
 ///
 /// Operands: queries [rows, kv_heads, group, head_dim]; keys and values
-/// [rows, kv_heads, cache, head_dim]; a mask s32 [rows, cache]; the slot of the rows' tokens, s32 []
-/// for all rows or s32 \[rows\] for each, not negative. A row attends to the slots up to its own whose
-/// mask is positive; a row without any gives zeros. Result: as the queries. Queries and result are
-/// float32 or bfloat16, keys and values float32 or the bits of bfloat16 as u16 (see
+/// [rows, kv_heads, cache, head_dim]; a mask s32 [rows, cache]; the slot of the rows' tokens, s32
+/// [] for all rows or s32 \[rows\] for each, not negative. A row attends to the slots up to its own
+/// whose mask is positive; a row without any gives zeros. Result: as the queries. Queries and
+/// result are float32 or bfloat16, keys and values float32 or the bits of bfloat16 as u16 (see
 /// [`crate::model::DeviceTraits::kernels`]). All row-major.
 ///
 /// Attributes, which may be left out:
-/// - `window`, i64: a row at slot p sees the key at slot j only if p - j < window; 0, the default, is
-///   no window;
-/// - `softcap`, f32: scores become softcap · tanh(score / softcap) after the scale and before the mask;
-///   0, the default, leaves them as they are;
-/// - `scale`, f32: the factor on scores. Without it, they are divided by √head_dim. Either is applied
-///   to queries of float32 before the product, and to the scores of bfloat16 queries after it.
+/// - `window`, i64: a row at slot p sees the key at slot j only if p - j < window; 0, the default,
+///   is no window;
+/// - `softcap`, f32: scores become softcap · tanh(score / softcap) after the scale and before the
+///   mask; 0, the default, leaves them as they are;
+/// - `scale`, f32: the factor on scores. Without it, they are divided by √head_dim. Either is
+///   applied to queries of float32 before the product, and to the scores of bfloat16 queries after
+///   it.
 pub const ATTENTION: &str = "gemma_xla_attention";
 
 /// [`ATTENTION`].
@@ -48,7 +49,7 @@ impl CustomCall for AttentionCall {
         let slots = &of_rows(slots, sizes.rows)?;
         let instructions = instruction_set()?;
         let unknown = format!(
-            "{} over {} and {} is not offered",
+            "{} over {} and {} is not supported",
             queries.element_type().name(),
             keys.element_type().name(),
             values.element_type().name()

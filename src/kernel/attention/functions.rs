@@ -19,8 +19,8 @@ pub(super) fn exponential<const FUSED: bool>(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { result }
 }
 
-/// tanh x = −m / (m + 2) with m = e^(−2|x|) − 1, with the sign of x. The subtraction of 1 is done in the polynomial, so
-/// that small results keep their digits.
+/// tanh x = −m / (m + 2) with m = e^(−2|x|) − 1, with the sign of x. The subtraction of 1 is done
+/// in the polynomial, so that small results keep their digits.
 #[inline(always)]
 pub(super) fn tanh<const FUSED: bool>(x: f32) -> f32 {
     let argument = -2.0 * x.abs();
@@ -39,8 +39,8 @@ struct Reduced {
     power: f32,
 }
 
-/// Splits x = n · ln 2 + r with n the integer nearest to x / ln 2, and takes the Taylor polynomial of eʳ of degree 7 for
-/// |r| ≤ ln 2 / 2, whose remainder is below 2⁻²⁷. For −87 ≤ x ≤ 0, and NaN.
+/// Splits x = n · ln 2 + r with n the integer nearest to x / ln 2, and takes the Taylor polynomial
+/// of eʳ of degree 7 for |r| ≤ ln 2 / 2, whose remainder is below 2⁻²⁷. For −87 ≤ x ≤ 0, and NaN.
 #[inline(always)]
 fn reduce<const FUSED: bool>(x: f32) -> Reduced {
     /// Adding and subtracting it rounds to an integer: float32 has no bits for fractions there.

@@ -1,27 +1,27 @@
-//! What a piece of an attention computes, written so that the compiler makes vector instructions of it.
+//! What an item of an attention computes, written so that the compiler vectorizes it.
 
 use super::super::instruction_set::InstructionSet;
 use super::functions::{exponential, multiply_add, tanh};
 use super::{CHUNK, Stored};
 
-/// Numbers that are worked on side by side: a vector of AVX-512, two of AVX2.
+/// Numbers that are computed in parallel: a vector of AVX-512, two of AVX2.
 const LANES: usize = 16;
 /// Keys, or values, that are widened together and share a reading of the queries, or sums.
 const TOGETHER: usize = 4;
 /// The longest head whose keys are widened in one go.
 const PART: usize = 256;
 
-/// Something to do with the instructions of a form.
+/// A computation to run with an instruction set.
 pub(super) trait Task {
-    /// Does it, with fused multiplications and additions or without.
+    /// Runs it, with fused multiplications and additions or without.
     fn run<const FUSED: bool>(self);
 }
 
-/// Runs a task with a form's instructions. The caller has seen that the CPU has them.
+/// Runs a task with an instruction set. The caller has checked that the CPU has it.
 pub(super) fn with_instructions(instructions: InstructionSet, task: impl Task) {
     match instructions {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the caller has asked whether the CPU has the form.
+        // SAFETY: the caller has checked that the CPU has the instructions.
         InstructionSet::Avx512Bf16 | InstructionSet::Avx512 => unsafe { avx512(task) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
@@ -46,7 +46,7 @@ unsafe fn avx2(task: impl Task) {
     task.run::<true>();
 }
 
-/// Scores of a piece's keys for each head.
+/// The scores of an item's keys for each head.
 pub(super) struct Scores<'a, T> {
     /// [group, head_dim].
     pub queries: &'a [f32],
@@ -153,7 +153,7 @@ fn sum_of_lanes(lanes: &[f32; LANES]) -> f32 {
 
 /// Turns scores into exponentials of their distance to the largest.
 pub(super) struct Exponentials<'a, M> {
-    /// Keys of the piece.
+    /// Keys of the item.
     pub len: usize,
     /// The largest score of a head.
     pub maximum: M,
@@ -169,7 +169,7 @@ impl<M: Fn(usize) -> f32> Task for Exponentials<'_, M> {
         let heads = self.scores.chunks_exact_mut(CHUNK).zip(self.sums);
         for (head, (scores, sum)) in heads.enumerate() {
             let maximum = (self.maximum)(head);
-            // What is past the piece's keys, up to a whole vector, is given a weight of zero.
+            // What is past the item's keys, up to a whole vector, gets a weight of zero.
             let whole = self.len.next_multiple_of(LANES);
             scores[self.len..whole].fill(f32::NEG_INFINITY);
             let mut lanes = [0.0_f32; LANES];
@@ -225,7 +225,8 @@ impl<T: Stored, S: Fn(usize) -> f32> Task for Mixed<'_, T, S> {
                 for (wide, value) in wide.iter_mut().zip(values.chunks_exact(self.head_dim)) {
                     widen(wide, &value[part..part + size]);
                 }
-                // A weight of zero does not help against what an earlier block may have left there.
+                // A weight of zero would not hide an infinity or NaN that an earlier block has left
+                // there.
                 wide[rows..].fill([0.0; PART]);
                 let heads = self.scores.chunks_exact(CHUNK);
                 for (weights, mixed) in heads.zip(self.mixed.chunks_exact_mut(self.head_dim)) {

@@ -1,11 +1,12 @@
 //! Attention of one new token a row over the cached keys and values.
 //!
-//! A decode step reads the filled part of the cache once. XLA:CPU widens the whole cache to float32 first, several times over,
-//! filled or not; here each key and value is read as it is stored, and only where the mask lets a row see it.
+//! A decode step reads the filled part of the cache once. XLA:CPU widens the whole cache to float32
+//! first, several times, filled or not; here each key and value is read as it is stored, and only
+//! between the first slot that the mask shows and the row's own.
 //!
-//! The keys that a row sees are cut into chunks of a fixed length, counted from the first that it sees; threads share the
-//! chunks. Sums are taken chunk by chunk in one order, so a row's result has the same bits whatever else is in the batch,
-//! however far it is padded, and on any number of threads.
+//! The keys that a row sees are cut into chunks of a fixed length, counted from the first that it
+//! sees; threads share the chunks. Sums are taken chunk by chunk in one order, so a row's result
+//! has the same bits in any batch, with any padding, and on any number of threads.
 
 mod call;
 mod functions;
@@ -29,8 +30,8 @@ const CHUNK: usize = 256;
 
 /// What queries, keys, values and results are stored as.
 pub(super) trait Stored: Copy + Send + Sync + 'static {
-    /// Whether the query is scaled, rather than the score: Flax scales queries, and in 16 bits a scale that is a power of two
-    /// gives the same score to the bit either way.
+    /// Whether the query is scaled, rather than the score: Flax scales queries, and in 16 bits a
+    /// scale that is a power of two gives the same score to the bit either way.
     const SCALES_QUERY: bool;
     /// The value in float32.
     fn widen(self) -> f32;
@@ -111,14 +112,16 @@ impl AttentionSizes {
     }
 }
 
-/// `result` [rows, kv_heads, group, head_dim] = softmax(queries · keysᵀ / √head_dim) · values, with scores, softmax and sums in
-/// float32, the softmax rounded to `T`, and the sums too.
+/// `result` [rows, kv_heads, group, head_dim] = softmax(queries · keysᵀ / √head_dim) · values, with
+/// scores, softmax and sums in float32, the softmax rounded to `T`, and the sums too.
 ///
-/// `queries` is [rows, kv_heads, group, head_dim]; `keys` and `values` are [rows, kv_heads, cache, head_dim]; a row sees those slots up to its own
-/// whose `mask` [rows, cache] is positive. A row that sees none gives zeros. What [`Variant`] has is put in where it says.
+/// `queries` is [rows, kv_heads, group, head_dim]; `keys` and `values` are
+/// [rows, kv_heads, cache, head_dim]; a row sees those slots up to its own whose `mask`
+/// [rows, cache] is positive. A row that sees none gives zeros. [`Variant`] says where it changes
+/// this.
 ///
 /// # Panics
-/// Where a slice is not as long as the sizes say, or the CPU does not have the form.
+/// Where a slice does not have the length of the sizes, or the CPU lacks the instructions.
 pub(super) fn attend<T: Stored>(
     pool: &Pool,
     instructions: InstructionSet,
@@ -158,32 +161,33 @@ pub(super) struct Input<'a, T> {
 /// What some models do beyond the softmax of the scaled scores of all keys.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Variant {
-    /// How many slots a row looks at, its own the last of them. None: all up to its own.
+    /// How many slots a row reads, its own being the last. None: all up to its own.
     pub window: Option<NonZero<usize>>,
     /// The cap `c` that bends scores `s` to c · tanh(s / c), after the scale and before the mask.
     pub softcap: Option<f32>,
-    /// What the products of queries and keys are multiplied by, in place of their division by √head_dim. Like that, it is
-    /// applied to queries of float32 and to scores of bfloat16.
+    /// What the products of queries and keys are multiplied by, in place of their division by
+    /// √head_dim. Like that, it is applied to queries of float32 and to scores of bfloat16.
     pub scale: Option<f32>,
 }
 
 thread_local! {
-    /// Kept for the next attention of the thread that asks for it.
+    /// Kept for the thread's next attention.
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// What is computed on the way, by pieces: chunks of the first unit's keys, then the second's, ….
+/// Intermediate results, by item: the chunks of the first unit's keys, then those of the second's,
+/// ….
 #[derive(Default)]
 struct Scratch {
     /// [units, group, head_dim].
     queries: Vec<f32>,
-    /// [pieces, group, CHUNK]: scores, then their exponentials.
+    /// [items, group, CHUNK]: scores, then their exponentials.
     scores: Vec<f32>,
-    /// [pieces, group]: the largest score.
+    /// [items, group]: the largest score.
     maxima: Vec<f32>,
-    /// [pieces, group]: sums of exponentials.
+    /// [items, group]: sums of exponentials.
     sums: Vec<f32>,
-    /// [pieces, group, head_dim]: weighted sums of values.
+    /// [items, group, head_dim]: weighted sums of values.
     mixed: Vec<f32>,
 }
 
@@ -191,7 +195,7 @@ struct Attention<'a, T> {
     instructions: InstructionSet,
     sizes: AttentionSizes,
     input: &'a Input<'a, T>,
-    /// The slots that each row looks at.
+    /// The slots that each row reads.
     seen: Vec<Range<usize>>,
     /// Chunks of the row that sees most.
     chunks: usize,
@@ -224,7 +228,7 @@ impl<'a, T: Stored> Attention<'a, T> {
         let AttentionSizes {
             group, head_dim, ..
         } = self.sizes;
-        let pieces = self.sizes.units() * self.chunks;
+        let items = self.sizes.units() * self.chunks;
         // Multiplication and division by 1 change no bit.
         let scaling = match self.input.variant.scale {
             None => (1.0, (head_dim as f32).sqrt()),
@@ -245,19 +249,19 @@ impl<'a, T: Stored> Attention<'a, T> {
                 scratch.resize(len, 0.0);
             }
         };
-        grown(&mut scratch.scores, pieces * group * CHUNK);
-        grown(&mut scratch.maxima, pieces * group);
-        grown(&mut scratch.sums, pieces * group);
-        grown(&mut scratch.mixed, pieces * group * head_dim);
+        grown(&mut scratch.scores, items * group * CHUNK);
+        grown(&mut scratch.maxima, items * group);
+        grown(&mut scratch.sums, items * group);
+        grown(&mut scratch.mixed, items * group * head_dim);
 
         let queries = &scratch.queries;
         let scores = Parts::new(&mut scratch.scores, group * CHUNK);
         let maxima = Parts::new(&mut scratch.maxima, group);
-        pool.run(pieces, &|piece| {
-            let slots = self.slots(piece);
-            let unit = self.unit(piece);
-            // SAFETY: each piece is run once.
-            let (scores, maxima) = unsafe { (scores.part(piece), maxima.part(piece)) };
+        pool.run(items, &|item| {
+            let slots = self.slots(item);
+            let unit = self.unit(item);
+            // SAFETY: each item is run once.
+            let (scores, maxima) = unsafe { (scores.part(item), maxima.part(item)) };
             let task = Scores {
                 queries: &queries[unit * group * head_dim..][..group * head_dim],
                 keys: self.heads(self.input.keys, unit, &slots),
@@ -275,13 +279,13 @@ impl<'a, T: Stored> Attention<'a, T> {
         let maxima = &scratch.maxima;
         let scores = Parts::new(&mut scratch.scores, group * CHUNK);
         let sums = Parts::new(&mut scratch.sums, group);
-        pool.run(pieces, &|piece| {
-            // SAFETY: each piece is run once.
-            let (scores, sums) = unsafe { (scores.part(piece), sums.part(piece)) };
+        pool.run(items, &|item| {
+            // SAFETY: each item is run once.
+            let (scores, sums) = unsafe { (scores.part(item), sums.part(item)) };
             let task = Exponentials {
-                len: self.slots(piece).len(),
+                len: self.slots(item).len(),
                 maximum: |head| {
-                    self.fold(maxima, self.unit(piece), head, f32::NEG_INFINITY, f32::max)
+                    self.fold(maxima, self.unit(item), head, f32::NEG_INFINITY, f32::max)
                 },
                 scores,
                 sums,
@@ -292,11 +296,11 @@ impl<'a, T: Stored> Attention<'a, T> {
         let sums = &scratch.sums;
         let scores = Parts::new(&mut scratch.scores, group * CHUNK);
         let mixed = Parts::new(&mut scratch.mixed, group * head_dim);
-        pool.run(pieces, &|piece| {
-            let slots = self.slots(piece);
-            let unit = self.unit(piece);
-            // SAFETY: each piece is run once.
-            let (scores, mixed) = unsafe { (scores.part(piece), mixed.part(piece)) };
+        pool.run(items, &|item| {
+            let slots = self.slots(item);
+            let unit = self.unit(item);
+            // SAFETY: each item is run once.
+            let (scores, mixed) = unsafe { (scores.part(item), mixed.part(item)) };
             let task = Mixed {
                 sum: |head| self.fold(sums, unit, head, 0.0, |a, b| a + b),
                 values: self.heads(self.input.values, unit, &slots),
@@ -316,15 +320,15 @@ impl<'a, T: Stored> Attention<'a, T> {
         }
     }
 
-    /// The row and head of keys and values that a piece belongs to.
-    fn unit(&self, piece: usize) -> usize {
-        piece / self.chunks
+    /// The row and head of keys and values that an item belongs to.
+    fn unit(&self, item: usize) -> usize {
+        item / self.chunks
     }
 
-    /// The slots of a piece: none where its row has fewer chunks than another.
-    fn slots(&self, piece: usize) -> Range<usize> {
-        let seen = &self.seen[self.unit(piece) / self.sizes.kv_heads];
-        let start = (seen.start + piece % self.chunks * CHUNK).min(seen.end);
+    /// The slots of an item: none where its row has fewer chunks than another.
+    fn slots(&self, item: usize) -> Range<usize> {
+        let seen = &self.seen[self.unit(item) / self.sizes.kv_heads];
+        let start = (seen.start + item % self.chunks * CHUNK).min(seen.end);
         start..(start + CHUNK).min(seen.end)
     }
 
@@ -344,10 +348,10 @@ impl<'a, T: Stored> Attention<'a, T> {
         &self.input.mask[first + slots.start..first + slots.end]
     }
 
-    /// Folds what the pieces of a unit have for a head.
+    /// Folds the values that the items of a unit have for a head.
     fn fold(
         &self,
-        of_pieces: &[f32],
+        of_items: &[f32],
         unit: usize,
         head: usize,
         initial: f32,
@@ -355,7 +359,7 @@ impl<'a, T: Stored> Attention<'a, T> {
     ) -> f32 {
         let first = unit * self.chunks;
         (first..first + self.chunks)
-            .map(|piece| of_pieces[piece * self.sizes.group + head])
+            .map(|item| of_items[item * self.sizes.group + head])
             .fold(initial, join)
     }
 }

@@ -147,7 +147,7 @@ fn instruction_sets() -> impl Iterator<Item = InstructionSet> {
         .filter(|instructions| instructions.is_available())
 }
 
-/// Holds the results in every form against the formula.
+/// Compares the results of every instruction set with the formula.
 fn check(case: &Case) {
     let check =
         |instructions: InstructionSet, found: Vec<f32>, expected: Vec<f64>, tolerance: f64| {
@@ -345,7 +345,7 @@ fn bits_do_not_depend_on_threads_padding_or_the_rest_of_the_batch() {
 }
 
 #[test]
-fn slots_that_are_masked_or_not_yet_written_are_not_looked_at() {
+fn slots_that_are_masked_or_not_yet_written_are_not_read() {
     let mut case = Case::new(1, 1, 2, 40, 16);
     case.slots = vec![20];
     for hole in [5, 6, 13] {

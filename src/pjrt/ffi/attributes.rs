@@ -10,8 +10,9 @@ use crate::pjrt::abi::slice;
 /// `XLA_FFI_AttrType_SCALAR`.
 const SCALAR: i32 = 3;
 
-/// What a program passes to a [`CustomCall`](super::CustomCall) besides operands: named constants, from the call's
-/// `backend_config`, a dictionary in MLIR's text form such as `{window = 512 : i64, softcap = 50.0 : f32}`.
+/// What a program passes to a [`CustomCall`](super::CustomCall) besides operands: named constants,
+/// from the call's `backend_config`, a dictionary in MLIR's text form such as
+/// `{window = 512 : i64, softcap = 50.0 : f32}`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Attributes<'a> {
     entries: Vec<(&'a str, Attribute)>,
@@ -50,7 +51,8 @@ impl<'a> Attributes<'a> {
         }
     }
 
-    /// Checks that there are no attributes but these: a misspelled one would silently leave the call with a default.
+    /// Checks that there are no attributes but these: a misspelled one would silently leave the
+    /// call with a default.
     ///
     /// # Errors
     /// Names the first that is not among them.
@@ -71,7 +73,7 @@ impl<'a> Attributes<'a> {
     /// Reads the attributes of a call.
     ///
     /// # Safety
-    /// `list` is part of a call frame of XLA's, whose pointers hold for `'a`.
+    /// `list` is part of a call frame of XLA, whose pointers are valid for `'a`.
     pub(super) unsafe fn read(list: &AttributeList) -> Result<Attributes<'a>, String> {
         if list.struct_size < size_of::<AttributeList>() || !(0..=MOST).contains(&list.size) {
             return Err(format!("a list of {} attributes", list.size));
@@ -83,7 +85,7 @@ impl<'a> Attributes<'a> {
         if list.types.is_null() || list.names.is_null() || list.values.is_null() {
             return Err("the list of attributes is missing".to_owned());
         }
-        // SAFETY: XLA gives as many types, names and values as it says.
+        // SAFETY: XLA provides as many types, names and values as the size states.
         let (types, names, values) = unsafe {
             (
                 slice(list.types, count),
@@ -93,7 +95,8 @@ impl<'a> Attributes<'a> {
         };
         let mut entries = Vec::with_capacity(count);
         for ((&kind, &name), &value) in types.iter().zip(names).zip(values) {
-            // SAFETY: a name is a span of bytes, and a value of type SCALAR is an XLA_FFI_Scalar; both live through the call.
+            // SAFETY: a name is a span of bytes, and a value of type SCALAR is an XLA_FFI_Scalar;
+            // both live through the call.
             unsafe {
                 let name = self::name(name)?;
                 let value = match kind {
@@ -109,7 +112,7 @@ impl<'a> Attributes<'a> {
 }
 
 /// # Safety
-/// `span` is null or leads to a span whose bytes hold for `'a`.
+/// `span` is null or points to a span whose bytes are valid for `'a`.
 unsafe fn name<'a>(span: *const ByteSpan) -> Result<&'a str, String> {
     let Some(span) = NonNull::new(span.cast_mut()) else {
         return Err("an attribute has no name".to_owned());
@@ -125,7 +128,7 @@ unsafe fn name<'a>(span: *const ByteSpan) -> Result<&'a str, String> {
 }
 
 /// # Safety
-/// `scalar` is null or leads to a scalar whose value is null or of the type that it names.
+/// `scalar` is null or points to a scalar whose value is null or of the type that it names.
 unsafe fn scalar(scalar: *const ScalarValue) -> Option<Attribute> {
     let scalar = NonNull::new(scalar.cast_mut())?;
     // SAFETY: the caller gives a scalar; its value is read without relying on alignment.

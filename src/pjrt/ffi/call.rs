@@ -4,17 +4,18 @@ use hlo::ElementType;
 
 use super::attributes::Attributes;
 
-/// A function of this process that XLA programs on CPUs can call. Its arrays are memory of the host,
-/// which is why it can be registered for no other platform.
+/// A function of this process that XLA programs on CPUs can call. Its arrays are memory of the
+/// host, which is why it can be registered for no other platform.
 pub trait CustomCall: 'static {
     /// The name that programs call it by: the custom call's target.
     const TARGET: &'static str;
 
-    /// Computes the results from the operands. It is called from any thread, from several at once, and
-    /// must not call PJRT. A panic becomes an error of the program.
+    /// Computes the results from the operands. It is called from any thread, from several at once,
+    /// and must not call PJRT. A panic becomes an error of the program.
     ///
     /// # Errors
-    /// The message that the program fails with, for example that the operands have the wrong shapes.
+    /// The message that the program fails with, for example that the operands have the wrong
+    /// shapes.
     fn call(
         attributes: &Attributes<'_>,
         operands: &[Operand<'_>],
@@ -49,7 +50,7 @@ impl<'a> Operand<'a> {
         self.dims
     }
 
-    /// The elements in the machine's byte order; as many as the dimensions say.
+    /// The elements in the machine's byte order; as many as the dimensions specify.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
@@ -66,7 +67,8 @@ impl CallResult<'_> {
         self.dims
     }
 
-    /// The elements in the machine's byte order; as many as the dimensions say. They hold anything before they are written.
+    /// The elements in the machine's byte order; as many as the dimensions specify. They are
+    /// arbitrary before they are written.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         self.bytes
     }
@@ -87,7 +89,8 @@ macro_rules! elements {
         )*}
 
         impl CallResult<'_> {$(
-            /// The elements, where they are of this type. They hold anything before they are written.
+            /// The elements, where they are of this type. They are arbitrary before they are
+            /// written.
             pub fn $method_mut(&mut self) -> Option<&mut [$element]> {
                 if self.element_type != ElementType::$variant {
                     return None;

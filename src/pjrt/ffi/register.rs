@@ -36,12 +36,12 @@ impl CustomCallHandler {
     /// Registers the handler with a plugin, for programs on the CPU.
     ///
     /// # Safety
-    /// Nothing else registers with this plugin, compiles, or loads an executable meanwhile: XLA reads
-    /// and writes its registry without a lock.
+    /// Nothing else registers with this plugin, compiles, or loads an executable meanwhile: XLA
+    /// reads and writes its registry without a lock.
     ///
     /// # Errors
-    /// [`Error::MissingFunction`] where the plugin takes no registrations; otherwise the plugin's own,
-    /// for example that the name is taken.
+    /// [`Error::MissingFunction`] where the plugin takes no registrations; otherwise the plugin's
+    /// own, for example that the name is taken.
     pub(in crate::pjrt) unsafe fn register(&self, api: Api, extension: &Extension) -> Result<()> {
         let (major, minor) = api.version();
         let register = register_function(extension).ok_or(Error::MissingFunction {
@@ -59,8 +59,8 @@ impl CustomCallHandler {
             traits: 0,
         };
         // SAFETY: `register` takes a structure of either form. It refuses one smaller than its own
-        // before it reads more of it, which is how plugins of the longer form refuse the shorter. The
-        // names live through the call, and the function stays.
+        // before it reads more of it, which is how plugins of the longer form refuse the shorter.
+        // The names live through the call, and the function stays.
         let error = unsafe { register((&raw mut short).cast()) };
         // SAFETY: the plugin hands its error over.
         if unsafe { api.check(REGISTER, error) }.is_err() {
@@ -74,8 +74,8 @@ impl CustomCallHandler {
                 platform_name_size: short.platform_name_size,
                 traits: 0,
             };
-            // SAFETY: as above; this plugin has refused the shorter form, so it does not misread the
-            // longer one.
+            // SAFETY: as above; this plugin has refused the shorter form, so it does not misread
+            // the longer one.
             unsafe {
                 let error = register((&raw mut long).cast());
                 api.check(REGISTER, error)?;
@@ -134,6 +134,7 @@ fn register_function(extension: &Extension) -> Option<Register> {
         return None;
     }
     let raw = extension.as_ptr().cast::<FfiExtension>();
-    // SAFETY: an extension of this type and of that size at least, constant data of a library that stays loaded.
+    // SAFETY: an extension of this type and of that size at least, constant data of a library that
+    // stays loaded.
     unsafe { (&raw const (*raw).register_handler).read() }
 }
