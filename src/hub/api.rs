@@ -76,7 +76,7 @@ impl Client<'_> {
         })
     }
 
-    /// Whether a revision is missing alone or with its whole repository.
+    /// The error for a revision that is missing: its own, or that of a missing repository.
     fn not_found(&self, revision: &str, failure: Failure) -> Error {
         if failure.code != "RepoNotFound"
             && let Ok(refs) = self.json::<Refs>(&format!("{}/refs", self.api()))

@@ -135,7 +135,7 @@ pub enum Error {
     Response {
         /// The address of the request.
         url: String,
-        /// What is wrong with the returned value.
+        /// What is wrong with the response.
         problem: String,
     },
     /// A download was interrupted in every attempt.

@@ -21,7 +21,7 @@ use crate::pjrt::{Attributes, CallResult, CustomCall, Operand};
 ///
 /// Attributes, which may be left out:
 /// - `window`, i64: a row at slot p sees the key at slot j only if p - j < window; 0, the default,
-///   is no window;
+///   means no window;
 /// - `softcap`, f32: scores become softcap · tanh(score / softcap) after the scale and before the
 ///   mask; 0, the default, leaves them as they are;
 /// - `scale`, f32: the factor on scores. Without it, they are divided by √head_dim. Either is
