@@ -1,5 +1,7 @@
 //! Gemma from JAX/Flax weights, lowered to XLA HLO and run through the PJRT C API.
 
+#![deny(unsafe_code)]
+
 pub mod bench;
 mod cache_dir;
 pub mod checkpoint;
@@ -10,10 +12,13 @@ pub mod dtype;
 pub mod engine;
 pub mod executables;
 pub mod hub;
+#[allow(unsafe_code)]
+// Threads that share a result, and vector instructions: see its documentation.
 pub mod kernel;
 pub mod model;
 pub mod naming;
 pub mod parity;
+#[allow(unsafe_code)] // What speaks to a plugin: see its documentation.
 pub mod pjrt;
 pub mod plan;
 pub mod plugin;

@@ -88,10 +88,11 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
     if !engine.is_first_process() {
         output = Output::nowhere();
     }
-    let mut options = GenerateOptions::default();
-    options.max_new_tokens = args.max_new_tokens;
-    options.batch_size = args.batch_size;
-    options.stream = args.stream && format == OutputFormat::Text;
+    let options = GenerateOptions {
+        max_new_tokens: args.max_new_tokens,
+        batch_size: args.batch_size,
+        stream: args.stream && format == OutputFormat::Text,
+    };
     let mut printer = Printer {
         format,
         prompts: &prompts,

@@ -58,12 +58,13 @@ impl ModelArgs {
 
     /// What the arguments say.
     pub fn options(&self) -> LoadOptions {
-        let mut options = LoadOptions::default();
-        options.dtype = self.dtype;
-        options.device = self.device.clone();
-        options.devices = self.devices;
-        options.mesh = self.mesh;
-        options
+        LoadOptions {
+            dtype: self.dtype,
+            device: self.device.clone(),
+            devices: self.devices,
+            mesh: self.mesh,
+            ..LoadOptions::default()
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What tells one compiled program from another.
+//! The key of a compiled program.
 
 use std::fmt;
 
@@ -6,14 +6,15 @@ use sha2::{Digest, Sha256};
 
 use crate::pjrt::{self, Client, CompileOptions};
 
-/// Changed whenever entries of an older version must not be loaded.
+/// Changed whenever older entries must not be loaded.
 const VERSION: &str = "gemma-xla compile cache 1";
-/// Variables that plugins take flags from, which change what they compile.
+/// Variables with flags that change what plugins compile.
 const FLAG_VARIABLES: [&str; 4] = ["XLA_FLAGS", "LIBTPU_INIT_ARGS", "PJRT_NPROC", "NPROC"];
 
-/// A SHA-256 over everything that a compiled program hangs on: the serialized module, the compile options, the plugin's build
-/// ([`Plugin::fingerprint`](pjrt::Plugin::fingerprint)), platform and kinds of devices, this host's processor where it is the device, and the environment's
-/// compiler flags. It prints as hexadecimal.
+/// A SHA-256 over everything that a compiled program depends on: the serialized module, the compile
+/// options, the plugin's build ([`Plugin::fingerprint`](pjrt::Plugin::fingerprint)), platform and
+/// kinds of devices, this host's processor where it is the device, and the environment's compiler
+/// flags. It prints as hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key([u8; 32]);
 
@@ -67,7 +68,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Hashes parts such that no two lists of parts are the same bytes.
+/// Hashes a list of parts such that different lists give different input bytes.
 #[derive(Default)]
 pub(crate) struct Hasher(Sha256);
 
@@ -82,8 +83,8 @@ impl Hasher {
     }
 }
 
-/// The host's processor: XLA compiles for its instruction set and its number of threads, and a home folder may be shared
-/// between machines that differ.
+/// The host's processor: XLA compiles for its instruction set and number of threads, and different
+/// machines may share a home folder.
 fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = |name: &str| info.lines().find(|line| line.starts_with(name));

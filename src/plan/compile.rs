@@ -5,7 +5,9 @@ use super::topologies::Slice;
 use crate::engine::ProgramKey;
 use crate::executables;
 use crate::model::ModelSpec;
-use crate::pjrt::{self, CompileOptions, CompiledProgram, ErrorCode, NamedValue, Plugin, Topology};
+use crate::pjrt::{
+    self, CompileOptions, CompiledExecutable, ErrorCode, NamedValue, Plugin, Topology,
+};
 use crate::sharding::Mesh;
 
 /// A slice as libtpu has it.
@@ -18,7 +20,7 @@ pub(super) struct Target {
 /// What came of compiling a program.
 pub(super) enum Compiled {
     /// It fits.
-    Fits(CompiledProgram),
+    Fits(CompiledExecutable),
     /// It does not.
     TooLarge(TooLarge),
 }

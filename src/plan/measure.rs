@@ -6,7 +6,7 @@ use super::optimized::{Executed, Optimized};
 use super::report::{Memory, PerProgram};
 use crate::engine::{BatchPrograms, ProgramKey};
 use crate::model::ModelSpec;
-use crate::pjrt::{CompiledMemoryStats, CompiledProgram, NamedValue};
+use crate::pjrt::{CompiledExecutable, CompiledMemoryStats, NamedValue};
 
 /// A program that fits, or why it does not.
 pub(super) enum Measured {
@@ -16,7 +16,7 @@ pub(super) enum Measured {
 
 /// A program that fits.
 pub(super) struct Cost {
-    pub program: CompiledProgram,
+    pub program: CompiledExecutable,
     pub memory: Memory,
     optimized: Optimized,
     compiler_bytes_accessed: u64,

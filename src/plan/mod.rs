@@ -80,7 +80,7 @@ pub fn plan(request: &Request) -> Result<Report> {
     let new_tokens = request.max_length - prompt_tokens;
     let programs = BatchPrograms::new(&spec, request.batch_size, prompt_tokens, new_tokens);
 
-    let plugin = Plugin::load(&plugin::locate("tpu")?.path)?;
+    let plugin = Plugin::open(&plugin::locate("tpu")?.file, &[])?;
     let target = Target::new(&plugin, slice)?;
     let measures = Measures::of(&target, &spec, &programs)?;
     let saved = match &request.save {

@@ -22,8 +22,8 @@ const INNER: &str = "GEMMA_XLA_TEST_LIBTPU";
 
 #[test]
 fn libtpu_compiles_for_a_topology_without_a_tpu() {
-    let path = match locate("tpu") {
-        Ok(located) => located.path,
+    let file = match locate("tpu") {
+        Ok(located) => located.file,
         Err(Error::NotInstalled { .. }) => {
             eprintln!("not tested: libtpu is not installed (gemma-xla plugin install tpu)");
             return;
@@ -31,7 +31,7 @@ fn libtpu_compiles_for_a_topology_without_a_tpu() {
         Err(error) => panic!("{error}"),
     };
     if std::env::var_os(INNER).is_some() {
-        compile_for_tpus(&Plugin::load(&path).unwrap());
+        compile_for_tpus(&Plugin::open(&file, &[]).unwrap());
         return;
     }
     // What libtpu needs in its environment must be there when its process starts.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::super::error::{Error, Result};
 use super::{bytes, collectives, trips};
-use crate::pjrt::Program;
+use crate::pjrt::ProgramCode;
 
 /// Computations that call each other are no deeper than this.
 const DEEPEST: usize = 64;
@@ -83,11 +83,11 @@ pub fn costliest(executed: &[Executed], count: usize) -> Vec<Executed> {
 }
 
 impl Optimized {
-    /// Reads what [`CompiledProgram::optimized_program`](crate::pjrt::CompiledProgram::optimized_program) gives.
+    /// Reads what [`CompiledExecutable::optimized_program`](crate::pjrt::CompiledExecutable::optimized_program) gives.
     ///
     /// # Errors
     /// A format other than `hlo_with_config` or `hlo`, and a program that refers to what it does not have.
-    pub fn read(program: &Program) -> Result<Self> {
+    pub fn read(program: &ProgramCode) -> Result<Self> {
         let code = program.code.as_slice();
         let module = match program.format.as_str() {
             "hlo_with_config" => HloModuleProtoWithConfig::decode(code)
