@@ -10,6 +10,7 @@ pub mod dtype;
 pub mod engine;
 pub mod executables;
 pub mod hub;
+mod input_file;
 pub mod kernel;
 pub mod model;
 pub mod parity;

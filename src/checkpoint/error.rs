@@ -3,9 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::msgpack::Problem;
+use super::msgpack::MsgpackProblem;
 use super::npz::NpzProblem;
 use super::safetensors::SafetensorsProblem;
+use crate::input_file::Impostor;
 
 /// Why a checkpoint could not be opened or read. Each message is one line that names the file and, where there is one, the
 /// tensor.
@@ -13,10 +14,12 @@ use super::safetensors::SafetensorsProblem;
 #[non_exhaustive]
 pub enum Error {
     /// A folder holds no file that this program reads weights from.
-    #[error("{}: no weights found (looked for {looked_for})", dir.display())]
+    #[error("{}: no weights found (looked for {looked_for}); {found}", dir.display())]
     NotFound {
         /// The folder.
         dir: PathBuf,
+        /// What it contains, and what that looks like.
+        found: String,
         /// The names that were looked for, comma separated.
         looked_for: String,
     },
@@ -72,6 +75,40 @@ pub enum Error {
         /// How many bytes the tensor has.
         byte_len: usize,
     },
+    /// A file is not weights but something that is often found in their place.
+    #[error("{}: {found}", file.display())]
+    Impostor {
+        /// The file.
+        file: PathBuf,
+        /// What it is.
+        found: Impostor,
+    },
+    /// A file has an optimiser's state beside the parameters.
+    #[error(
+        "{}: tensor {tensor:?} belongs to a training state, not to a model; save its parameters alone",
+        file.display()
+    )]
+    TrainingState {
+        /// The file.
+        file: PathBuf,
+        /// The tensor by which it was recognised.
+        tensor: String,
+    },
+    /// A tensor has quantised weights.
+    #[error(
+        "{}: tensor {tensor:?} of shape {shape:?} is {dtype}: a quantised checkpoint, which is not supported; take the one that is not quantised",
+        file.display()
+    )]
+    Quantised {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// numpy's name of its element type.
+        dtype: &'static str,
+        /// Its stored shape.
+        shape: Vec<usize>,
+    },
     /// A msgpack file is not what Flax writes.
     #[error("{}: {}byte {offset}: {problem}", file.display(), in_tensor(tensor))]
     Msgpack {
@@ -82,7 +119,7 @@ pub enum Error {
         /// Where in the file, in bytes.
         offset: u64,
         /// What is wrong.
-        problem: Problem,
+        problem: MsgpackProblem,
     },
     /// A safetensors file is malformed, or has what is not supported.
     #[error("{}: {}{problem}", file.display(), in_tensor(tensor))]
@@ -175,8 +212,12 @@ pub enum Error {
         /// The shard's name.
         shard: String,
     },
-    /// A shard has not the tensor that the index says it has.
-    #[error("{}: tensor {tensor:?} should be in {shard:?}, which has no such tensor", file.display())]
+    /// A shard lacks a tensor that the index says it has.
+    #[error(
+        "{}: tensor {tensor:?} should be in {shard:?}, which has no such tensor{}",
+        file.display(),
+        and_others(*others, "missing")
+    )]
     NotInShard {
         /// The index file.
         file: PathBuf,
@@ -184,9 +225,11 @@ pub enum Error {
         tensor: String,
         /// The shard's name.
         shard: String,
+        /// How many more of its tensors are missing.
+        others: usize,
     },
-    /// A shard has a tensor that the index does not have, or has in another shard.
-    #[error("{}: tensor {tensor:?} is in {shard:?}, but not so in the index", file.display())]
+    /// A shard has a tensor that the index has in another shard.
+    #[error("{}: tensor {tensor:?} is in {shard:?}, but the index names another shard for it", file.display())]
     NotInIndex {
         /// The index file.
         file: PathBuf,

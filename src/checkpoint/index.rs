@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Component, Path};
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use super::{Error, Result};
+use crate::input_file;
 
 /// The largest index that is read. That of a model with a hundred thousand tensors has about ten megabytes.
 const MAX_FILE: u64 = 1 << 26;
@@ -24,19 +23,12 @@ pub(super) fn read(file: &Path) -> Result<Shards> {
         file: file.to_path_buf(),
         source,
     };
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(failed(io::Error::other("not a regular file")));
-    }
-    let mut text = Vec::new();
-    let read = File::open(file)
-        .and_then(|opened| opened.take(MAX_FILE + 1).read_to_end(&mut text))
-        .map_err(failed)?;
-    if read as u64 > MAX_FILE {
+    let Some(text) = input_file::read(file, MAX_FILE).map_err(failed)? else {
         return Err(Error::IndexTooLarge {
             file: file.to_path_buf(),
             limit: MAX_FILE,
         });
-    }
+    };
     shards(file, &text)
 }
 

@@ -10,6 +10,8 @@
 //! Nothing that a file holds can panic, and what is kept of a file is bounded by the file's own size.
 
 mod cast;
+mod contents;
+mod element;
 mod error;
 mod foreign;
 mod index;
@@ -17,9 +19,9 @@ mod layout;
 mod msgpack;
 mod npz;
 mod open;
+mod positional;
 mod read;
 mod safetensors;
-mod source;
 mod tensor;
 pub mod write;
 
@@ -28,13 +30,15 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use crate::input_file::Impostor;
 pub use error::Error;
 pub use foreign::Naming;
 pub use index::shards;
-pub use msgpack::Problem;
+pub use msgpack::MsgpackProblem;
 pub use npz::NpzProblem;
+pub use positional::ReadAt;
 pub use safetensors::SafetensorsProblem;
-pub use source::ReadAt;
+
 pub use tensor::Tensor;
 
 #[cfg(target_endian = "big")]
@@ -96,6 +100,7 @@ struct Inner {
     naming: Naming,
     files: Vec<PathBuf>,
     tensors: BTreeMap<Arc<str>, Tensor>,
+    left_out: Vec<String>,
 }
 
 impl Checkpoint {
@@ -156,6 +161,12 @@ impl Checkpoint {
             });
         }
         Ok(tensor)
+    }
+
+    /// The stored names of what the files have beside parameters and is not read: integers, and
+    /// buffers that are computed from the configuration.
+    pub fn left_out(&self) -> &[String] {
+        &self.inner.left_out
     }
 
     /// The bytes of all tensors together.

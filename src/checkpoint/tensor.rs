@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::element::Element;
 use super::layout::{Axis, Layout};
-use super::source::ReadAt;
+use super::positional::ReadAt;
 use super::{Error, Result};
 use crate::dtype::DType;
 
@@ -16,10 +17,10 @@ pub(super) struct DataFile {
     pub(super) source: Box<dyn ReadAt>,
 }
 
-/// A run of a tensor's bytes that lie together in the file.
+/// Bytes of a tensor that lie together in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Piece {
-    /// The first byte's position in the tensor.
+pub(super) struct Extent {
+    /// The first byte's position in the stored tensor.
     pub(super) start: usize,
     /// The first byte's position in the file.
     pub(super) offset: u64,
@@ -29,45 +30,64 @@ pub(super) struct Piece {
 
 /// What a format's parser finds out about one tensor.
 ///
-/// The parser vouches for it: pieces follow each other without gaps, lie within the file, and add up to the bytes that shape
-/// and dtype need, a number that fits `usize`.
+/// The parser guarantees that extents follow each other without gaps, lie within the file, and
+/// add up to the bytes that shape and element type need, a number that fits `usize`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct Stored {
     pub(super) name: Arc<str>,
     pub(super) dtype: DType,
+    /// Whether the file has float64, of which `dtype`, float32, is read.
+    pub(super) is_float64: bool,
     pub(super) shape: Vec<usize>,
-    pub(super) pieces: Vec<Piece>,
+    pub(super) extents: Vec<Extent>,
 }
 
-impl Entry {
-    /// An entry whose bytes lie together.
+impl Stored {
+    /// A tensor in these extents. `element` is one that is read.
+    pub(super) fn new(
+        name: &str,
+        element: Element,
+        shape: Vec<usize>,
+        extents: Vec<Extent>,
+    ) -> Self {
+        let (dtype, is_float64) = match element {
+            Element::Float(dtype) => (dtype, false),
+            Element::Float64 | Element::Other(_) => (DType::F32, true),
+        };
+        Stored {
+            name: name.into(),
+            dtype,
+            is_float64,
+            shape,
+            extents,
+        }
+    }
+
+    /// A tensor whose bytes lie together.
     pub(super) fn contiguous(
         name: &str,
-        dtype: DType,
+        element: Element,
         shape: Vec<usize>,
         offset: u64,
         len: usize,
     ) -> Self {
-        Entry {
-            name: name.into(),
-            dtype,
-            shape,
-            pieces: vec![Piece {
-                start: 0,
-                offset,
-                len,
-            }],
-        }
+        let extent = Extent {
+            start: 0,
+            offset,
+            len,
+        };
+        Self::new(name, element, shape, vec![extent])
     }
 }
 
-/// The bytes that an array of this shape has, if they can be counted: its sizes can be multiplied in any order, those of zero
-/// left out, so that no view of it overflows.
-pub(super) fn byte_len(shape: &[usize], dtype: DType) -> Option<usize> {
+/// The bytes that a stored array of this shape has, if they can be counted: its sizes can be
+/// multiplied in any order, those of zero left out, so that no view of it overflows. Nothing for
+/// elements that are not read.
+pub(super) fn byte_len(shape: &[usize], element: Element) -> Option<usize> {
     let some = shape
         .iter()
         .filter(|size| **size > 0)
-        .try_fold(dtype.size(), |bytes, size| bytes.checked_mul(*size))?;
+        .try_fold(element.size()?, |bytes, size| bytes.checked_mul(*size))?;
     Some(if shape.contains(&0) { 0 } else { some })
 }
 
@@ -85,22 +105,22 @@ struct View {
 #[derive(Clone)]
 pub struct Tensor {
     file: Arc<DataFile>,
-    entry: Arc<Entry>,
+    stored: Arc<Stored>,
     view: Option<Arc<View>>,
     byte_len: usize,
 }
 
 impl Tensor {
-    pub(super) fn new(file: Arc<DataFile>, entry: Entry) -> Self {
-        let byte_len = entry
-            .pieces
+    pub(super) fn new(file: Arc<DataFile>, stored: Stored) -> Self {
+        let bytes = stored
+            .extents
             .last()
             .map_or(0, |last| last.start.saturating_add(last.len));
         Tensor {
             file,
-            entry: Arc::new(entry),
+            byte_len: bytes / (1 + usize::from(stored.is_float64)),
+            stored: Arc::new(stored),
             view: None,
-            byte_len,
         }
     }
 
@@ -152,30 +172,35 @@ impl Tensor {
     pub(super) fn layout(&self) -> Layout {
         match &self.view {
             Some(view) => view.layout.clone(),
-            None => Layout::stored(&self.entry.shape),
+            None => Layout::stored(&self.stored.shape),
         }
     }
 
     /// The name, joined by slashes: `model/layers/0/self_attn/q_proj/kernel`.
     pub fn name(&self) -> &str {
-        self.view.as_ref().map_or(&self.entry.name, |v| &v.name)
+        self.view.as_ref().map_or(&self.stored.name, |v| &v.name)
     }
 
     pub(super) fn shared_name(&self) -> Arc<str> {
-        Arc::clone(self.view.as_ref().map_or(&self.entry.name, |v| &v.name))
+        Arc::clone(self.view.as_ref().map_or(&self.stored.name, |v| &v.name))
     }
 
-    /// The element type that it is stored in.
+    /// The element type that it is read in: the stored one, or float32 where float64 is stored.
     pub fn dtype(&self) -> DType {
-        self.entry.dtype
+        self.stored.dtype
     }
 
     /// The dimensions, outermost first; empty for a scalar.
     pub fn shape(&self) -> &[usize] {
-        self.view.as_ref().map_or(&self.entry.shape, |v| &v.shape)
+        self.view.as_ref().map_or(&self.stored.shape, |v| &v.shape)
     }
 
-    /// The number of bytes: the product of the shape times the element's size.
+    /// Whether the file has it in float64, of which float32 is read.
+    pub(super) fn is_float64(&self) -> bool {
+        self.stored.is_float64
+    }
+
+    /// The number of bytes as they are read: the product of the shape times the element's size.
     pub fn byte_len(&self) -> usize {
         self.byte_len
     }
@@ -187,12 +212,12 @@ impl Tensor {
 
     /// The name that the file has it by. Several tensors can come from one that is stored.
     pub fn stored_name(&self) -> &str {
-        &self.entry.name
+        &self.stored.name
     }
 
     /// The shape that the file has it in.
     pub fn stored_shape(&self) -> &[usize] {
-        &self.entry.shape
+        &self.stored.shape
     }
 
     /// Fills `out` with the tensor's bytes from `byte_offset` on: elements in C order, little endian.
@@ -255,23 +280,57 @@ impl Tensor {
 
     /// Fills `out` with bytes in the stored order. The range lies within them.
     pub(super) fn read_stored(&self, byte_offset: usize, out: &mut [u8]) -> Result<()> {
-        // Pieces are contiguous and end at the stored bytes' end, so that no sum here overflows and no difference is negative.
-        let pieces = &self.entry.pieces;
-        let first = pieces.partition_point(|piece| piece.start + piece.len <= byte_offset);
+        match self.stored.is_float64 {
+            false => self.read_raw(byte_offset, out),
+            true => self.read_float64(byte_offset, out),
+        }
+    }
+
+    /// The same where the file has float64 and float32 is wanted.
+    fn read_float64(&self, byte_offset: usize, out: &mut [u8]) -> Result<()> {
+        const ELEMENTS: usize = 1 << 13;
         let (mut at, mut rest) = (byte_offset, out);
-        for piece in pieces.iter().skip(first) {
+        while !rest.is_empty() {
+            // A range may begin and end within an element.
+            let (first, within) = (at / 4, at % 4);
+            let count = (within + rest.len()).div_ceil(4).min(ELEMENTS);
+            let mut wide = vec![0; count * 8];
+            self.read_raw(first * 8, &mut wide)?;
+            let narrow = wide.as_chunks().0.iter().flat_map(|element| {
+                let value = f64::from_le_bytes(*element);
+                (value as f32).to_le_bytes()
+            });
+            let len = (count * 4 - within).min(rest.len());
+            let (now, later) = rest.split_at_mut(len);
+            for (byte, value) in now.iter_mut().zip(narrow.skip(within)) {
+                *byte = value;
+            }
+            at += len;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Fills `out` with bytes as the file has them.
+    fn read_raw(&self, byte_offset: usize, out: &mut [u8]) -> Result<()> {
+        // Extents are contiguous and end at the stored bytes' end, so that no sum here overflows
+        // and no difference is negative.
+        let extents = &self.stored.extents;
+        let first = extents.partition_point(|extent| extent.start + extent.len <= byte_offset);
+        let (mut at, mut rest) = (byte_offset, out);
+        for extent in extents.iter().skip(first) {
             if rest.is_empty() {
                 break;
             }
-            let within = at - piece.start;
-            let (now, later) = rest.split_at_mut(rest.len().min(piece.len - within));
-            let offset = piece.offset + within as u64;
+            let within = at - extent.start;
+            let (now, later) = rest.split_at_mut(rest.len().min(extent.len - within));
+            let offset = extent.offset + within as u64;
             self.file
                 .source
                 .read_exact_at(now, offset)
                 .map_err(|source| Error::Read {
                     file: self.file.path.clone(),
-                    tensor: self.entry.name.to_string(),
+                    tensor: self.stored.name.to_string(),
                     offset,
                     source,
                 })?;
@@ -286,7 +345,7 @@ impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tensor")
             .field("file", &self.file.path)
-            .field("entry", &self.entry)
+            .field("stored", &self.stored)
             .field("view", &self.view)
             .finish()
     }

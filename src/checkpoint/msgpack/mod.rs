@@ -12,11 +12,12 @@ mod array;
 mod problem;
 mod wire;
 
-pub use problem::Problem;
+pub use problem::MsgpackProblem;
 use wire::{Fault, Head, Reader};
 
-use super::source::ReadAt;
-use super::tensor::{Entry, Piece};
+use super::element::{Element, Unread};
+use super::positional::ReadAt;
+use super::tensor::{Extent, Stored};
 
 /// The longest joined name, in bytes. Gemma's have about 60.
 pub(super) const MAX_NAME: usize = 512;
@@ -29,15 +30,13 @@ pub(super) const MAX_RANK: u32 = 64;
 const NAME_ALLOWANCE: u64 = 1 << 16;
 /// The first key of a map that stands for an array in chunks.
 const CHUNK_MARK: &str = "__msgpack_chunked_array__";
-/// What a Git LFS pointer begins with.
-const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// What is wrong with a file, where, and under which name.
 #[derive(Debug)]
 pub(super) struct ParseError {
     pub(super) tensor: String,
     pub(super) offset: u64,
-    pub(super) problem: Problem,
+    pub(super) problem: MsgpackProblem,
 }
 
 /// A map that is being read.
@@ -48,21 +47,45 @@ struct Level {
     prefix: usize,
 }
 
-/// Finds every array in the file, in the file's order. Names may occur twice: that shows once files are put together.
-pub(super) fn parse(source: &dyn ReadAt) -> Result<Vec<Entry>, ParseError> {
+/// What a file contains.
+#[derive(Default)]
+pub(super) struct Parsed {
+    pub(super) stored: Vec<Stored>,
+    pub(super) unread: Vec<Unread>,
+}
+
+impl Parsed {
+    fn add(&mut self, name: &str, element: Element, shape: Vec<usize>, extents: Vec<Extent>) {
+        match element {
+            Element::Other(element) => self.unread.push(Unread {
+                name: name.into(),
+                element,
+                shape,
+            }),
+            element => {
+                let stored = Stored::new(name, element, shape, extents);
+                self.stored.push(stored);
+            }
+        }
+    }
+}
+
+/// Finds every array in the file, in the file's order. A name that occurs twice is found once the
+/// files are put together.
+pub(super) fn parse(source: &dyn ReadAt) -> Result<Parsed, ParseError> {
     let mut reader = Reader::new(source);
     let mut name = String::new();
-    let mut entries = Vec::new();
-    walk(&mut reader, &mut name, &mut entries).map_err(|fault| ParseError {
+    let mut parsed = Parsed::default();
+    walk(&mut reader, &mut name, &mut parsed).map_err(|fault| ParseError {
         tensor: name,
         offset: fault.offset,
         problem: fault.problem,
     })?;
-    Ok(entries)
+    Ok(parsed)
 }
 
 /// Walks the tree without recursion. `name` is the path to where it is, also when it fails.
-fn walk(reader: &mut Reader, name: &mut String, entries: &mut Vec<Entry>) -> Result<(), Fault> {
+fn walk(reader: &mut Reader, name: &mut String, parsed: &mut Parsed) -> Result<(), Fault> {
     let mut name_budget = reader.left().saturating_add(NAME_ALLOWANCE);
     let mut levels = vec![top(reader)?];
     loop {
@@ -80,27 +103,27 @@ fn walk(reader: &mut Reader, name: &mut String, entries: &mut Vec<Entry>) -> Res
             name.push('/');
         }
         let offset = reader.position();
-        if key(reader, name)? == CHUNK_MARK {
-            return Err(fault(offset, Problem::MisplacedChunkMark));
+        match key(reader, name)? {
+            CHUNK_MARK => return Err(fault(offset, MsgpackProblem::MisplacedChunkMark)),
+            "step" | "opt_state" if depth == 1 => {
+                return Err(fault(offset, MsgpackProblem::TrainingState));
+            }
+            _ => {}
         }
         let offset = reader.position();
         match reader.head()? {
             Head::Ext { code, len } => {
                 let array = array::extension(reader, offset, code, len)?;
                 spend(&mut name_budget, name, offset)?;
-                entries.push(array.into_entry(name));
+                let (element, shape, extent) = array.into_parts();
+                parsed.add(name, element, shape, vec![extent]);
             }
             Head::Map(count) => {
-                if let Some((dtype, shape, pieces)) = array::chunked(reader, count)? {
+                if let Some((element, shape, extents)) = array::chunked(reader, count)? {
                     spend(&mut name_budget, name, offset)?;
-                    entries.push(Entry {
-                        name: name.as_str().into(),
-                        dtype,
-                        shape,
-                        pieces,
-                    });
+                    parsed.add(name, element, shape, extents);
                 } else if depth == MAX_DEPTH {
-                    return Err(fault(offset, Problem::TooDeep));
+                    return Err(fault(offset, MsgpackProblem::TooDeep));
                 } else {
                     levels.push(Level {
                         left: count,
@@ -115,7 +138,7 @@ fn walk(reader: &mut Reader, name: &mut String, entries: &mut Vec<Entry>) -> Res
         0 => Ok(()),
         count => Err(fault(
             reader.position(),
-            Problem::TrailingBytes {
+            MsgpackProblem::TrailingBytes {
                 count,
                 after: "the map of tensors",
             },
@@ -127,17 +150,12 @@ fn walk(reader: &mut Reader, name: &mut String, entries: &mut Vec<Entry>) -> Res
 fn spend(budget: &mut u64, name: &str, offset: u64) -> Result<(), Fault> {
     *budget = budget
         .checked_sub(name.len() as u64)
-        .ok_or_else(|| fault(offset, Problem::NamesTooLarge))?;
+        .ok_or_else(|| fault(offset, MsgpackProblem::NamesTooLarge))?;
     Ok(())
 }
 
 /// The head of the outermost map.
 fn top(reader: &mut Reader) -> Result<Level, Fault> {
-    if reader.left() >= LFS_POINTER.len() as u64 && reader.bytes(LFS_POINTER.len())? == LFS_POINTER
-    {
-        return Err(fault(0, Problem::LfsPointer));
-    }
-    reader.rewind(0);
     match reader.head()? {
         Head::Map(count) => Ok(Level {
             left: count,
@@ -158,22 +176,22 @@ fn key<'n>(reader: &mut Reader, name: &'n mut String) -> Result<&'n str, Fault> 
     let len = usize::try_from(len)
         .ok()
         .filter(|len| *len <= MAX_NAME.saturating_sub(before))
-        .ok_or_else(|| fault(offset, Problem::NameTooLong))?;
+        .ok_or_else(|| fault(offset, MsgpackProblem::NameTooLong))?;
     match std::str::from_utf8(reader.bytes(len)?) {
         Ok(key) => name.push_str(key),
-        Err(_) => return Err(fault(offset, Problem::NameNotUtf8)),
+        Err(_) => return Err(fault(offset, MsgpackProblem::NameNotUtf8)),
     }
     Ok(name.get(before..).unwrap_or_default())
 }
 
-fn fault(offset: u64, problem: Problem) -> Fault {
+fn fault(offset: u64, problem: MsgpackProblem) -> Fault {
     Fault { offset, problem }
 }
 
 fn expected(offset: u64, expected: &'static str, found: Head) -> Fault {
     fault(
         offset,
-        Problem::Expected {
+        MsgpackProblem::Expected {
             expected,
             found: found.kind(),
         },

@@ -4,10 +4,10 @@ use std::io;
 
 use super::{MAX_DEPTH, MAX_NAME, MAX_RANK};
 
-/// Where a msgpack file departs from what Flax writes.
+/// How a msgpack file differs from what Flax writes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Problem {
+pub enum MsgpackProblem {
     /// The bytes end too early, in the file or in the extension that holds an array.
     #[error("cut short: {needed} bytes needed, {left} left")]
     Truncated {
@@ -19,9 +19,9 @@ pub enum Problem {
     /// The system failed to read the file.
     #[error("cannot be read: {0}")]
     Io(io::Error),
-    /// The file is the pointer that git stores in place of a large file.
-    #[error("this is a Git LFS pointer, not the weights; run 'git lfs pull' in the folder")]
-    LfsPointer,
+    /// The file has an optimiser's state beside the parameters.
+    #[error("this is a training state and not a model; save its parameters alone")]
+    TrainingState,
     /// Something else stands where one kind of value must be.
     #[error("expected {expected}, found {found}")]
     Expected {
@@ -52,7 +52,7 @@ pub enum Problem {
     #[error("a complex number (extension type 2) is not supported")]
     Complex,
     /// An array of a dtype that is not read.
-    #[error("unknown dtype {found:?} (known: float32, float16, bfloat16)")]
+    #[error("unknown dtype {found:?} (known: float64, float32, float16, bfloat16)")]
     UnknownDType {
         /// The dtype's name.
         found: String,

@@ -2,8 +2,8 @@
 
 use rmp::Marker;
 
-use super::Problem;
-use crate::checkpoint::source::ReadAt;
+use super::MsgpackProblem;
+use crate::checkpoint::positional::ReadAt;
 
 /// How much of the file is read at once. A head with a name is far smaller.
 const WINDOW: usize = 4096;
@@ -12,7 +12,7 @@ const WINDOW: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) offset: u64,
-    pub(super) problem: Problem,
+    pub(super) problem: MsgpackProblem,
 }
 
 /// A value's head: its kind, and the length of what follows it.
@@ -167,7 +167,7 @@ impl<'a> Reader<'a> {
         let from = (start - self.window_start) as usize;
         self.window.get(from..from + len).ok_or(Fault {
             offset: start,
-            problem: Problem::Truncated {
+            problem: MsgpackProblem::Truncated {
                 needed: len as u64,
                 left: 0,
             },
@@ -189,7 +189,7 @@ impl<'a> Reader<'a> {
                 self.window.clear();
                 Fault {
                     offset: start,
-                    problem: Problem::Io(error),
+                    problem: MsgpackProblem::Io(error),
                 }
             })
     }
@@ -200,7 +200,7 @@ impl<'a> Reader<'a> {
             .filter(|end| *end <= self.end)
             .ok_or(Fault {
                 offset: self.position,
-                problem: Problem::Truncated {
+                problem: MsgpackProblem::Truncated {
                     needed: len,
                     left: self.left(),
                 },
