@@ -19,3 +19,4 @@ pub mod plan;
 pub mod plugin;
 pub mod sharding;
 pub mod tokenizer;
+mod whole_file;

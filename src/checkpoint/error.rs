@@ -238,8 +238,12 @@ pub enum Error {
         /// The shard's name.
         shard: String,
     },
-    /// The model needs a tensor that the checkpoint has not.
-    #[error("{}: tensor {tensor:?} of shape {shape:?} is missing{}", file.display(), and_others(*others, "missing"))]
+    /// The model needs tensors that the checkpoint lacks.
+    #[error(
+        "{}: {}",
+        file.display(),
+        counted(*others, tensor, shape, names, "missing")
+    )]
     MissingTensor {
         /// The checkpoint: its file, or the index of its shards.
         file: PathBuf,
@@ -249,9 +253,15 @@ pub enum Error {
         shape: Vec<usize>,
         /// How many more are missing.
         others: usize,
+        /// The first few of all that are missing.
+        names: Vec<String>,
     },
-    /// The checkpoint has a tensor that the model has not.
-    #[error("{}: tensor {tensor:?} of shape {shape:?} is left over{}", file.display(), and_others(*others, "left over"))]
+    /// The checkpoint has tensors that look like weights and that the model does not have.
+    #[error(
+        "{}: {}",
+        file.display(),
+        counted(*others, tensor, shape, names, "left over")
+    )]
     LeftOver {
         /// The file with the tensor.
         file: PathBuf,
@@ -261,6 +271,20 @@ pub enum Error {
         shape: Vec<usize>,
         /// How many more are left over.
         others: usize,
+        /// The first few of all that are left over.
+        names: Vec<String>,
+    },
+    /// The checkpoint has a head that differs from the embedding, which the configuration uses in
+    /// its place.
+    #[error(
+        "{}: tensor {tensor:?} differs from the embedding, but config.json says that the two are tied (tie_word_embeddings is true, or absent, which means true)",
+        file.display()
+    )]
+    UntiedHead {
+        /// The file with the head.
+        file: PathBuf,
+        /// The head, by its stored name.
+        tensor: String,
     },
     /// A tensor has another shape than the model needs.
     #[error("{}: tensor {tensor:?} has shape {found:?}, expected {expected:?}", file.display())]
@@ -298,4 +322,22 @@ fn and_others(count: usize, what: &str) -> String {
         1 => format!(" (1 more is {what})"),
         _ => format!(" ({count} more are {what})"),
     }
+}
+
+/// `tensor "a" of shape [2] is missing`, or all of them counted and the first few named.
+fn counted(others: usize, tensor: &str, shape: &[usize], names: &[String], what: &str) -> String {
+    if others == 0 {
+        return format!("tensor {tensor:?} of shape {shape:?} is {what}");
+    }
+    let more = (others + 1).saturating_sub(names.len());
+    let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+    let more = match more {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "{} tensors are {what}: {}{more} (the first has shape {shape:?})",
+        others + 1,
+        names.join(", ")
+    )
 }

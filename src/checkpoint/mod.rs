@@ -10,6 +10,7 @@
 //! Nothing that a file holds can panic, and what is kept of a file is bounded by the file's own size.
 
 mod cast;
+mod compare;
 mod contents;
 mod element;
 mod error;
@@ -31,6 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use crate::input_file::Impostor;
+pub use compare::Comparison;
 pub use error::Error;
 pub use foreign::Naming;
 pub use index::shards;
@@ -150,15 +152,11 @@ impl Checkpoint {
                 tensor: name.to_owned(),
                 shape: shape.to_vec(),
                 others: 0,
+                names: vec![name.to_owned()],
             });
         };
         if tensor.shape() != shape {
-            return Err(Error::WrongShape {
-                file: tensor.file().to_path_buf(),
-                tensor: name.to_owned(),
-                expected: shape.to_vec(),
-                found: tensor.shape().to_vec(),
-            });
+            return Err(compare::wrong_shape(tensor, shape));
         }
         Ok(tensor)
     }
@@ -172,36 +170,6 @@ impl Checkpoint {
     /// The bytes of all tensors together.
     pub fn total_bytes(&self) -> u64 {
         self.tensors().map(|tensor| tensor.byte_len() as u64).sum()
-    }
-
-    /// Checks that the checkpoint has exactly these tensors, given by name and shape.
-    ///
-    /// # Errors
-    /// [`Error::MissingTensor`], [`Error::WrongShape`] or [`Error::LeftOver`], the first that applies in this order.
-    pub fn check(&self, expected: &[(String, Vec<usize>)]) -> Result<()> {
-        let mut missing = expected.iter().filter(|(name, _)| self.get(name).is_none());
-        if let Some((name, shape)) = missing.next() {
-            return Err(Error::MissingTensor {
-                file: self.path().to_path_buf(),
-                tensor: name.clone(),
-                shape: shape.clone(),
-                others: missing.count(),
-            });
-        }
-        let mut left_over = self.inner.tensors.clone();
-        for (name, shape) in expected {
-            self.require(name, shape)?;
-            left_over.remove(name.as_str());
-        }
-        if let Some((name, tensor)) = left_over.first_key_value() {
-            return Err(Error::LeftOver {
-                file: tensor.file().to_path_buf(),
-                tensor: name.to_string(),
-                shape: tensor.shape().to_vec(),
-                others: left_over.len() - 1,
-            });
-        }
-        Ok(())
     }
 }
 

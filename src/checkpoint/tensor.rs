@@ -195,6 +195,14 @@ impl Tensor {
         self.view.as_ref().map_or(&self.stored.shape, |v| &v.shape)
     }
 
+    /// numpy's name of the element type that the file has it in.
+    pub fn stored_dtype(&self) -> &'static str {
+        match self.stored.is_float64 {
+            true => Element::Float64.name(),
+            false => self.dtype().numpy_name(),
+        }
+    }
+
     /// Whether the file has it in float64, of which float32 is read.
     pub(super) fn is_float64(&self) -> bool {
         self.stored.is_float64

@@ -81,7 +81,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
     )?;
     signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
 
-    let mut output = Output::open(args.output.as_deref())?;
+    let mut output = Output::open("--output", args.output.as_deref())?;
     let engine = model.load_with(&EngineOptions {
         executables: args.executables.clone(),
         ..model.options()

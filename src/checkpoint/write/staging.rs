@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::WriteError;
+use crate::whole_file::{folder_of, sync_folder_of};
 
 /// Files beside the weights that belong to a checkpoint.
 pub(super) const COMPANIONS: [&str; 9] = [
@@ -44,13 +45,18 @@ impl Staging {
         let name = destination
             .file_name()
             .ok_or_else(|| failed(io::Error::other("not the name of a folder")))?;
+        if !folder_of(destination).try_exists().map_err(failed)? {
+            let folder = folder_of(destination).display();
+            let message = format!("the folder {folder} does not exist");
+            return Err(failed(io::Error::new(io::ErrorKind::NotFound, message)));
+        }
         let mut prefix = OsStr::new(".").to_os_string();
         prefix.push(name);
         prefix.push(".");
         let folder = tempfile::Builder::new()
             .prefix(&prefix)
             .suffix(".partial")
-            .tempdir_in(parent(destination))
+            .tempdir_in(folder_of(destination))
             .map_err(failed)?;
         Ok(Staging {
             folder,
@@ -106,7 +112,7 @@ impl Staging {
             true => {
                 let aside = tempfile::Builder::new()
                     .prefix(".replaced.")
-                    .tempdir_in(parent(destination))
+                    .tempdir_in(folder_of(destination))
                     .map_err(failed)?;
                 fs::rename(destination, aside.path().join("checkpoint")).map_err(failed)?;
                 Some(aside)
@@ -123,17 +129,7 @@ impl Staging {
         }
         // It is where it belongs, so that there is nothing left for its guard to remove.
         let _ = self.folder.keep();
-        File::open(parent(destination))
-            .and_then(|dir| dir.sync_all())
-            .map_err(failed)
-    }
-}
-
-/// The folder that a destination lies in.
-fn parent(destination: &Path) -> &Path {
-    match destination.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
+        sync_folder_of(destination).map_err(failed)
     }
 }
 
