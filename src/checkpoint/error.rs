@@ -141,9 +141,9 @@ pub enum Error {
         /// What is wrong.
         problem: NpzProblem,
     },
-    /// A file's name does not say what form it has.
-    #[error("{}: unknown form of weights (known: .msgpack, .npz, .safetensors, .index.json)", file.display())]
-    UnknownForm {
+    /// A file's name does not say which format it has.
+    #[error("{}: unknown format of weights (known: .msgpack, .npz, .safetensors, .index.json)", file.display())]
+    UnknownFormat {
         /// The file.
         file: PathBuf,
     },

@@ -83,7 +83,7 @@ impl Checkpoint {
         } else if name.ends_with(".safetensors") {
             Self::open_safetensors_file(file)
         } else {
-            Err(Error::UnknownForm {
+            Err(Error::UnknownFormat {
                 file: file.to_path_buf(),
             })
         }
@@ -274,6 +274,7 @@ fn is_buffer(name: &str) -> bool {
 }
 
 fn open(file: &Path) -> Result<OpenFile> {
+    exists(file)?;
     OpenFile::open(file).map_err(|source| Error::Open {
         file: file.to_path_buf(),
         source,

@@ -203,6 +203,11 @@ impl Tensor {
         }
     }
 
+    /// The bytes that the file has it in.
+    pub fn stored_bytes(&self) -> u64 {
+        self.byte_len as u64 * (1 + u64::from(self.stored.is_float64))
+    }
+
     /// Whether the file has it in float64, of which float32 is read.
     pub(super) fn is_float64(&self) -> bool {
         self.stored.is_float64

@@ -1,4 +1,4 @@
-//! `gemma-xla convert`: the same weights in another form.
+//! `gemma-xla convert`: the same weights in another format.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use crate::checkpoint::write::{Staging, WriteError, WriteFormat, WriteOptions, w
 use crate::config::CONFIG_FILE;
 use crate::dtype::DType;
 use crate::hub::Wanted;
+use crate::input_file;
 
 /// Options of `convert`.
 #[derive(Args)]
@@ -29,9 +30,9 @@ pub struct ConvertArgs {
     /// Folder to make; configuration and tokenizer are copied into it
     #[arg(value_name = "DESTINATION")]
     destination: PathBuf,
-    /// Form of the weights
-    #[arg(long, value_name = "FORM")]
-    to: Form,
+    /// Format of the weights
+    #[arg(long, value_name = "FORMAT")]
+    to: Format,
     /// Cast every tensor: bf16, f16 or f32 [default: each keeps its own]
     #[arg(long)]
     dtype: Option<DType>,
@@ -43,9 +44,9 @@ pub struct ConvertArgs {
     force: bool,
 }
 
-/// The forms that weights are written in.
+/// The formats that weights are written in.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Form {
+enum Format {
     /// As Flax saves it: Flax's names and layouts
     Msgpack,
     /// As numpy.savez saves it: Flax's names joined by slashes, Flax's layouts
@@ -61,23 +62,23 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
     let interrupted = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
 
-    let checkpoint = Checkpoint::open(&source)?;
     let folder = folder_of(&source);
+    let checkpoint = Checkpoint::open(&source)?.parameters_only(is_tied(folder)?)?;
     refuse_nesting(folder, &args.destination)?;
     let staging = match Staging::beside(&args.destination, args.force) {
         Err(error @ WriteError::Exists { .. }) => bail!("{error}; --force replaces it"),
         staging => staging?,
     };
-    let companions = staging.copy_companions(folder)?;
+    let companions = staging.copy_companions(folder, args.dtype)?;
     if !companions.contains(&CONFIG_FILE) {
         tracing::warn!("{} has no {CONFIG_FILE} to copy", folder.display());
     }
 
     let options = WriteOptions {
         format: match args.to {
-            Form::Msgpack => WriteFormat::Msgpack,
-            Form::Npz => WriteFormat::Npz,
-            Form::Safetensors => WriteFormat::Safetensors,
+            Format::Msgpack => WriteFormat::Msgpack,
+            Format::Npz => WriteFormat::Npz,
+            Format::Safetensors => WriteFormat::Safetensors,
         },
         dtype: args.dtype,
         max_shard_bytes: args.max_shard_size,
@@ -91,23 +92,60 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
         }
     });
     bar.finish_and_clear();
-    let files = match written {
-        Ok(files) => files,
+    let written = match written {
+        Ok(written) => written,
         Err(WriteError::Interrupted) => return Ok(Outcome::Interrupted),
         Err(error) => return Err(error.into()),
     };
     staging.commit()?;
+    warn_of_overflow(&written.overflowed, args.dtype);
     eprintln!(
         "{}: {} tensors in {} of {}",
         args.destination.display(),
         checkpoint.tensors().len(),
-        match files.len() {
+        match written.files.len() {
             1 => "1 file".to_owned(),
             count => format!("{count} files"),
         },
         options.format
     );
     Ok(Outcome::Done)
+}
+
+/// Whether the configuration beside a checkpoint ties the head to the embedding, which it does
+/// unless it says otherwise. Without one, a head is a parameter like any other.
+fn is_tied(folder: &Path) -> anyhow::Result<bool> {
+    const LIMIT: u64 = 1 << 24;
+    let file = folder.join(CONFIG_FILE);
+    let content = match input_file::read(&file, LIMIT) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        read => read.with_context(|| format!("cannot read {}", file.display()))?,
+    };
+    // What else is wrong with the file does not matter here: it is copied as it is.
+    let Some(config) = content.and_then(|text| {
+        serde_json::from_slice::<serde_json::Map<_, serde_json::Value>>(&text).ok()
+    }) else {
+        return Ok(false);
+    };
+    Ok(config
+        .get("tie_word_embeddings")
+        .and_then(serde_json::Value::as_bool)
+        .unwrap_or(true))
+}
+
+fn warn_of_overflow(overflowed: &[(String, u64)], dtype: Option<DType>) {
+    let (Some((name, most)), Some(dtype)) = (overflowed.first(), dtype) else {
+        return;
+    };
+    let all: u64 = overflowed.iter().map(|(_, count)| count).sum();
+    let values = match all {
+        1 => "1 value is too large for".to_owned(),
+        all => format!("{all} values are too large for"),
+    };
+    tracing::warn!(
+        "{values} {dtype} and became infinite, in {} tensors; tensor {name:?} has most of them, {most}",
+        overflowed.len()
+    );
 }
 
 /// The folder with what belongs to a checkpoint: itself, or the one that its file is in.

@@ -2,6 +2,7 @@
 //!
 //! Each form of files is a file here. All of them take the same list, tensors with the names and layouts that they shall have.
 
+mod companions;
 mod error;
 mod msgpack;
 mod npz;
@@ -9,6 +10,7 @@ mod safetensors;
 mod shards;
 mod staging;
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
@@ -18,7 +20,7 @@ use std::path::{Path, PathBuf};
 pub use error::WriteError;
 pub use staging::Staging;
 
-use super::{Checkpoint, Tensor, foreign};
+use super::{Checkpoint, Tensor, cast, foreign};
 use crate::dtype::DType;
 
 /// Bytes of a tensor that are read before they are written.
@@ -67,6 +69,19 @@ struct Item {
     name: String,
     tensor: Tensor,
     dtype: DType,
+    /// How many of its values are finite as they are stored and infinite as they are written.
+    overflowed: Cell<u64>,
+}
+
+/// What was written.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Written {
+    /// The files with tensors.
+    pub files: Vec<PathBuf>,
+    /// The tensors with values that overflowed the dtype that they were cast to, by name, with the
+    /// number of these values; the tensor with most comes first.
+    pub overflowed: Vec<(String, u64)>,
 }
 
 impl Item {
@@ -80,7 +95,7 @@ impl Item {
     }
 }
 
-/// Writes the tensors of `checkpoint` into files in `dir`, which has none of their names. Gives the files.
+/// Writes the tensors of `checkpoint` into files in `dir`, which has none of their names.
 ///
 /// # Errors
 /// Where a tensor cannot be read or a file not be written, where a tensor has no name in the form, and where `progress` stops it.
@@ -89,7 +104,7 @@ pub fn write(
     dir: &Path,
     options: &WriteOptions,
     progress: Progress,
-) -> Result<Vec<PathBuf>, WriteError> {
+) -> Result<Written, WriteError> {
     let mut items = Vec::new();
     for tensor in checkpoint.tensors() {
         let (name, tensor) = match options.format {
@@ -101,16 +116,23 @@ pub fn write(
             name,
             tensor,
             dtype,
+            overflowed: Cell::new(0),
         });
     }
     items.sort_by(|a, b| a.path().cmp(b.path()));
-    match options.format {
-        WriteFormat::Msgpack => msgpack::write(dir, &items, options.max_shard_bytes, progress),
+    let max_bytes = options.max_shard_bytes;
+    let files = match options.format {
+        WriteFormat::Msgpack => msgpack::write(dir, &items, max_bytes, progress),
         WriteFormat::Npz => npz::write(dir, &items, progress),
-        WriteFormat::Safetensors => {
-            safetensors::write(dir, &items, options.max_shard_bytes, progress)
-        }
-    }
+        WriteFormat::Safetensors => safetensors::write(dir, &items, max_bytes, progress),
+    }?;
+    let mut overflowed: Vec<(String, u64)> = items
+        .into_iter()
+        .map(|item| (item.name, item.overflowed.get()))
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    overflowed.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    Ok(Written { files, overflowed })
 }
 
 /// A tensor by PyTorch's name and in its layout.
@@ -137,12 +159,26 @@ fn stream(
     for slab in item.tensor.slabs(SLAB_BYTES / item.dtype.size()) {
         bytes.resize(slab.byte_len() / slab.dtype().size() * item.dtype.size(), 0);
         slab.read_into(item.dtype, &mut bytes)?;
+        let overflowed = item.overflowed.get() + overflowed(&slab, item.dtype, &bytes)?;
+        item.overflowed.set(overflowed);
         sink(&bytes)?;
         if progress(bytes.len() as u64).is_break() {
             return Err(WriteError::Interrupted);
         }
     }
     Ok(())
+}
+
+/// How many values of a slab became infinite when they were cast to `dtype`, which gave `bytes`.
+fn overflowed(slab: &Tensor, dtype: DType, bytes: &[u8]) -> Result<u64, WriteError> {
+    let found = cast::infinities(dtype, bytes);
+    if dtype == slab.dtype() || found == 0 {
+        return Ok(0);
+    }
+    // Rare enough to be read again: some may be stored as infinities.
+    let mut stored = vec![0; slab.byte_len()];
+    slab.read_at(0, &mut stored)?;
+    Ok(found.saturating_sub(cast::infinities(slab.dtype(), &stored)))
 }
 
 /// A new file that is being written.

@@ -178,6 +178,7 @@ fn infallible<T, E>(result: Result<T, E>) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::ops::ControlFlow;
 
     use super::*;
@@ -195,6 +196,7 @@ mod tests {
                 name: tensor.name().to_owned(),
                 tensor: tensor.clone(),
                 dtype: tensor.dtype(),
+                overflowed: Cell::new(0),
             })
             .collect();
         (

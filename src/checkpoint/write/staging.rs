@@ -1,27 +1,16 @@
 //! A folder that appears under its name when it is complete.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::WriteError;
+use super::companions::COMPANIONS;
+use super::{WriteError, companions};
+use crate::dtype::DType;
 use crate::whole_file::{folder_of, sync_folder_of};
-
-/// Files beside the weights that belong to a checkpoint.
-pub(super) const COMPANIONS: [&str; 9] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-];
 
 /// A folder that is being filled beside its destination. Dropped before [`Staging::commit`], it vanishes.
 pub struct Staging {
@@ -70,29 +59,17 @@ impl Staging {
         self.folder.path()
     }
 
-    /// Copies the configuration and the tokenizer's files that lie in `source`. Gives their names.
+    /// Copies the configuration and the tokenizer's files from `source`, and gives their names.
+    /// Where a `dtype` is given, config.json names it in place of the one that it has.
     ///
     /// # Errors
     /// Where one cannot be read or written.
-    pub fn copy_companions(&self, source: &Path) -> Result<Vec<&'static str>, WriteError> {
-        let mut copied = Vec::new();
-        for name in COMPANIONS {
-            let file = source.join(name);
-            if file.is_file() {
-                // The mode stays behind: a file that may only be read is not kept from being replaced.
-                let target = self.path().join(name);
-                let copy = || {
-                    io::copy(&mut File::open(&file)?, &mut File::create_new(&target)?)?;
-                    Ok(())
-                };
-                copy().map_err(|source| WriteError::Write {
-                    file: target.clone(),
-                    source,
-                })?;
-                copied.push(name);
-            }
-        }
-        Ok(copied)
+    pub fn copy_companions(
+        &self,
+        source: &Path,
+        dtype: Option<DType>,
+    ) -> Result<Vec<&'static str>, WriteError> {
+        companions::copy(source, self.path(), dtype)
     }
 
     /// Gives the folder its name. What was there by it is removed once the new one is in its place.
