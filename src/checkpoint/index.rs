@@ -11,7 +11,8 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use super::{Error, Result};
 use crate::input_file;
 
-/// The largest index that is read. That of a model with a hundred thousand tensors has about ten megabytes.
+/// The largest index that is read. The index of a model with a hundred thousand tensors has about
+/// ten megabytes.
 const MAX_FILE: u64 = 1 << 26;
 
 /// An index's content: for each shard, by name, the names of its tensors in order.
@@ -32,11 +33,11 @@ pub(super) fn read(file: &Path) -> Result<Shards> {
     shards(file, &text)
 }
 
-/// The shards that an index names, each with the names of its tensors in order. `text` is the index's content, and `file` the
-/// name that errors give it.
+/// The shards that an index names, each with the names of its tensors in order. `text` is the
+/// index's content, and `file` the name that errors give it.
 ///
 /// # Errors
-/// Where the text is no index, or names a shard by anything but the name of a file beside it.
+/// Where the text is not an index, or names a shard by anything but the name of a file beside it.
 pub fn shards(file: &Path, text: &[u8]) -> Result<BTreeMap<String, Vec<String>>> {
     let index: Index = serde_json::from_slice(text).map_err(|source| Error::Index {
         file: file.to_path_buf(),
@@ -61,7 +62,8 @@ pub fn shards(file: &Path, text: &[u8]) -> Result<BTreeMap<String, Vec<String>>>
     Ok(shards)
 }
 
-/// Whether a name is that of a file in the same folder: one that cannot climb out of it, in any system's notation.
+/// Whether a name is that of a file in the same folder: one that cannot leave it, in any system's
+/// notation.
 fn is_plain_file_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     components.next() == Some(Component::Normal(OsStr::new(name)))
@@ -83,7 +85,7 @@ impl<'de> Deserialize<'de> for WeightMap {
     }
 }
 
-/// Reads a weight map. A plain map type would let the second of two equal names win in silence.
+/// Reads a weight map. A plain map type would silently keep the second of two equal names.
 struct WeightMapVisitor;
 
 impl<'de> Visitor<'de> for WeightMapVisitor {

@@ -1,13 +1,17 @@
-//! Checkpoints: parameters by name, with shape and dtype, as views whose bytes are read where they are wanted.
+//! Checkpoints: parameters by name, with shape and dtype, as views whose bytes are read where they
+//! are needed.
 //!
-//! Opening a checkpoint reads names, shapes and positions, and no tensor bytes. [`Tensor::read_at`] then reads any range of a
-//! tensor straight into the caller's memory, from any number of threads. Files are read by position and not mapped: a mapped
-//! page counts towards the process's resident memory, and a mapped file that shrinks ends the process with a signal, while
-//! here it is an error that names file and tensor.
+//! Opening a checkpoint reads names, shapes and positions, and no tensor bytes. [`Tensor::read_at`]
+//! then reads any range of a tensor straight into the caller's memory, from any number of threads.
+//! Files are read by position and not mapped: a mapped page counts towards the process's resident
+//! memory, and a mapped file that shrinks ends the process with a signal, while here it is an error
+//! that names file and tensor.
 //!
-//! Whatever form the files have, and whoever's names and layouts: what is given are Flax's, as views of what is stored.
+//! Whatever the format, names and layouts of the files: tensors have Flax's names and layouts, as
+//! views of what is stored.
 //!
-//! Nothing that a file holds can panic, and what is kept of a file is bounded by the file's own size.
+//! Nothing that a file contains can cause a panic, and what is kept of a file is bounded by its
+//! size.
 
 mod cast;
 mod compare;
@@ -62,7 +66,7 @@ pub const SAFETENSORS_FILE: &str = "model.safetensors";
 /// The index of a model that was saved as safetensors in shards.
 pub const SAFETENSORS_INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// The form that a checkpoint's files have.
+/// The format of a checkpoint's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Format {
@@ -111,7 +115,7 @@ impl Checkpoint {
         &self.inner.path
     }
 
-    /// The form of its files.
+    /// The format of its files.
     pub fn format(&self) -> Format {
         self.inner.format
     }
@@ -161,7 +165,7 @@ impl Checkpoint {
         Ok(tensor)
     }
 
-    /// The stored names of what the files have beside parameters and is not read: integers, and
+    /// The stored names of the tensors that are not parameters and are not read: integers, and
     /// buffers that are computed from the configuration.
     pub fn left_out(&self) -> &[String] {
         &self.inner.left_out

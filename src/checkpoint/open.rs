@@ -35,12 +35,14 @@ struct Collected {
 impl Checkpoint {
     /// Opens the weights in a folder, or those in a file.
     ///
-    /// In a folder it is the first that is there of [`FLAX_FILE`], [`FLAX_INDEX_FILE`] with its shards, the [`NPZ_FILES`],
-    /// [`SAFETENSORS_FILE`], [`SAFETENSORS_INDEX_FILE`] with its shards, and, where the folder has exactly one, an npz file of
-    /// any name. What a file is shows in the end of its name.
+    /// In a folder, it takes the first that exists of [`FLAX_FILE`], [`FLAX_INDEX_FILE`] with its
+    /// shards, the [`NPZ_FILES`], [`SAFETENSORS_FILE`], [`SAFETENSORS_INDEX_FILE`] with its shards,
+    /// and, where the folder has exactly one, an npz file of any name. The end of a file's name
+    /// tells its format.
     ///
     /// # Errors
-    /// Where there is none, where a file cannot be read or is malformed, and where index and shards disagree.
+    /// Where there are no weights, where a file cannot be read or is malformed, and where index and
+    /// shards disagree.
     pub fn open(path: &Path) -> Result<Self> {
         let metadata = path.metadata();
         if metadata.as_ref().is_ok_and(|found| !found.is_dir()) {
@@ -62,14 +64,15 @@ impl Checkpoint {
                 dir: path.to_path_buf(),
                 found: contents::describe(path),
                 looked_for: format!(
-                    "{FLAX_FILE}, {FLAX_INDEX_FILE}, {}, {SAFETENSORS_FILE}, {SAFETENSORS_INDEX_FILE}, a single *.npz",
+                    "{FLAX_FILE}, {FLAX_INDEX_FILE}, {}, {SAFETENSORS_FILE}, \
+                     {SAFETENSORS_INDEX_FILE}, a single *.npz",
                     NPZ_FILES.join(", ")
                 ),
             }),
         }
     }
 
-    /// Opens a file of the form that its name says.
+    /// Opens a file of the format that its name says.
     fn open_file(file: &Path) -> Result<Self> {
         let name = file
             .file_name()
@@ -113,7 +116,8 @@ impl Checkpoint {
         Self::from_safetensors(file, open(file)?)
     }
 
-    /// Opens msgpack bytes that lie anywhere. `file` is the name that errors and [`Tensor::file`] give them.
+    /// Opens msgpack bytes from any source. `file` is the name that errors and [`Tensor::file`]
+    /// give them.
     ///
     /// # Errors
     /// Where the bytes cannot be read, or are malformed.
@@ -121,7 +125,7 @@ impl Checkpoint {
         Self::single(file, Format::FlaxMsgpack, source, parse_msgpack)
     }
 
-    /// Opens the bytes of an npz file that lie anywhere, as [`Checkpoint::from_msgpack`] does.
+    /// Opens the bytes of an npz file from any source, as [`Checkpoint::from_msgpack`] does.
     ///
     /// # Errors
     /// As [`Checkpoint::open_npz_file`].
@@ -129,7 +133,7 @@ impl Checkpoint {
         Self::single(file, Format::Npz, source, parse_npz)
     }
 
-    /// Opens the bytes of a safetensors file that lie anywhere, as [`Checkpoint::from_msgpack`] does.
+    /// Opens the bytes of a safetensors file from any source, as [`Checkpoint::from_msgpack`] does.
     ///
     /// # Errors
     /// Where the bytes cannot be read, or are malformed.
@@ -145,11 +149,11 @@ impl Checkpoint {
         Self::new(file, format, vec![file.to_path_buf()], collected)
     }
 
-    /// Opens an index file and the shards that it names, which lie beside it.
+    /// Opens an index file and the shards that it names, which are beside it.
     ///
     /// # Errors
-    /// Where a file is missing, cannot be read or is malformed; where the index names a shard by anything but a plain file
-    /// name; and where index and shards disagree on a tensor.
+    /// Where a file is missing, cannot be read or is malformed; where the index names a shard by
+    /// anything but a plain file name; and where index and shards disagree on a tensor.
     pub fn open_index_file(file: &Path) -> Result<Self> {
         let name = file
             .file_name()
@@ -223,7 +227,7 @@ impl Checkpoint {
 }
 
 impl Collected {
-    /// Takes note of a file's tensors that are not read, and gives the others.
+    /// Records a file's tensors that are not read, and returns the others.
     fn accept(&mut self, file: &Path, content: Content) -> Result<Vec<Tensor>> {
         let Content { tensors, unread } = content;
         for name in tensors
@@ -289,7 +293,7 @@ fn exists(file: &Path) -> Result<bool> {
     })
 }
 
-/// Parses a file, after a look at whether it is one that was put in the place of weights.
+/// Parses a file, unless it is one that is often found in place of weights.
 fn checked<S: ReadAt>(file: &Path, source: S, parse: Parse<S>) -> Result<Content> {
     let mut head = vec![0; source.size().min(input_file::HEAD as u64) as usize];
     let read = source.read_exact_at(&mut head, 0);

@@ -1,4 +1,4 @@
-//! A view of one tensor: what it is, and where its bytes lie.
+//! A view of one tensor: what it is, and where its bytes are.
 
 use std::fmt;
 use std::ops::Range;
@@ -17,7 +17,7 @@ pub(super) struct DataFile {
     pub(super) source: Box<dyn ReadAt>,
 }
 
-/// Bytes of a tensor that lie together in the file.
+/// Bytes of a tensor that are adjacent in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
     /// The first byte's position in the stored tensor.
@@ -63,7 +63,7 @@ impl Stored {
         }
     }
 
-    /// A tensor whose bytes lie together.
+    /// A tensor whose bytes are adjacent.
     pub(super) fn contiguous(
         name: &str,
         element: Element,
@@ -101,7 +101,8 @@ struct View {
 
 /// A view of one tensor of a checkpoint. It holds no tensor bytes, and cloning it is cheap.
 ///
-/// Its name and layout are Flax's, whatever the file's are: see [`Tensor::stored_name`] and [`Tensor::stored_shape`] for those.
+/// Its name and layout are Flax's, whatever the file's are: see [`Tensor::stored_name`] and
+/// [`Tensor::stored_shape`] for those.
 #[derive(Clone)]
 pub struct Tensor {
     file: Arc<DataFile>,
@@ -152,8 +153,8 @@ impl Tensor {
     /// The part of this tensor with these indices of dimension `dim`: a view, no copy.
     ///
     /// # Errors
-    /// [`Error::Slice`] where the tensor has no such part, or a dimension that is stored as several (heads and head_dim) is cut
-    /// within one of the outer's steps.
+    /// [`Error::Slice`] where the tensor has no such part, or a dimension that is stored as several
+    /// (heads and head_dim) is cut within one of the outer's steps.
     pub fn slice(&self, dim: usize, range: Range<usize>) -> Result<Self> {
         match self.layout().sliced(dim, &range) {
             Some(layout) => Ok(self.viewed(self.shared_name(), layout)),
@@ -223,7 +224,7 @@ impl Tensor {
         &self.file.path
     }
 
-    /// The name that the file has it by. Several tensors can come from one that is stored.
+    /// Its name in the file. Several tensors can be views of one stored tensor.
     pub fn stored_name(&self) -> &str {
         &self.stored.name
     }
@@ -233,14 +234,17 @@ impl Tensor {
         &self.stored.shape
     }
 
-    /// Fills `out` with the tensor's bytes from `byte_offset` on: elements in C order, little endian.
+    /// Fills `out` with the tensor's bytes from `byte_offset` on: elements in C order, little
+    /// endian.
     ///
-    /// The bytes go from the file straight into `out`. Any number of threads may read at once. Where the file has the elements
-    /// in another order, each run of them is read by itself: [`Tensor::read_into`] reads whole tensors faster then.
+    /// The bytes go from the file straight into `out`. Any number of threads may read at once.
+    /// Where the file has the elements in another order, each run of them is read by itself:
+    /// [`Tensor::read_into`] reads whole tensors faster then.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] where the tensor has not that many bytes; [`Error::Read`] where the file cannot be read, or has
-    /// become shorter since it was opened. What `out` then holds is unspecified.
+    /// [`Error::OutOfRange`] where the tensor has fewer bytes; [`Error::Read`] where the
+    /// file cannot be read, or has become shorter since it was opened. What `out` then holds is
+    /// unspecified.
     pub fn read_at(&self, byte_offset: usize, out: &mut [u8]) -> Result<()> {
         if byte_offset
             .checked_add(out.len())
@@ -253,7 +257,7 @@ impl Tensor {
         };
         let size = self.dtype().size();
         let mut axes = view.layout.axes();
-        // The elements of one run lie together in the file.
+        // The elements of one run are adjacent in the file.
         let run = match axes.last() {
             Some(Axis { size, stride: 1 }) => {
                 let size = *size;

@@ -27,7 +27,7 @@ pub struct ConvertArgs {
     /// Branch, tag or commit of a model on the Hub
     #[arg(long)]
     revision: Option<String>,
-    /// Folder to make; configuration and tokenizer are copied into it
+    /// Folder to create; configuration and tokenizer are copied into it
     #[arg(value_name = "DESTINATION")]
     destination: PathBuf,
     /// Format of the weights
@@ -36,10 +36,10 @@ pub struct ConvertArgs {
     /// Cast every tensor: bf16, f16 or f32 [default: each keeps its own]
     #[arg(long)]
     dtype: Option<DType>,
-    /// Most bytes of tensors in a file of msgpack or safetensors; npz is one file always
+    /// Most bytes of tensors in a file of msgpack or safetensors; npz is always one file
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = parse_size)]
     max_shard_size: u64,
-    /// Replace DESTINATION, if all it has is a checkpoint
+    /// Replace DESTINATION if it has nothing in it but a checkpoint
     #[arg(long)]
     force: bool,
 }
@@ -143,12 +143,13 @@ fn warn_of_overflow(overflowed: &[(String, u64)], dtype: Option<DType>) {
         all => format!("{all} values are too large for"),
     };
     tracing::warn!(
-        "{values} {dtype} and became infinite, in {} tensors; tensor {name:?} has most of them, {most}",
+        "{values} {dtype} and became infinite, in {} tensors; \
+         tensor {name:?} has most of them, {most}",
         overflowed.len()
     );
 }
 
-/// The folder with what belongs to a checkpoint: itself, or the one that its file is in.
+/// The folder of a checkpoint: itself, or the one that its file is in.
 pub(super) fn folder_of(source: &Path) -> &Path {
     match source.parent() {
         _ if source.is_dir() => source,
@@ -157,7 +158,7 @@ pub(super) fn folder_of(source: &Path) -> &Path {
     }
 }
 
-/// The source is still being read while the destination is replaced: neither may be in the other.
+/// The source is read while the destination is replaced: neither may be in the other.
 fn refuse_nesting(source: &Path, destination: &Path) -> anyhow::Result<()> {
     let Ok(existing) = destination.canonicalize() else {
         return Ok(());
@@ -166,7 +167,7 @@ fn refuse_nesting(source: &Path, destination: &Path) -> anyhow::Result<()> {
         .canonicalize()
         .with_context(|| format!("cannot open {}", source.display()))?;
     if source.starts_with(&existing) {
-        bail!("{}: has the source in it", destination.display());
+        bail!("{}: contains the source", destination.display());
     }
     Ok(())
 }
@@ -188,7 +189,8 @@ fn progress_bar(total: u64) -> ProgressBar {
     )
 }
 
-/// Reads a number of bytes with a unit, as huggingface_hub does: `5GB` is 5 · 10^9, `5GiB` is 5 · 2^30.
+/// Reads a number of bytes with a unit, as huggingface_hub does: `5GB` is 5 · 10^9, `5GiB` is 5 ·
+/// 2^30.
 fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit: u64 = match text.get(digits.len()..).unwrap_or_default() {
@@ -212,7 +214,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
         .parse()
         .map_err(|_| "not a whole number of bytes, such as 5GB".to_owned())?;
     match number.checked_mul(unit) {
-        Some(0) => Err("must be more than nothing".to_owned()),
+        Some(0) => Err("must be at least 1 byte".to_owned()),
         Some(bytes) => Ok(bytes),
         None => Err("too many bytes".to_owned()),
     }

@@ -12,7 +12,7 @@ const SCALAR: i8 = 3;
 /// The most bytes of a dtype's name that are read; numpy's longest float names have 10.
 const MAX_DTYPE_NAME: u32 = 64;
 
-/// An array whose bytes lie together.
+/// An array whose bytes are adjacent.
 pub(super) struct Array {
     element: Element,
     shape: Vec<usize>,
@@ -138,7 +138,8 @@ fn element(reader: &mut Reader) -> Result<Element, Fault> {
 /// Dtype, shape and extents of an array that was written in chunks.
 type Chunked = (Element, Vec<usize>, Vec<Extent>);
 
-/// Reads a map of `count` keys as an array in chunks, if its first key is the mark of one. Else reads nothing.
+/// Reads a map of `count` keys as an array in chunks, if its first key is the mark of one;
+/// otherwise reads nothing.
 pub(super) fn chunked(reader: &mut Reader, count: u32) -> Result<Option<Chunked>, Fault> {
     let begin = reader.position();
     let mut name = String::new();
@@ -208,7 +209,7 @@ fn numbered_chunks(reader: &mut Reader) -> Result<(Element, Vec<Extent>), Fault>
             let shape = array.shape;
             return Err(fault(offset, MsgpackProblem::ChunkShape { chunk, shape }));
         }
-        // Of a chunk's shape nothing is left to know: it is kept small, for there may be many.
+        // A chunk's shape is not needed any more. There may be many chunks: little is kept of each.
         numbered.push((chunk, (array.element, array.offset, array.len)));
     }
     let chunks = in_order(offset, "chunks", numbered)?;
@@ -254,7 +255,7 @@ fn number(reader: &mut Reader, what: &'static str) -> Result<usize, Fault> {
         .ok_or_else(|| fault(offset, MsgpackProblem::ChunkNumbers { what }))
 }
 
-/// The values, once their numbers were found to be 0, 1, 2, … in any order.
+/// The values, once their numbers are known to be 0, 1, 2, … in any order.
 fn in_order<T>(
     offset: u64,
     what: &'static str,

@@ -1,12 +1,13 @@
 //! Flax's msgpack files: maps of names whose leaves are arrays.
 //!
-//! The encoding is that of `flax.serialization` (flax 0.10): a leaf is an extension of type 1 (array) or 3 (scalar) that holds
-//! a msgpack array of shape, dtype name and bytes; an array of more than 2^30 bytes is a map of flat chunks. A file holds nested
-//! maps, or, where it is a shard, one map of names that are already joined.
+//! The encoding is that of `flax.serialization` (flax 0.10): a leaf is an extension of type 1
+//! (array) or 3 (scalar) that holds a msgpack array of shape, dtype name and bytes; an array of
+//! more than 2^30 bytes is a map of flat chunks. A file holds nested maps, or, where it is a shard,
+//! one map of names that are already joined.
 //!
-//! Only heads are read, and what is kept of a file is bounded by its size: a leaf takes more than 12 bytes and adds one entry,
-//! joined names together may not outgrow the file by much, and no length that a file states is allocated before the bytes
-//! were found to be there.
+//! Only heads are read, and what is kept of a file is bounded by its size: a leaf takes more than
+//! 12 bytes and adds one entry, joined names together may not outgrow the file by much, and no
+//! length that a file states is allocated before the file is known to have the bytes.
 
 mod array;
 mod problem;
@@ -26,7 +27,7 @@ pub(super) const MAX_DEPTH: usize = 64;
 /// The most dimensions of an array, as in numpy.
 pub(super) const MAX_RANK: u32 = 64;
 
-/// What joined names may take beyond the file's size, such that files with few small tensors pass.
+/// What joined names may take beyond the file's size, so that files with few small tensors pass.
 const NAME_ALLOWANCE: u64 = 1 << 16;
 /// The first key of a map that stands for an array in chunks.
 const CHUNK_MARK: &str = "__msgpack_chunked_array__";
@@ -43,7 +44,7 @@ pub(super) struct ParseError {
 struct Level {
     /// How many of its keys are still to come.
     left: u32,
-    /// How much of the name belongs to the maps around it.
+    /// How much of the name belongs to the enclosing maps.
     prefix: usize,
 }
 
@@ -165,7 +166,7 @@ fn top(reader: &mut Reader) -> Result<Level, Fault> {
     }
 }
 
-/// Reads a map's key and appends it to `name`. Gives the key.
+/// Reads a map's key, appends it to `name`, and returns it.
 fn key<'n>(reader: &mut Reader, name: &'n mut String) -> Result<&'n str, Fault> {
     let offset = reader.position();
     let len = match reader.head()? {

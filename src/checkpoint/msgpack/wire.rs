@@ -86,18 +86,18 @@ impl<'a> Reader<'a> {
         self.end.saturating_sub(self.position)
     }
 
-    /// Confines reading to the next `len` bytes. Gives the end as it was, for [`Reader::widen`].
+    /// Confines reading to the next `len` bytes. Returns the previous end, for [`Reader::widen`].
     pub(super) fn narrow(&mut self, len: u32) -> Result<u64, Fault> {
         let end = self.position_after(len.into())?;
         Ok(std::mem::replace(&mut self.end, end))
     }
 
-    /// Sets the end back to what it was.
+    /// Restores the previous end.
     pub(super) fn widen(&mut self, end: u64) {
         self.end = end;
     }
 
-    /// Passes over `len` bytes without reading them.
+    /// Skips `len` bytes without reading them.
     pub(super) fn skip(&mut self, len: u32) -> Result<(), Fault> {
         self.position = self.position_after(len.into())?;
         Ok(())
@@ -174,7 +174,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Reads the window anew, from `start` on, `len` bytes at least.
+    /// Refills the window, from `start` on, `len` bytes at least.
     fn fill(&mut self, start: u64, len: usize) -> Result<(), Fault> {
         let left = self.source.size().saturating_sub(start);
         let size = usize::try_from(left)
@@ -185,7 +185,7 @@ impl<'a> Reader<'a> {
         self.source
             .read_exact_at(&mut self.window, start)
             .map_err(|error| {
-                // What is in the window now is not the file's.
+                // The window's content is not the file's any more.
                 self.window.clear();
                 Fault {
                     offset: start,

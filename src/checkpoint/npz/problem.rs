@@ -11,7 +11,8 @@ use super::npy::MAX_HEADER;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NpzProblem {
-    /// The system failed to read the file, or to write the file that compressed arrays are unpacked to.
+    /// The system failed to read the file, or to write the file that compressed arrays are unpacked
+    /// to.
     #[error("{what}: {source}")]
     Io {
         /// What failed.
@@ -61,7 +62,8 @@ pub enum NpzProblem {
         /// The bytes that it claims to unpack to.
         size: u64,
     },
-    /// A member's compressed bytes are damaged, or unpack to another number of bytes than the archive says.
+    /// A member's compressed bytes are damaged, or unpack to another number of bytes than the
+    /// archive says.
     #[error("the member cannot be unpacked: {what}")]
     Inflate {
         /// What is wrong.
@@ -85,12 +87,14 @@ pub enum NpzProblem {
         /// What is wrong.
         what: &'static str,
     },
-    /// An array of Python objects, which only Python's pickle can read, and which could run anything.
+    /// An array of Python objects, which only Python's pickle can read, and which could run
+    /// anything.
     #[error("an array of Python objects (pickle) is refused")]
     Pickle,
     /// A dtype that cannot be read.
     #[error(
-        "unknown dtype {found:?} (known: <f8, <f4, <f2, and |V2 or bfloat16, as numpy writes bfloat16)"
+        "unknown dtype {found:?} \
+         (known: <f8, <f4, <f2, and |V2 or bfloat16, as numpy writes bfloat16)"
     )]
     UnknownDType {
         /// The dtype as the header has it.

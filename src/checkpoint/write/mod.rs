@@ -1,6 +1,8 @@
-//! Writes checkpoints, tensor by tensor: what is held in memory is one part of one tensor, however large the model.
+//! Writes checkpoints, tensor by tensor: only one part of one tensor is in memory, however large
+//! the model.
 //!
-//! Each form of files is a file here. All of them take the same list, tensors with the names and layouts that they shall have.
+//! Each format has a file here. All of them take the same list: tensors with the names and layouts
+//! that they are written in.
 
 mod companions;
 mod error;
@@ -23,10 +25,10 @@ pub use staging::Staging;
 use super::{Checkpoint, Tensor, cast, foreign};
 use crate::dtype::DType;
 
-/// Bytes of a tensor that are read before they are written.
+/// Bytes of a tensor that are read at a time.
 const SLAB_BYTES: usize = 1 << 26;
 
-/// A form that checkpoints are written in.
+/// A format that checkpoints are written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WriteFormat {
@@ -34,7 +36,8 @@ pub enum WriteFormat {
     Msgpack,
     /// One npz file, uncompressed, with Flax's names, joined by slashes, and layouts.
     Npz,
-    /// safetensors, in shards where it is large, with the names and layouts of Transformers' PyTorch models.
+    /// safetensors, in shards where it is large, with the names and layouts of Transformers'
+    /// PyTorch models.
     Safetensors,
 }
 
@@ -51,19 +54,20 @@ impl fmt::Display for WriteFormat {
 /// What is written, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct WriteOptions {
-    /// The form of the files.
+    /// The format of the files.
     pub format: WriteFormat,
-    /// The dtype that tensors are cast to; none leaves each its own.
+    /// The dtype that tensors are cast to; with none, each keeps its own.
     pub dtype: Option<DType>,
-    /// The most bytes of tensors in a shard, where the form has shards. A larger tensor has a shard of its own.
+    /// The most bytes of tensors in a shard, where the format has shards. A larger tensor has a
+    /// shard of its own.
     pub max_shard_bytes: u64,
 }
 
-/// Told the bytes of tensors that have been written since it was last told, in the dtype that they are written in. It can stop
-/// the writing.
+/// Called with the bytes of tensors written since the last call, in the dtype that they are written
+/// in. It can stop the writing.
 pub type Progress<'a> = &'a mut dyn FnMut(u64) -> ControlFlow<()>;
 
-/// A tensor as it shall be written.
+/// A tensor as it will be written.
 #[derive(Clone, Debug)]
 struct Item {
     name: String,
@@ -98,7 +102,8 @@ impl Item {
 /// Writes the tensors of `checkpoint` into files in `dir`, which has none of their names.
 ///
 /// # Errors
-/// Where a tensor cannot be read or a file not be written, where a tensor has no name in the form, and where `progress` stops it.
+/// Where a tensor cannot be read or a file cannot be written, where a tensor has no name in the
+/// format, and where `progress` stops it.
 pub fn write(
     checkpoint: &Checkpoint,
     dir: &Path,
@@ -149,7 +154,7 @@ fn pytorch(tensor: &Tensor) -> Result<(String, Tensor), WriteError> {
     Ok((name, tensor))
 }
 
-/// Gives the bytes of a tensor to `sink`, a part at a time.
+/// Passes the bytes of a tensor to `sink`, a part at a time.
 fn stream(
     item: &Item,
     progress: Progress,
@@ -211,7 +216,7 @@ impl Output {
         }
     }
 
-    /// Gives the file's path once all of it is on the disk.
+    /// Returns the file's path once all of it is on the disk.
     fn finish(mut self) -> Result<PathBuf, WriteError> {
         let done = self
             .file

@@ -12,7 +12,8 @@ use super::{WriteError, companions};
 use crate::dtype::DType;
 use crate::whole_file::{folder_of, sync_folder_of};
 
-/// A folder that is being filled beside its destination. Dropped before [`Staging::commit`], it vanishes.
+/// A folder that is being filled beside its destination. Dropped before [`Staging::commit`], it is
+/// removed.
 pub struct Staging {
     folder: TempDir,
     destination: PathBuf,
@@ -20,11 +21,11 @@ pub struct Staging {
 }
 
 impl Staging {
-    /// Makes an empty folder beside `destination`.
+    /// Creates an empty folder beside `destination`.
     ///
     /// # Errors
-    /// Where the destination exists, unless `force` is set and it is a folder with nothing in it but a checkpoint's files; and
-    /// where no folder can be made.
+    /// Where the destination exists, unless `force` is set and it is a folder with nothing in it
+    /// but a checkpoint's files; and where no folder can be created.
     pub fn beside(destination: &Path, force: bool) -> Result<Self, WriteError> {
         let failed = |source| WriteError::Write {
             file: destination.to_path_buf(),
@@ -72,10 +73,10 @@ impl Staging {
         companions::copy(source, self.path(), dtype)
     }
 
-    /// Gives the folder its name. What was there by it is removed once the new one is in its place.
+    /// Gives the folder its name. A folder that had it is removed once the new one is in its place.
     ///
     /// # Errors
-    /// Where the destination has appeared meanwhile, or cannot be renamed to.
+    /// Where the destination has been created meanwhile, or cannot be renamed to.
     pub fn commit(self) -> Result<(), WriteError> {
         let destination = &self.destination;
         let failed = |source| WriteError::Write {
@@ -97,20 +98,21 @@ impl Staging {
         };
         if let Err(error) = fs::rename(self.folder.path(), destination) {
             if let Some(aside) = replaced {
-                // Should this fail too, the old folder must not be removed with the one that it was put into.
+                // Should this fail too, the old folder must not be removed with the one that it was
+                // put into.
                 let kept = aside.keep();
                 fs::rename(kept.join("checkpoint"), destination).map_err(failed)?;
                 fs::remove_dir(kept).map_err(failed)?;
             }
             return Err(failed(error));
         }
-        // It is where it belongs, so that there is nothing left for its guard to remove.
+        // It has been renamed, so that its guard has nothing to remove.
         let _ = self.folder.keep();
         sync_folder_of(destination).map_err(failed)
     }
 }
 
-/// Temporary folders are for their maker alone; what a user asked for is made as any new folder is.
+/// Temporary folders are for their owner alone; the user's gets the mode of any new folder.
 fn make_readable(folder: &Path) -> io::Result<()> {
     let probe = folder.join(".mode");
     fs::create_dir(&probe)?;
@@ -119,7 +121,8 @@ fn make_readable(folder: &Path) -> io::Result<()> {
     fs::set_permissions(folder, mode)
 }
 
-/// Whether the destination may be written: it is not there, or it is to be replaced and holds nothing but a checkpoint.
+/// Whether the destination may be written: it does not exist, or it is to be replaced and has
+/// nothing in it but a checkpoint.
 fn check_replaceable(destination: &Path, force: bool) -> Result<(), WriteError> {
     let failed = |source| WriteError::Write {
         file: destination.to_path_buf(),

@@ -32,7 +32,7 @@ pub struct InspectArgs {
     /// Branch, tag or commit of a model on the Hub
     #[arg(long)]
     revision: Option<String>,
-    /// Show how each parameter is split over these devices, and how many bytes each device holds
+    /// Show how each parameter is split over these devices, and how many bytes each device has
     #[arg(long, value_name = "data=D,model=M")]
     mesh: Option<Mesh>,
     /// Print one JSON object
@@ -55,7 +55,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Outcome> {
     })
 }
 
-/// All that is known of a checkpoint.
+/// Everything that is known about a checkpoint.
 #[derive(Serialize)]
 struct Report {
     path: PathBuf,
@@ -167,7 +167,7 @@ impl Report {
             (None, _) => None,
             (Some(mesh), Ok(config)) => Some(split(&checkpoint, config, mesh)?),
             (Some(_), Err(_)) => {
-                // The same error again, as one that can be passed on.
+                // The same error again, as one that can be returned.
                 GemmaConfig::from_dir(folder).context("--mesh needs the model's sizes")?;
                 None
             }
@@ -262,7 +262,7 @@ fn tokenizer(folder: &Path) -> Tokenizer {
     let file = names
         .into_iter()
         .find(|name| !matches!(input_file::exists(&folder.join(name)), Ok(false)));
-    // What the text begins with does not matter here.
+    // The token that begins a text does not matter here.
     let (vocabulary_size, problem) = match tokenizer::Tokenizer::from_dir(folder, None) {
         Ok(found) => (found.map(|tokenizer| tokenizer.vocabulary_size()), None),
         Err(tokenizer::Error::Unreadable { problem, .. }) => (None, Some(problem)),

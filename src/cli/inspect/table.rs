@@ -213,7 +213,8 @@ fn fit(report: &Report, out: &mut String) -> std::fmt::Result {
     if let Some(head) = &fit.untied_head {
         writeln!(
             out,
-            "not tied    {head} differs from the embedding, but config.json says that the two are tied"
+            "not tied    {head} differs from the embedding, \
+             but config.json says that the two are tied"
         )?;
     }
     for tensor in &fit.missing {
