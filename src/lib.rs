@@ -12,6 +12,7 @@ pub mod dtype;
 pub mod engine;
 pub mod executables;
 pub mod hub;
+mod input_file;
 #[allow(unsafe_code)]
 // Threads that share a result, and vector instructions: see its documentation.
 pub mod kernel;
@@ -25,3 +26,4 @@ pub mod plugin;
 pub mod sharding;
 pub mod source;
 pub mod tokenizer;
+mod whole_file;

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::Args;
 
 use super::Outcome;
 use super::model::ModelArgs;
+use super::output::Output;
 use crate::parity::{Reference, Report, Tolerance, compare};
 
 /// Options of `parity`.
@@ -46,8 +46,9 @@ pub fn run(args: &ParityArgs) -> anyhow::Result<Outcome> {
     }
     let report = compare(engine, &reference, tolerance)?;
     if let Some(path) = &args.report {
-        std::fs::write(path, report.to_html())
-            .with_context(|| format!("--report {}", path.display()))?;
+        let mut file = Output::open("--report", Some(path))?;
+        file.writer().write_all(report.to_html().as_bytes())?;
+        file.finish()?;
     }
     if args.json {
         println!("{}", serde_json::to_string(&report)?);

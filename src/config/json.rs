@@ -1,12 +1,11 @@
 //! Typed access to the keys of one configuration file.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use super::ConfigError;
+use crate::input_file;
 
 /// The largest configuration file that is read. Real ones have a few kilobytes.
 const MAX_FILE: u64 = 1 << 24;
@@ -25,20 +24,13 @@ pub(super) fn read_text(file: &Path) -> Result<String, ConfigError> {
         file: file.to_path_buf(),
         source,
     };
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(failed(std::io::Error::other("not a regular file")));
-    }
-    let mut text = String::new();
-    let read = File::open(file)
-        .and_then(|opened| opened.take(MAX_FILE + 1).read_to_string(&mut text))
-        .map_err(failed)?;
-    if read as u64 > MAX_FILE {
+    let Some(content) = input_file::read(file, MAX_FILE).map_err(failed)? else {
         return Err(ConfigError::TooLarge {
             file: file.to_path_buf(),
             limit: MAX_FILE,
         });
-    }
-    Ok(text)
+    };
+    String::from_utf8(content).map_err(|error| failed(std::io::Error::other(error.utf8_error())))
 }
 
 impl<'a> Object<'a> {

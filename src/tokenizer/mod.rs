@@ -9,10 +9,15 @@ use std::path::{Path, PathBuf};
 
 pub use error::Error;
 
+use crate::input_file;
+
 /// The file of Hugging Face's tokenizers.
 pub const JSON_FILE: &str = "tokenizer.json";
 /// The file of SentencePiece, which is read where there is no [`JSON_FILE`].
 pub const MODEL_FILE: &str = "tokenizer.model";
+
+/// The largest tokenizer file that is read. Gemma's have up to 40 megabytes.
+const MAX_FILE: u64 = 1 << 30;
 
 /// The tokenizer of a checkpoint.
 pub struct Tokenizer {
@@ -37,12 +42,14 @@ impl Tokenizer {
             [(JSON_FILE, Self::from_json), (MODEL_FILE, Self::from_model)];
         for (name, parse) in forms {
             let path = dir.join(name);
-            if !path.exists() {
-                continue;
-            }
-            return match std::fs::read(&path) {
-                Ok(content) => parse(&path, &content, bos).map(Some),
-                Err(problem) => Err(Error::unreadable(&path, &problem.to_string())),
+            let unreadable = |problem: &dyn std::fmt::Display| {
+                Err(Error::unreadable(&path, &problem.to_string()))
+            };
+            return match input_file::read(&path, MAX_FILE) {
+                Ok(Some(content)) => parse(&path, &content, bos).map(Some),
+                Ok(None) => unreadable(&format_args!("larger than {MAX_FILE} bytes")),
+                Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(problem) => unreadable(&problem),
             };
         }
         Ok(None)
