@@ -7,8 +7,8 @@
 //! memory, and a mapped file that shrinks ends the process with a signal, while here it is an error
 //! that names file and tensor.
 //!
-//! Whatever the format, names and layouts of the files: tensors have Flax's names and layouts, as
-//! views of what is stored.
+//! A checkpoint has the names and layouts of its files, until [`Checkpoint::canonical`] gives it
+//! Flax's, as views of what is stored.
 //!
 //! Nothing that a file contains can cause a panic, and what is kept of a file is bounded by its
 //! size.
@@ -18,10 +18,10 @@ mod compare;
 mod contents;
 mod element;
 mod error;
-mod foreign;
 mod index;
 mod layout;
 mod msgpack;
+mod names;
 mod npz;
 mod open;
 mod positional;
@@ -36,15 +36,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use crate::input_file::Impostor;
+pub use crate::naming::{NameTable, Naming};
 pub use compare::Comparison;
 pub use error::Error;
-pub use foreign::Naming;
 pub use index::shards;
 pub use msgpack::MsgpackProblem;
 pub use npz::NpzProblem;
 pub use positional::ReadAt;
 pub use safetensors::SafetensorsProblem;
-
 pub use tensor::Tensor;
 
 #[cfg(target_endian = "big")]
@@ -104,6 +103,7 @@ struct Inner {
     path: PathBuf,
     format: Format,
     naming: Naming,
+    names: NameTable,
     files: Vec<PathBuf>,
     tensors: BTreeMap<Arc<str>, Tensor>,
     left_out: Vec<String>,
@@ -123,6 +123,35 @@ impl Checkpoint {
     /// Whose names and layouts its tensors are stored in.
     pub fn naming(&self) -> Naming {
         self.inner.naming
+    }
+
+    /// The same tensors by Flax's names and in Flax's layouts, by the table of `tables` that names
+    /// most of them (the first of equals). Tensors that it does not name stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::ForeignShape`] where a named tensor has other axes than the table says,
+    /// [`Error::Duplicate`] where two tensors have one name.
+    pub fn canonical(&self, tables: &[NameTable]) -> Result<Self> {
+        let Some(table) = names::best(&self.inner.tensors, tables) else {
+            return Ok(self.clone());
+        };
+        let (tensors, naming) = names::canonical(&self.inner.tensors, table)?;
+        Ok(Checkpoint {
+            inner: Arc::new(Inner {
+                path: self.inner.path.clone(),
+                format: self.inner.format,
+                naming,
+                names: table.clone(),
+                files: self.inner.files.clone(),
+                tensors,
+                left_out: self.inner.left_out.clone(),
+            }),
+        })
+    }
+
+    /// The names of its parameters.
+    pub(crate) fn name_table(&self) -> &NameTable {
+        &self.inner.names
     }
 
     /// The files with tensors, by name.

@@ -9,11 +9,12 @@ use super::element::Unread;
 use super::positional::{OpenFile, ReadAt};
 use super::tensor::DataFile;
 use super::{
-    Checkpoint, Error, FLAX_FILE, FLAX_INDEX_FILE, Format, Inner, NPZ_FILES, Result,
-    SAFETENSORS_FILE, SAFETENSORS_INDEX_FILE, Tensor, contents, foreign, index, msgpack, npz,
+    Checkpoint, Error, FLAX_FILE, FLAX_INDEX_FILE, Format, Inner, NPZ_FILES, NameTable, Result,
+    SAFETENSORS_FILE, SAFETENSORS_INDEX_FILE, Tensor, contents, index, msgpack, names, npz,
     safetensors,
 };
 use crate::input_file::{self, Impostor};
+use crate::naming::Naming;
 
 /// What one file contains.
 struct Content {
@@ -33,7 +34,7 @@ struct Collected {
 }
 
 impl Checkpoint {
-    /// Opens the weights in a folder, or those in a file.
+    /// Opens the weights in a folder, or those in a file, under the names that they are stored by.
     ///
     /// In a folder, it takes the first that exists of [`FLAX_FILE`], [`FLAX_INDEX_FILE`] with its
     /// shards, the [`NPZ_FILES`], [`SAFETENSORS_FILE`], [`SAFETENSORS_INDEX_FILE`] with its shards,
@@ -144,7 +145,7 @@ impl Checkpoint {
     fn single<S: ReadAt>(file: &Path, format: Format, source: S, parse: Parse<S>) -> Result<Self> {
         let mut collected = Collected::default();
         for tensor in collected.accept(file, checked(file, source, parse)?)? {
-            foreign::insert(&mut collected.tensors, tensor)?;
+            names::insert(&mut collected.tensors, tensor)?;
         }
         Self::new(file, format, vec![file.to_path_buf()], collected)
     }
@@ -185,7 +186,7 @@ impl Checkpoint {
                 let here = names.binary_search_by(|listed| listed.as_str().cmp(name));
                 if here.is_ok() {
                     found.insert(name.to_owned());
-                    foreign::insert(&mut collected.tensors, tensor)?;
+                    names::insert(&mut collected.tensors, tensor)?;
                 } else if indexed.contains(name) {
                     return Err(Error::NotInIndex {
                         file: file.to_path_buf(),
@@ -212,14 +213,14 @@ impl Checkpoint {
     }
 
     fn new(path: &Path, format: Format, files: Vec<PathBuf>, collected: Collected) -> Result<Self> {
-        let (tensors, naming) = foreign::canonical(collected.tensors)?;
         Ok(Checkpoint {
             inner: Arc::new(Inner {
                 path: path.to_path_buf(),
                 format,
-                naming,
+                naming: Naming::Unknown,
+                names: NameTable::default(),
                 files,
-                tensors,
+                tensors: collected.tensors,
                 left_out: collected.left_out,
             }),
         })

@@ -17,6 +17,7 @@ use crate::config::CONFIG_FILE;
 use crate::dtype::DType;
 use crate::hub::Wanted;
 use crate::input_file;
+use crate::source::open_checkpoint;
 
 /// Options of `convert`.
 #[derive(Args)]
@@ -63,7 +64,7 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
     signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
 
     let folder = folder_of(&source);
-    let checkpoint = Checkpoint::open(&source)?.parameters_only(is_tied(folder)?)?;
+    let checkpoint = open_checkpoint(&source)?.parameters_only(is_tied(folder)?)?;
     refuse_nesting(folder, &args.destination)?;
     let staging = match Staging::beside(&args.destination, args.force) {
         Err(error @ WriteError::Exists { .. }) => bail!("{error}; --force replaces it"),

@@ -15,12 +15,12 @@ use super::convert::folder_of;
 use super::source::locate;
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{CONFIG_FILE, GemmaConfig};
-use crate::dtype::DType;
 use crate::engine::checkpoint_dtype;
 use crate::hub::Wanted;
 use crate::input_file;
-use crate::model::{DeviceTraits, Distribution, ModelSpec, parameters};
+use crate::model::{Distribution, ModelSpec, Xla, parameters};
 use crate::sharding::Mesh;
+use crate::source::open_checkpoint;
 use crate::tokenizer;
 
 /// Options of `inspect`.
@@ -150,7 +150,7 @@ struct WrongShape {
 
 impl Report {
     fn of(model: &Path, mesh: Option<Mesh>) -> anyhow::Result<Self> {
-        let checkpoint = Checkpoint::open(model)?;
+        let checkpoint = open_checkpoint(model)?;
         let folder = folder_of(model);
         let tensors: Vec<TensorRow> = checkpoint.tensors().map(tensor_row).collect();
         let mut dtypes: BTreeMap<_, Totals> = BTreeMap::new();
@@ -200,7 +200,7 @@ impl Report {
 fn split(checkpoint: &Checkpoint, config: &GemmaConfig, mesh: Mesh) -> anyhow::Result<MeshSplit> {
     let compute = checkpoint_dtype(checkpoint, config)?;
     let stored = |name: &str| checkpoint.get(name).map_or(compute, |t| t.dtype());
-    let spec = ModelSpec::new(config.clone(), compute, DeviceTraits::CPU, mesh, stored)?;
+    let spec = ModelSpec::new(config.clone(), compute, Xla::CPU, mesh, stored)?;
     Ok(MeshSplit {
         mesh: mesh.to_string(),
         devices: mesh.devices(),
@@ -276,10 +276,12 @@ fn tokenizer(folder: &Path) -> Tokenizer {
 }
 
 fn fit(checkpoint: &Checkpoint, config: &GemmaConfig) -> anyhow::Result<Fit> {
-    // The dtypes do not matter to names and shapes.
-    let expected: Vec<_> = parameters(config, DType::F32, |_| DType::F32)
+    let expected: Vec<_> = parameters(config)
         .into_iter()
-        .map(|parameter| (parameter.name, parameter.shape))
+        .map(|parameter| {
+            let shape = parameter.shape();
+            (parameter.name, shape)
+        })
         .collect();
     let comparison = checkpoint.compare(&expected)?;
     let named = |(name, shape)| Named { name, shape };
