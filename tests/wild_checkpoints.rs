@@ -346,6 +346,20 @@ fn missing_tensors_are_counted_and_the_first_are_named() {
 }
 
 #[test]
+fn all_tensors_are_counted_where_the_embedding_is_missing_too() {
+    let model = as_safetensors("gemma-small", |tensors| {
+        for tensor in tensors.iter_mut() {
+            tensor.name.insert_str(0, "other/");
+        }
+        tensors.truncate(1);
+    });
+    fails_naming(
+        &mut generate(model.path()),
+        &[SAFETENSORS, "38 tensors are missing", "and 35 more"],
+    );
+}
+
+#[test]
 fn a_git_lfs_pointer_is_named_wherever_it_is() {
     for name in [
         "config.json",

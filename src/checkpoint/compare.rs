@@ -7,9 +7,6 @@ use std::sync::Arc;
 use super::{Checkpoint, Error, Inner, Result, Tensor};
 use crate::dtype::DType;
 
-/// The embedding, [v, d], and the head that some models have beside it, [d, v].
-const EMBEDDING: &str = "model/embed_tokens/embedding";
-const HEAD: &str = "lm_head/kernel";
 /// The most names that a message lists.
 const MOST_NAMES: usize = 3;
 /// Elements of the embedding and the head that are compared at a time.
@@ -62,15 +59,16 @@ impl Checkpoint {
             }
         }
         for (name, tensor) in left_over {
-            let tied = &*name == HEAD && expected.iter().any(|(name, _)| name == EMBEDDING);
+            let tied = self.names_of_head().filter(|(_, head)| *head == &*name);
             if !is_parameter(&tensor) {
                 comparison.left_out.push(name.to_string());
-            } else if !tied {
-                comparison.left_over.push(tensor);
-            } else if self.equals_embedding(&tensor)? {
-                comparison.left_out.push(equal_head());
+            } else if let Some((embedding, _)) = tied {
+                match self.equals(&tensor.transposed(), embedding)? {
+                    true => comparison.left_out.push(equal_head(&name)),
+                    false => comparison.untied_head = Some(tensor),
+                }
             } else {
-                comparison.untied_head = Some(tensor);
+                comparison.left_over.push(tensor);
             }
         }
         Ok(comparison)
@@ -129,12 +127,13 @@ impl Checkpoint {
             }
             keep
         });
-        if let Some(head) = self.get(HEAD).filter(|_| tied) {
-            if !self.equals_embedding(head)? {
-                return Err(untied_head(head));
+        if let Some((embedding, name)) = self.names_of_head().filter(|_| tied)
+            && let Some(head) = tensors.remove(name)
+        {
+            if !self.equals(&head.transposed(), embedding)? {
+                return Err(untied_head(&head));
             }
-            tensors.remove(HEAD);
-            left_out.push(equal_head());
+            left_out.push(equal_head(name));
         }
         warn_of_left_out(self.path(), &left_out);
         Ok(Checkpoint {
@@ -150,18 +149,22 @@ impl Checkpoint {
         })
     }
 
-    /// Whether a head has the embedding's values, transposed.
-    fn equals_embedding(&self, head: &Tensor) -> Result<bool> {
-        let Some(embedding) = self.get(EMBEDDING) else {
+    /// The names of the embedding and of the head that some models have beside it.
+    fn names_of_head(&self) -> Option<(&str, &str)> {
+        self.inner.names.head()
+    }
+
+    /// Whether a tensor has the same values as the one of this name.
+    fn equals(&self, tensor: &Tensor, name: &str) -> Result<bool> {
+        let Some(other) = self.get(name) else {
             return Ok(false);
         };
-        let head = head.transposed();
-        if head.shape() != embedding.shape() {
+        if tensor.shape() != other.shape() {
             return Ok(false);
         }
         let (mut a, mut b) = (Vec::new(), Vec::new());
-        for (head, embedding) in head.slabs(COMPARED).zip(embedding.slabs(COMPARED)) {
-            for (tensor, bytes) in [(head, &mut a), (embedding, &mut b)] {
+        for (slab, other) in tensor.slabs(COMPARED).zip(other.slabs(COMPARED)) {
+            for (tensor, bytes) in [(slab, &mut a), (other, &mut b)] {
                 bytes.resize(tensor.byte_len() / tensor.dtype().size() * 4, 0);
                 tensor.read_into(DType::F32, bytes)?;
             }
@@ -178,8 +181,8 @@ fn is_parameter(tensor: &Tensor) -> bool {
     !tensor.shape().is_empty() && tensor.byte_len() > 0
 }
 
-fn equal_head() -> String {
-    format!("{HEAD} (equal to the embedding)")
+fn equal_head(name: &str) -> String {
+    format!("{name} (equal to the embedding)")
 }
 
 fn untied_head(head: &Tensor) -> Error {

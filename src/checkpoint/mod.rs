@@ -7,8 +7,8 @@
 //! memory, and a mapped file that shrinks ends the process with a signal, while here it is an error
 //! that names file and tensor.
 //!
-//! A checkpoint has the names and layouts that its files have, until [`Checkpoint::canonical`] gives Flax's, as views of
-//! what is stored.
+//! A checkpoint has the names and layouts of its files, until [`Checkpoint::canonical`] gives it
+//! Flax's, as views of what is stored.
 //!
 //! Nothing that a file contains can cause a panic, and what is kept of a file is bounded by its
 //! size.
@@ -44,7 +44,6 @@ pub use msgpack::MsgpackProblem;
 pub use npz::NpzProblem;
 pub use positional::ReadAt;
 pub use safetensors::SafetensorsProblem;
-
 pub use tensor::Tensor;
 
 #[cfg(target_endian = "big")]
@@ -126,12 +125,12 @@ impl Checkpoint {
         self.inner.naming
     }
 
-    /// The same tensors by Flax's names and in Flax's layouts, as the table of `tables` says that names the most of them; the
-    /// first of equals. Tensors that it does not name stay as they are.
+    /// The same tensors by Flax's names and in Flax's layouts, by the table of `tables` that names
+    /// most of them (the first of equals). Tensors that it does not name stay as they are.
     ///
     /// # Errors
-    /// [`Error::ForeignShape`] where a named tensor has other axes than the table says, [`Error::Duplicate`] where two tensors
-    /// have one name.
+    /// [`Error::ForeignShape`] where a named tensor has other axes than the table says,
+    /// [`Error::Duplicate`] where two tensors have one name.
     pub fn canonical(&self, tables: &[NameTable]) -> Result<Self> {
         let Some(table) = names::best(&self.inner.tensors, tables) else {
             return Ok(self.clone());

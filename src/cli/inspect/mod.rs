@@ -278,7 +278,10 @@ fn tokenizer(folder: &Path) -> Tokenizer {
 fn fit(checkpoint: &Checkpoint, config: &GemmaConfig) -> anyhow::Result<Fit> {
     let expected: Vec<_> = parameters(config)
         .into_iter()
-        .map(|parameter| (parameter.name.clone(), parameter.shape()))
+        .map(|parameter| {
+            let shape = parameter.shape();
+            (parameter.name, shape)
+        })
         .collect();
     let comparison = checkpoint.compare(&expected)?;
     let named = |(name, shape)| Named { name, shape };
