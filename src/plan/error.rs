@@ -9,7 +9,7 @@ use crate::{checkpoint, config, engine, pjrt, plugin};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A topology that is not known.
+    /// An unknown topology.
     #[error("--topology {name}: not known; known are {known}")]
     UnknownTopology {
         /// What was asked for.
@@ -17,7 +17,7 @@ pub enum Error {
         /// All that are known, comma separated.
         known: String,
     },
-    /// A geometry that has no name here.
+    /// An unknown geometry.
     #[error("--geometry {name}: not known; known are {known}")]
     UnknownGeometry {
         /// What was asked for.
@@ -73,7 +73,7 @@ pub enum Error {
         problem: String,
     },
     /// Programs that do not fit cannot be saved.
-    #[error("--save {}: nothing is saved, since it does not fit: {message}", folder.display())]
+    #[error("--save {}: nothing is saved: {message}", folder.display())]
     NothingToSave {
         /// The folder.
         folder: PathBuf,

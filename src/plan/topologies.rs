@@ -5,7 +5,7 @@ use super::error::{Error, Result};
 
 /// A slice: chips of one generation in a rectangle or a box.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Slice {
+pub struct TpuSlice {
     /// Its name, in libtpu's own form: `v5e:2x2`.
     pub name: &'static str,
     /// Its chips.
@@ -53,7 +53,7 @@ const SLICES: [&[&str]; 4] = [
     ],
 ];
 
-impl Slice {
+impl TpuSlice {
     /// All that are known, from the oldest generation and the smallest slice on.
     pub fn all() -> impl Iterator<Item = Self> {
         CHIPS.iter().zip(SLICES).flat_map(|(chip, names)| {
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn slices_go_from_one_chip_to_256_in_every_generation() {
         for chip in &CHIPS {
-            let sizes: Vec<_> = Slice::all()
+            let sizes: Vec<_> = TpuSlice::all()
                 .filter(|slice| slice.chip == chip)
                 .map(|slice| slice.chips)
                 .collect();
@@ -104,15 +104,17 @@ mod tests {
             assert_eq!(sizes.last(), Some(&256), "{}", chip.name);
             assert!(sizes.is_sorted());
         }
-        for slice in Slice::all() {
+        for slice in TpuSlice::all() {
             assert!(slice.name.starts_with(&format!("{}:", slice.chip.name)));
         }
     }
 
     #[test]
     fn an_unknown_slice_is_answered_with_the_known_ones() {
-        assert_eq!(Slice::named("v5e:2x4").map(|s| s.chips).ok(), Some(8));
-        let error = Slice::named("v5e:3x3").expect_err("not known").to_string();
+        assert_eq!(TpuSlice::named("v5e:2x4").map(|s| s.chips).ok(), Some(8));
+        let error = TpuSlice::named("v5e:3x3")
+            .expect_err("not known")
+            .to_string();
         for part in ["v5e:3x3", "v5e:2x2", "v4:2x2x4", "v6e:16x16"] {
             assert!(error.contains(part), "{error}");
         }
