@@ -2,7 +2,7 @@
 
 use super::compile::{Target, TooLarge};
 use super::error::Result;
-use super::optimized::{self, Costs, OptimizedProgram};
+use super::optimized::{self, Costs, Executed, OptimizedProgram, Relayout};
 use super::record::Compiled;
 use super::report::{CacheCopy, Memory, PerProgram};
 use crate::engine::{BatchPrograms, ProgramKey};
@@ -219,20 +219,21 @@ impl Measures {
         })
     }
 
-    /// The copies of whole caches in all programs that fit.
-    pub fn cache_copies(&self) -> Vec<CacheCopy> {
+    /// The copies of whole caches in all programs that fit: those that `which` sees in an
+    /// instruction.
+    pub fn cache_copies(&self, which: fn(&Executed) -> Option<&Relayout>) -> Vec<CacheCopy> {
         let mut found = Vec::new();
         for part in &self.0 {
             let Some(cost) = part.measured.fits() else {
                 continue;
             };
-            let program = part.name();
-            let once = cost.optimized.once.executed.iter();
-            found.extend(once.filter_map(|e| CacheCopy::of(e, program, "call")));
-            let per = if part.is_decode() { "step" } else { "trip" };
-            for open in &cost.optimized.open_loops {
-                let executed = open.trip.executed.iter();
-                found.extend(executed.filter_map(|e| CacheCopy::of(e, program, per)));
+            let in_loops = if part.is_decode() { "step" } else { "trip" };
+            let once = ("call", &cost.optimized.once);
+            let loops = cost.optimized.open_loops.iter();
+            for (per, costs) in std::iter::once(once).chain(loops.map(|l| (in_loops, &l.trip))) {
+                for executed in &costs.executed {
+                    CacheCopy::add(&mut found, executed, which(executed), part.name(), per);
+                }
             }
         }
         found

@@ -172,7 +172,8 @@ pub fn plan(request: &Request, progress: &(dyn Fn(CompileEvent<'_>) + Sync)) -> 
         temporaries_per_cache: memory
             .map(|memory| memory.temporaries as f64 / cache_bytes.max(1) as f64),
         memory,
-        cache_copies: measures.cache_copies(),
+        cache_copies: measures.cache_copies(|executed| executed.cache_copy.as_ref()),
+        cache_write_backs: measures.cache_copies(|executed| executed.cache_write_back.as_ref()),
         parameters: ParameterTotals::of(distribution, mesh.data),
         estimated_seconds: cycles.map(|&cycles| slice.chip.seconds(cycles)),
         estimated_cycles: cycles,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::bound::{Bound, CallBound, Roofline};
 use super::compile::TooLarge;
 use super::mesh_search::SmallestMesh;
-use super::optimized::{Collective, Executed, ScopeCost};
+use super::optimized::{Collective, Executed, Relayout, ScopeCost};
 use super::throughput::Throughput;
 use crate::model::{Distribution, Replicated};
 
@@ -58,8 +58,11 @@ pub struct Report {
     pub memory: PerProgram<Memory>,
     /// Temporaries over the bytes of the caches. Close to 1 where a program copies its caches.
     pub temporaries_per_cache: PerProgram<f64>,
-    /// Copies of whole caches; there should be none.
+    /// Copies of whole caches within the chip's memory; there should be none.
     pub cache_copies: Vec<CacheCopy>,
+    /// Whole caches that are written back to the chip's memory, after they were fetched to the core
+    /// and a token was written there. Writing a token in place would be less.
+    pub cache_write_backs: Vec<CacheCopy>,
     /// The parameters over all devices.
     pub parameters: ParameterTotals,
     /// Sum of the compiler's estimates: over the whole prefill, in as many parts as `generate` runs,
@@ -108,48 +111,65 @@ pub struct Report {
     pub scopes: Option<PerProgram<Vec<ScopeCost>>>,
 }
 
-/// A copy of a whole cache.
+/// Copies of whole caches that are alike.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CacheCopy {
     /// The program: `prefill`, `extend` or `decode`.
     pub program: &'static str,
-    /// When it is executed: in each `call` of the program, in each `step` of a decode loop, or in
+    /// When they are executed: in each `call` of the program, in each `step` of a decode loop, or in
     /// each `trip` of another loop.
     pub per: &'static str,
-    /// The instruction.
+    /// How many are executed then.
+    pub count: u64,
+    /// The instruction, or the first of them.
     pub name: String,
-    /// Its opcode.
+    /// Their opcode.
     pub opcode: String,
-    /// Its result's type and dimensions.
+    /// Their result's type and dimensions.
     pub shape: String,
-    /// The layout that it reads.
+    /// The layout that they read.
     pub from: String,
-    /// The layout that it writes.
+    /// The layout that they write.
     pub to: String,
-    /// How often it is executed then.
-    pub times: u64,
-    /// Bytes that one execution reads and writes.
+    /// Bytes that they read from and write to the chip's memory together.
     pub bytes: u64,
 }
 
 impl CacheCopy {
-    pub(super) fn of(
+    /// Adds the copy that an instruction makes, if it makes one, to those that are like it.
+    pub(super) fn add(
+        found: &mut Vec<Self>,
         executed: &Executed,
+        relayout: Option<&Relayout>,
         program: &'static str,
         per: &'static str,
-    ) -> Option<Self> {
-        let layouts = executed.cache_copy.as_ref()?;
-        Some(Self {
-            program,
-            per,
-            name: executed.name.clone(),
-            opcode: executed.opcode.clone(),
-            shape: executed.shape.clone(),
-            from: layouts.from.clone(),
-            to: layouts.to.clone(),
-            times: executed.times,
-            bytes: executed.memory_bytes,
-        })
+    ) {
+        let Some(Relayout { from, to }) = relayout else {
+            return;
+        };
+        let bytes = executed.memory_bytes.saturating_mul(executed.times);
+        let alike = found.iter_mut().find(|copy| {
+            (copy.program, copy.per) == (program, per)
+                && (&copy.opcode, &copy.shape) == (&executed.opcode, &executed.shape)
+                && (&copy.from, &copy.to) == (from, to)
+        });
+        match alike {
+            Some(copy) => {
+                copy.count = copy.count.saturating_add(executed.times);
+                copy.bytes = copy.bytes.saturating_add(bytes);
+            }
+            None => found.push(Self {
+                program,
+                per,
+                count: executed.times,
+                name: executed.name.clone(),
+                opcode: executed.opcode.clone(),
+                shape: executed.shape.clone(),
+                from: from.clone(),
+                to: to.clone(),
+                bytes,
+            }),
+        }
     }
 }
 

@@ -133,19 +133,25 @@ fn memory(report: &Report, out: &mut String) -> std::fmt::Result {
         }
     }
     writeln!(out, "{}", table.trim_fmt())?;
-    for copy in &report.cache_copies {
-        writeln!(
-            out,
-            "{} copies a whole cache in each {}: {} ({}, {} from {} to {}, {} times)",
-            copy.program,
-            copy.per,
-            copy.name,
-            copy.opcode,
-            copy.shape,
-            copy.from,
-            copy.to,
-            copy.times
-        )?;
+    for (what, copies) in [
+        ("copies", &report.cache_copies),
+        ("writes back", &report.cache_write_backs),
+    ] {
+        for copy in copies {
+            writeln!(
+                out,
+                "each {} of {} {what} {} whole caches, {}: {} and the like ({}, {} from {} to {})",
+                copy.per,
+                copy.program,
+                copy.count,
+                size(copy.bytes),
+                copy.name,
+                copy.opcode,
+                copy.shape,
+                copy.from,
+                copy.to,
+            )?;
+        }
     }
     writeln!(out)
 }
@@ -300,8 +306,11 @@ pub(super) fn plain() -> Table {
     table
 }
 
-/// Aligns columns as numbers are.
+/// Aligns columns as numbers are, and the first column with the text around the table.
 pub(super) fn align_right(table: &mut Table, columns: std::ops::Range<usize>) {
+    if let Some(first) = table.column_mut(0) {
+        first.set_padding((0, 1));
+    }
     for index in columns {
         if let Some(column) = table.column_mut(index) {
             column.set_cell_alignment(CellAlignment::Right);

@@ -43,8 +43,9 @@ impl CacheShapes {
     }
 }
 
-/// The layouts between which an instruction copies a whole cache; none where it does not.
-pub(super) fn relayout(
+/// The layouts between which an instruction copies a whole cache within the chip's memory; none where
+/// it does not.
+pub(super) fn copy(
     caches: &CacheShapes,
     computations: &Computations<'_>,
     instruction: &HloInstructionProto,
@@ -94,6 +95,28 @@ pub(super) fn relayout(
         _ => None,
     };
     Ok(found)
+}
+
+/// The layouts between which an instruction copies a whole cache from the core to the chip's memory;
+/// none where it does not.
+pub(super) fn write_back(
+    caches: &CacheShapes,
+    instruction: &HloInstructionProto,
+    by_id: &ById<'_>,
+) -> Option<Relayout> {
+    let result = instruction.shape.as_ref()?;
+    let to = match instruction.opcode.as_str() {
+        "copy" => result,
+        "copy-start" => result.tuple_shapes.first()?,
+        _ => return None,
+    };
+    let operand = by_id.get(instruction.operand_ids.first()?)?;
+    let from = operand.shape.as_ref()?;
+    let written = caches.has(to) && memory_space(from) != CHIP_MEMORY && key(from) == key(to);
+    written.then(|| Relayout {
+        from: format!("{}@core", layout(from)),
+        to: layout(to),
+    })
 }
 
 /// Whether a computation does nothing but to copy.

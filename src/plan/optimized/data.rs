@@ -62,9 +62,12 @@ pub struct Executed {
     /// The transfers between devices that it starts.
     #[serde(skip)]
     pub collectives: Vec<Transfer>,
-    /// Set where it copies a whole cache.
+    /// Set where it copies a whole cache within the chip's memory.
     #[serde(skip)]
     pub cache_copy: Option<Relayout>,
+    /// Set where it writes a whole cache from the core to the chip's memory.
+    #[serde(skip)]
+    pub cache_write_back: Option<Relayout>,
 }
 
 /// The layouts between which an array is copied: the order of its dimensions in memory, the

@@ -6,12 +6,14 @@ mod copies;
 mod data;
 mod module;
 mod scopes;
+#[cfg(test)]
+mod tests;
 mod trips;
 mod walk;
 
 pub use data::{Collective, Executed};
 pub use scopes::ScopeCost;
 
-pub(super) use data::{Costs, OptimizedProgram, costliest};
+pub(super) use data::{Costs, OptimizedProgram, Relayout, costliest};
 pub(super) use module::decode;
 pub(super) use scopes::by_scope;

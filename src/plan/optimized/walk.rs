@@ -132,7 +132,8 @@ impl Walk<'_> {
             source: scopes::source(self.computations, instruction)?,
             memory_bytes: bytes::of_memory(self.computations, instruction, by_id)?,
             collectives: collectives::of(self.computations, instruction, by_id)?,
-            cache_copy: copies::relayout(&self.caches, self.computations, instruction, by_id)?,
+            cache_copy: copies::copy(&self.caches, self.computations, instruction, by_id)?,
+            cache_write_back: copies::write_back(&self.caches, instruction, by_id),
         })
     }
 }
