@@ -147,10 +147,12 @@ impl<'a> Target<'a> {
     pub fn compile(&self, spec: &ModelSpec, key: ProgramKey) -> Result<Compiled> {
         let (module, options) = self.lower(spec, key)?;
         let entry = self.key(&module, &options)?;
+        let name = describe(key);
         if let Some(compiled) = self.cached(&entry) {
+            tracing::debug!("{name} is in the compile cache");
             return Ok(compiled);
         }
-        let name = describe(key);
+        tracing::debug!("compiling {name}");
         (self.progress)(CompileEvent::Started(&name));
         let compiled = match self.topology.compile_module(&module, &options) {
             Ok(program) => self

@@ -35,8 +35,8 @@ pub enum SmallestMesh {
     },
     /// None of this slice.
     None {
-        /// The smallest slice of the same chips where parameters and caches alone fit, and its mesh.
-        /// None where that is no slice.
+        /// The smallest slice of the same chips where parameters and caches alone fit, and its
+        /// mesh. None where that is no slice.
         larger_slice: Option<(&'static str, String)>,
     },
 }

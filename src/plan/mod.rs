@@ -63,8 +63,8 @@ pub struct Request {
     pub prompt_tokens: Option<usize>,
     /// The price of a chip for an hour, from which costs of tokens are computed.
     pub price: Option<f64>,
-    /// Within this time compiles for other batches, lengths and meshes are begun, to find what fits.
-    /// None where it is zero.
+    /// Within this time compiles for other batches, lengths and meshes are begun, to find what
+    /// fits. None where it is zero.
     pub search: Duration,
     /// A folder to save the compiled programs in.
     pub save: Option<PathBuf>,
@@ -245,30 +245,31 @@ impl Request {
     /// # Errors
     /// A size that cannot be.
     fn checked_prompt_tokens(&self, spec: &ModelSpec) -> Result<usize> {
-        let wrong = |option, problem| Err(Error::Option { option, problem });
+        let wrong = |argument, problem| Err(Error::Argument { argument, problem });
         let positions = spec.config.max_position_embeddings;
         if self.batch_size == 0 || i32::try_from(self.batch_size).is_err() {
             let problem = format!("{} is not between 1 and {}", self.batch_size, i32::MAX);
-            return wrong("--batch-size", problem);
+            return wrong("batch_size", problem);
         }
         if self.max_length < 2 || self.max_length > positions {
             let problem = format!(
-                "{} is not between 2 (a token and one after it) and {positions} (max_position_embeddings)",
+                "{} is not between 2 (a token and one after it) and {positions} \
+                 (max_position_embeddings)",
                 self.max_length
             );
-            return wrong("--max-length", problem);
+            return wrong("max_length", problem);
         }
         if let Some(price) = self.price
             && !(price.is_finite() && price >= 0.0)
         {
-            return wrong("--price", format!("{price} is not a price"));
+            return wrong("price", format!("{price} is not a price"));
         }
         match self.prompt_tokens {
             None => Ok(default_prompt_tokens(self.max_length)),
             Some(tokens) if tokens == 0 || tokens >= self.max_length => wrong(
-                "--prompt-tokens",
+                "prompt_tokens",
                 format!(
-                    "{tokens} is not between 1 and {} (one less than --max-length)",
+                    "{tokens} is not between 1 and {} (one less than max_length)",
                     self.max_length - 1
                 ),
             ),

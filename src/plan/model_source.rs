@@ -1,4 +1,4 @@
-//! What a plan is for: a folder's model, or a published geometry.
+//! The model of a plan: a folder's, or a published geometry.
 
 use std::path::PathBuf;
 
@@ -31,10 +31,12 @@ impl std::fmt::Display for ModelSource {
 impl ModelSource {
     /// The model as `generate` would lower it for a device with these traits.
     ///
-    /// The dtype is `dtype`, else the checkpoint's, else the one that config.json names, else bfloat16.
+    /// The dtype is `dtype`, else the checkpoint's, else the one that config.json names, else
+    /// bfloat16.
     ///
     /// # Errors
-    /// An unknown name, a folder without a usable configuration, a checkpoint that cannot be read, a mesh that does not divide.
+    /// An unknown name, a folder without a usable configuration, a checkpoint that cannot be read,
+    /// a mesh that does not divide.
     pub fn spec(
         &self,
         dtype: Option<DType>,

@@ -49,7 +49,8 @@ enum Header {
 }
 
 impl Compiled {
-    /// Bytes from which [`from_bytes`](Self::from_bytes) makes an equal value. They have a checksum.
+    /// Bytes from which [`from_bytes`](Self::from_bytes) makes an equal value. They have a
+    /// checksum.
     ///
     /// # Errors
     /// None that is known; the encoders' signatures have them.

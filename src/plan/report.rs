@@ -1,4 +1,4 @@
-//! What a plan says.
+//! The report of a plan.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -54,7 +54,7 @@ pub struct Report {
     pub parameter_bytes_per_device: u64,
     /// Bytes of the caches.
     pub cache_bytes_per_device: u64,
-    /// What they take; of several programs, the largest.
+    /// What each program takes; of several that run the prompts, the largest.
     pub memory: PerProgram<Memory>,
     /// Temporaries over the bytes of the caches. Close to 1 where a program copies its caches.
     pub temporaries_per_cache: PerProgram<f64>,
@@ -65,10 +65,10 @@ pub struct Report {
     pub cache_write_backs: Vec<CacheCopy>,
     /// The parameters over all devices.
     pub parameters: ParameterTotals,
-    /// Sum of the compiler's estimates: over the whole prefill, in as many parts as `generate` runs,
-    /// and over one decode step. Loops count by their trips, a conditional by its costliest branch.
-    /// Transfers that run beside the computation carry no estimate. None where a part of the sum is
-    /// not known.
+    /// Sum of the compiler's estimates: over the whole prefill, in as many parts as `generate`
+    /// runs, and over one decode step. Loops count by their trips, a conditional by its costliest
+    /// branch. Transfers that run beside the computation carry no estimate. None where a part of
+    /// the sum is not known.
     pub estimated_cycles: PerProgram<u64>,
     /// The same at the chip's clock, in seconds. Not the time that it takes: see `bound`.
     pub estimated_seconds: PerProgram<f64>,
@@ -116,8 +116,8 @@ pub struct Report {
 pub struct CacheCopy {
     /// The program: `prefill`, `extend` or `decode`.
     pub program: &'static str,
-    /// When they are executed: in each `call` of the program, in each `step` of a decode loop, or in
-    /// each `trip` of another loop.
+    /// When they are executed: in each `call` of the program, in each `step` of a decode loop, or
+    /// in each `trip` of another loop.
     pub per: &'static str,
     /// How many are executed then.
     pub count: u64,
@@ -173,7 +173,8 @@ impl CacheCopy {
     }
 }
 
-/// One value for the prompts of a batch and one for the steps after them; none where a program does not fit.
+/// One value for the prompts of a batch and one for the steps after them; none where a program does
+/// not fit.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PerProgram<T> {
     /// Of the programs that run the prompts, together: long ones are run in parts.

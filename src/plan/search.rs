@@ -131,9 +131,9 @@ impl Search<'_> {
         self.limit().is_none_or(|limit| least <= limit)
     }
 
-    /// The boundary in a range whose start is known to fit and whose end is known not to. First that
-    /// of the decode programs alone, which take all caches and are compiled in seconds; then that of
-    /// all programs below it, which is the same one or close to it.
+    /// The boundary in a range whose start is known to fit and whose end is known not to. First
+    /// that of the decode programs alone, which take all caches and are compiled in seconds; then
+    /// that of all programs below it, which is the same one or close to it.
     fn boundary(
         &self,
         range: Range<usize>,
@@ -168,7 +168,7 @@ impl Search<'_> {
     }
 }
 
-/// More rows than anyone asks of a device.
+/// More rows than any device is asked for.
 const MOST_ROWS: usize = 1 << 16;
 
 /// The boundary between what fits and what does not, in a range whose start is taken to fit and
@@ -229,7 +229,8 @@ mod tests {
 
     use super::*;
 
-    /// Searches for the boundary where 1000 + 30 n passes a limit; gives the bounds and the number of tries.
+    /// Searches for the boundary where 1000 + 30 n passes a limit; gives the bounds and the number
+    /// of tries.
     fn search(boundary: usize, end: usize, tries: usize) -> (Bounds, usize) {
         let limit = 1000 + 30 * boundary as u64;
         let count = Cell::new(0);

@@ -14,8 +14,9 @@ pub struct TpuSlice {
     pub chips: usize,
 }
 
-/// Slices of each generation, in the order of [`CHIPS`]: those that Google Cloud's pages list up to 256 chips, and a single chip
-/// of those generations that are not let singly. libtpu 0.0.52 takes every one of them.
+/// Slices of each generation, in the order of [`CHIPS`]: those that Google Cloud's pages list up to
+/// 256 chips, and a single chip also of the generations of which no single chip is offered. libtpu
+/// 0.0.52 accepts all of them.
 const SLICES: [&[&str]; 4] = [
     &[
         "v4:1x1x1", "v4:2x2x1", "v4:2x2x2", "v4:2x2x4", "v4:2x4x4", "v4:4x4x4", "v4:4x4x8",
@@ -54,7 +55,7 @@ const SLICES: [&[&str]; 4] = [
 ];
 
 impl TpuSlice {
-    /// All that are known, from the oldest generation and the smallest slice on.
+    /// All known slices, from the oldest generation and the smallest slice on.
     pub fn all() -> impl Iterator<Item = Self> {
         CHIPS.iter().zip(SLICES).flat_map(|(chip, names)| {
             names.iter().map(move |&name| Self {
@@ -68,7 +69,7 @@ impl TpuSlice {
     /// The slice of that name.
     ///
     /// # Errors
-    /// A name that is none of them; the message lists them.
+    /// An unknown name; the message lists the known ones.
     pub fn named(name: &str) -> Result<Self> {
         Self::all()
             .find(|slice| slice.name == name)

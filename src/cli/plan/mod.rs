@@ -22,7 +22,8 @@ use progress::Progress;
 #[derive(Args)]
 #[command(group(ArgGroup::new("what").required(true).args(["model", "geometry"])))]
 pub struct PlanArgs {
-    /// Folder with config.json, weights may be missing; or a model on the Hub, of which no weights are downloaded
+    /// Folder with config.json, with or without weights; or a model on the Hub, whose weights are
+    /// not downloaded
     #[arg(long, value_name = "DIR|HUB_ID")]
     model: Option<PathBuf>,
     /// Branch, tag or commit of a model on the Hub
@@ -50,7 +51,7 @@ pub struct PlanArgs {
     #[arg(long)]
     dtype: Option<DType>,
     /// Price of a chip for an hour: adds the cost of a million tokens
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     price: Option<f64>,
     /// Look for the largest batch and length that fit, or for the smallest mesh: begin no compile
     /// for that after S seconds; 0 not to look
@@ -113,11 +114,23 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     let progress = Progress::default();
     let report = plan::plan(&request, &|event| progress.show(event));
     progress.clear();
-    let report = report?;
+    let report = report.map_err(with_options)?;
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
         print!("{}", table::render(&report));
     }
     Ok(Outcome::Done)
+}
+
+/// Names the command line's option where the library names an argument.
+fn with_options(error: plan::Error) -> anyhow::Error {
+    let message = error.to_string();
+    let rest = error
+        .argument()
+        .and_then(|argument| Some((argument, message.strip_prefix(argument)?)));
+    match rest {
+        Some((argument, rest)) => anyhow::anyhow!("--{}{rest}", argument.replace('_', "-")),
+        None => error.into(),
+    }
 }

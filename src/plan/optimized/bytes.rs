@@ -5,7 +5,7 @@ use pjrt_sys::protos::xla::{HloComputationProto, HloInstructionProto, PrimitiveT
 use super::super::error::Result;
 use super::module::{ById, Computations, index};
 
-/// The memory space of a layout that lies in the chip's memory. Others are on the core.
+/// The memory space of a layout in the chip's memory. Other spaces are on the core.
 pub(super) const CHIP_MEMORY: i64 = 0;
 
 /// Bytes of an array or of all arrays in a tuple, without padding.
@@ -68,8 +68,9 @@ pub(super) fn describe(shape: &ShapeProto) -> String {
     format!("{name}[{}]{core}", dims.join(","))
 }
 
-/// Bytes that one execution reads from and writes to the chip's memory: operands and results that lie there. Of an operand of which
-/// a fusion only takes slices, the slices count; of a result that is an operand updated in place, the update.
+/// Bytes that one execution reads from and writes to the chip's memory: operands and results that
+/// lie there. Of an operand of which a fusion only takes slices, the slices count; of a result that
+/// is an operand updated in place, the update.
 pub(super) fn of_memory(
     computations: &Computations<'_>,
     instruction: &HloInstructionProto,

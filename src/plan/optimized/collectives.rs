@@ -19,8 +19,8 @@ const KINDS: [&str; 7] = [
     "reduce-scatter",
 ];
 
-/// The transfers that an instruction makes: itself, or those in a fusion or asynchronous computation. An asynchronous one counts
-/// where it starts.
+/// The transfers that an instruction makes: itself, or those in a fusion or asynchronous
+/// computation. An asynchronous one counts where it starts.
 pub(super) fn of(
     computations: &Computations<'_>,
     instruction: &HloInstructionProto,
@@ -74,8 +74,9 @@ pub(super) fn of(
     Ok(found)
 }
 
-/// libtpu may take an all-reduce apart into a fusion that reduces and scatters and one or more that gather, each with an all-reduce of
-/// masked values inside, which it does not run as such: what it does run it notes.
+/// libtpu may split an all-reduce into a fusion that reduces and scatters and one or more that
+/// gather. Each contains an all-reduce of masked values, which does not run as such: a note says
+/// what does run.
 fn half_of_all_reduce(config: &Value) -> Option<&'static str> {
     let emitter = config
         .get("collective_algorithm_config")?
@@ -90,7 +91,8 @@ fn half_of_all_reduce(config: &Value) -> Option<&'static str> {
     }
 }
 
-/// Bytes of the result that a started operation will have: it has a tuple of operands, results and contexts.
+/// Bytes of the result that a started operation will have: it has a tuple of operands, results and
+/// contexts.
 fn started_result(shape: &ShapeProto) -> u64 {
     match shape.tuple_shapes.get(1) {
         Some(result) => bytes::of_shape(result),

@@ -43,8 +43,8 @@ impl CacheShapes {
     }
 }
 
-/// The layouts between which an instruction copies a whole cache within the chip's memory; none where
-/// it does not.
+/// The layouts between which an instruction copies a whole cache within the chip's memory; none
+/// where it does not.
 pub(super) fn copy(
     caches: &CacheShapes,
     computations: &Computations<'_>,
@@ -97,8 +97,8 @@ pub(super) fn copy(
     Ok(found)
 }
 
-/// The layouts between which an instruction copies a whole cache from the core to the chip's memory;
-/// none where it does not.
+/// The layouts between which an instruction copies a whole cache from the core to the chip's
+/// memory; none where it does not.
 pub(super) fn write_back(
     caches: &CacheShapes,
     instruction: &HloInstructionProto,
