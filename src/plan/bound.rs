@@ -9,9 +9,9 @@ use crate::model::{EMBEDDING, ModelSpec};
 
 /// The least time of a program.
 ///
-/// The sum of the compiler's estimates leaves out the wait for what is fetched from memory beside
+/// The sum of the compiler's estimates leaves out the wait for what is fetched from memory during
 /// the computation. So it can be less than reading the bytes takes, and a program cannot be faster
-/// than either. Transfers between devices that run beside the computation are in neither.
+/// than either. Neither includes transfers between devices that overlap the computation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Bound {
     /// The sum of the compiler's estimates, in cycles.
@@ -38,7 +38,7 @@ pub enum Limit {
     Memory,
 }
 
-/// What a call of the decode program costs beside its steps.
+/// What a call of the decode program costs apart from its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct CallBound {
     /// The most steps that one call runs.

@@ -31,7 +31,7 @@ pub(super) struct Target<'a> {
     topology: Topology,
     cache: &'a CompileCache,
     progress: &'a (dyn Fn(CompileEvent<'_>) + Sync),
-    /// Whether executables are wanted beside the compiler's answers.
+    /// Whether executables are wanted in addition to the compiler's answers.
     executables: bool,
 }
 

@@ -25,7 +25,7 @@ pub enum SmallestMesh {
         /// Its devices.
         devices: usize,
     },
-    /// Parameters and caches alone fit on this one and on none that is smaller. Time ran out before
+    /// On this one parameters and caches fit, and on no smaller one. Time ran out before
     /// its programs were compiled.
     MayFit {
         /// The mesh.
@@ -47,7 +47,7 @@ pub(super) struct MeshSearch<'a> {
     pub request: &'a Request,
     pub slice: TpuSlice,
     pub prompt_tokens: usize,
-    /// No compile is begun after this.
+    /// No compile starts after this.
     pub deadline: Instant,
 }
 

@@ -63,7 +63,7 @@ pub struct Request {
     pub prompt_tokens: Option<usize>,
     /// The price of a chip for an hour, from which costs of tokens are computed.
     pub price: Option<f64>,
-    /// Within this time compiles for other batches, lengths and meshes are begun, to find what
+    /// Compiles for other batches, lengths and meshes start within this time, to find what
     /// fits. None where it is zero.
     pub search: Duration,
     /// A folder to save the compiled programs in.
@@ -205,7 +205,7 @@ struct Searches {
 }
 
 impl Request {
-    /// Looks for what fits beside the request itself. Without time for it, the smallest mesh is
+    /// Looks for other sizes and meshes that fit. Without time for it, the smallest mesh is
     /// still looked for among the bytes of parameters and caches.
     fn search(
         &self,

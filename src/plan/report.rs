@@ -67,7 +67,7 @@ pub struct Report {
     pub parameters: ParameterTotals,
     /// Sum of the compiler's estimates: over the whole prefill, in as many parts as `generate`
     /// runs, and over one decode step. Loops count by their trips, a conditional by its costliest
-    /// branch. Transfers that run beside the computation carry no estimate. None where a part of
+    /// branch. Transfers that overlap the computation carry no estimate. None where a part of
     /// the sum is not known.
     pub estimated_cycles: PerProgram<u64>,
     /// The same at the chip's clock, in seconds. Not the time that it takes: see `bound`.
@@ -86,7 +86,7 @@ pub struct Report {
     /// The least time of the prefill and of one decode step: the greater of the estimate and of
     /// reading and writing the bytes at the chip's bandwidth.
     pub bound: PerProgram<Bound>,
-    /// What a call of the decode program costs beside its steps.
+    /// What a call of the decode program costs apart from its steps.
     pub decode_call: Option<CallBound>,
     /// The least that any program could take for a decode step: reading what it must.
     pub roofline: Roofline,

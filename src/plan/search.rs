@@ -12,14 +12,14 @@ use super::{Request, default_prompt_tokens};
 use crate::engine::{BatchPrograms, ProgramKey, cache_lengths};
 use crate::model::ModelSpec;
 
-/// A search around what a request asks for, of which it is known whether it fits.
+/// A search around the sizes of a request, which is known to fit or not to.
 pub(super) struct Search<'a> {
     pub target: &'a Target<'a>,
     pub spec: &'a ModelSpec,
     pub request: &'a Request,
     /// Whether the programs of the request fit.
     pub fits: bool,
-    /// No compile is begun after this.
+    /// No compile starts after this.
     pub deadline: Instant,
 }
 
@@ -58,7 +58,8 @@ impl Search<'_> {
         let groups = self.spec.geometry.mesh.data;
         let length = self.request.max_length;
         let asked = self.request.batch_size.div_ceil(groups);
-        // More rows than this do not fit whatever the programs need beside parameters and caches.
+        // More rows than this do not fit whatever the programs need in addition to parameters and
+        // caches.
         let mut too_large = 1;
         while self.may_fit(too_large * groups, length) && too_large < MOST_ROWS {
             too_large *= 2;

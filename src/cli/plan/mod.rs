@@ -84,7 +84,7 @@ impl PlanArgs {
     }
 }
 
-/// Of its log lines libtpu writes fatal ones alone. What else it has to say comes as an error.
+/// libtpu then writes only fatal log lines. Its other errors are returned by its functions.
 const QUIET_LIBTPU: [(&str, &str); 1] = [("TPU_MIN_LOG_LEVEL", "3")];
 
 /// Runs the command.

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::plan::CompileEvent;
 
-/// How often the seconds are written anew.
+/// How often the seconds are updated.
 const TICK: Duration = Duration::from_millis(500);
 
 /// One line: `compiling decode (8 × 1024), 12s…`.
@@ -18,7 +18,7 @@ pub(super) struct Progress(Mutex<State>);
 struct State {
     /// Programs that are being compiled.
     names: Vec<String>,
-    /// None before the first of them.
+    /// None while there are none.
     line: Option<ProgressBar>,
 }
 
@@ -28,13 +28,8 @@ impl Progress {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             CompileEvent::Started(name) => {
-                if state.names.is_empty() {
-                    // The seconds are those since the compiler was last idle.
-                    if let Some(line) = state.line.take() {
-                        line.finish_and_clear();
-                    }
-                    state.line = Some(line());
-                }
+                // The seconds are those since the compiler was last idle.
+                state.line.get_or_insert_with(line);
                 state.names.push(name.to_owned());
             }
             CompileEvent::Finished(name) => {
@@ -43,7 +38,9 @@ impl Progress {
                 }
             }
         }
-        if let Some(line) = &state.line {
+        if state.names.is_empty() {
+            state.clear();
+        } else if let Some(line) = &state.line {
             line.set_message(state.names.join(", "));
         }
     }
@@ -51,7 +48,13 @@ impl Progress {
     /// Removes the line.
     pub fn clear(&self) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(line) = state.line.take() {
+        state.clear();
+    }
+}
+
+impl State {
+    fn clear(&mut self) {
+        if let Some(line) = self.line.take() {
             line.finish_and_clear();
         }
     }

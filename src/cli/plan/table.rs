@@ -140,10 +140,10 @@ fn memory(report: &Report, out: &mut String) -> std::fmt::Result {
         for copy in copies {
             writeln!(
                 out,
-                "each {} of {} {what} {} whole caches, {}: {} and the like ({}, {} from {} to {})",
+                "each {} of {} {what} {}, {}: {} and the like ({}, {} from {} to {})",
                 copy.per,
                 copy.program,
-                copy.count,
+                counted(copy.count as usize, "whole cache"),
                 size(copy.bytes),
                 copy.name,
                 copy.opcode,

@@ -44,7 +44,8 @@ impl CacheShapes {
 }
 
 /// The layouts between which an instruction copies a whole cache within the chip's memory; none
-/// where it does not.
+/// where it does not. A cache that was fetched to the core and comes back in another layout is
+/// copied too.
 pub(super) fn copy(
     caches: &CacheShapes,
     computations: &Computations<'_>,
@@ -59,6 +60,12 @@ pub(super) fn copy(
     let Some(to) = to else {
         return Ok(None);
     };
+    if let Some((from, _)) = from_core(caches, instruction, by_id) {
+        return Ok((layout(from) != layout(to)).then(|| Relayout {
+            from: format!("{}@core", layout(from)),
+            to: layout(to),
+        }));
+    }
     let operands = instruction
         .operand_ids
         .iter()
@@ -97,13 +104,26 @@ pub(super) fn copy(
     Ok(found)
 }
 
-/// The layouts between which an instruction copies a whole cache from the core to the chip's
-/// memory; none where it does not.
+/// The layout in which an instruction copies a whole cache from the core to the chip's memory as it
+/// is; none where it does not.
 pub(super) fn write_back(
     caches: &CacheShapes,
     instruction: &HloInstructionProto,
     by_id: &ById<'_>,
 ) -> Option<Relayout> {
+    let (from, to) = from_core(caches, instruction, by_id)?;
+    (layout(from) == layout(to)).then(|| Relayout {
+        from: format!("{}@core", layout(from)),
+        to: layout(to),
+    })
+}
+
+/// Operand and result of a copy of a whole cache from the core to the chip's memory.
+fn from_core<'a>(
+    caches: &CacheShapes,
+    instruction: &'a HloInstructionProto,
+    by_id: &ById<'a>,
+) -> Option<(&'a ShapeProto, &'a ShapeProto)> {
     let result = instruction.shape.as_ref()?;
     let to = match instruction.opcode.as_str() {
         "copy" => result,
@@ -112,11 +132,8 @@ pub(super) fn write_back(
     };
     let operand = by_id.get(instruction.operand_ids.first()?)?;
     let from = operand.shape.as_ref()?;
-    let written = caches.has(to) && memory_space(from) != CHIP_MEMORY && key(from) == key(to);
-    written.then(|| Relayout {
-        from: format!("{}@core", layout(from)),
-        to: layout(to),
-    })
+    let found = caches.has(to) && memory_space(from) != CHIP_MEMORY && key(from) == key(to);
+    found.then_some((from, to))
 }
 
 /// Whether a computation does nothing but to copy.

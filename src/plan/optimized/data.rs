@@ -46,7 +46,7 @@ pub struct Executed {
     /// Its result's type and dimensions.
     pub shape: String,
     /// The compiler's estimate of one execution, in cycles; none where it gives none, which is so
-    /// for what takes no time of its own.
+    /// for instructions that take no time.
     pub cycles: Option<u64>,
     /// Whether it takes time and the compiler has no estimate of it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]

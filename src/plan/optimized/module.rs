@@ -24,7 +24,7 @@ pub(super) struct Computations<'a> {
 /// [`CompiledProgram::optimized_program`](crate::pjrt::CompiledProgram::optimized_program).
 ///
 /// # Errors
-/// A format other than `hlo_with_config` or `hlo`, and bytes that are no such message.
+/// A format other than `hlo_with_config` or `hlo`, and malformed bytes.
 pub fn decode(program: &Program) -> Result<HloModuleProto> {
     let code = program.code.as_slice();
     match program.format.as_str() {

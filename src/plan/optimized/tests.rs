@@ -216,6 +216,13 @@ fn a_fetch_to_the_core_is_no_copy_and_the_way_back_is_told_apart() {
         .as_ref()
         .map(|copy| copy.from.as_str());
     assert_eq!(layouts, Some("{3,2,1,0}@core"));
+
+    let other_layout = cache(&[3, 1, 0, 2], 0);
+    let copied = on_cache(core(), start(other_layout, core()));
+    let copied = &copied.once.executed[1];
+    assert_eq!(copied.cache_write_back, None);
+    let layouts = copied.cache_copy.as_ref().map(|copy| copy.to.as_str());
+    assert_eq!(layouts, Some("{3,1,0,2}"));
 }
 
 #[test]
