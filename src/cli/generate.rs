@@ -1,6 +1,7 @@
 //! `gemma-xla generate`: prompts in, continuations out.
 
 use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,11 +12,10 @@ use clap::builder::RangedU64ValueParser;
 
 use super::Outcome;
 use super::input::{InputFormat, Prompt, read_prompts};
-use super::model::ModelArgs;
+use super::model::{ModelArgs, load_opened};
 use super::output::{Output, OutputFormat, write_jsonl};
-use crate::engine::{
-    Engine, EngineOptions, GenerateOptions, GenerateSummary, Generation, Observer,
-};
+use crate::engine::{Engine, Event, GenerateOptions, GenerateSummary, Generation};
+use crate::source::Model;
 use crate::tokenizer::Tokenizer;
 
 /// Options of `generate`.
@@ -57,18 +57,17 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
     let prompts = read_prompts(&args.prompts, args.input.as_ref(), args.input_format)?;
     let format = args.format.unwrap_or_else(|| default_format(args));
 
-    let model = args.model.located()?;
-    let config = crate::config::GemmaConfig::from_dir(&model.model)?;
-    let tokenizer = Tokenizer::from_dir(&model.model, config.bos_token_id)?;
-    if tokenizer.is_none() && format == OutputFormat::Text {
+    let arguments = args.model.located()?;
+    let model = Model::open(&arguments.model)?;
+    if model.tokenizer().is_none() && format == OutputFormat::Text {
         anyhow::bail!(
             "--format text: {} has neither tokenizer.json nor tokenizer.model; use --format jsonl",
-            model.model.display()
+            model.folder().display()
         );
     }
     let ids = prompts
         .iter()
-        .map(|prompt| prompt.ids(tokenizer.as_ref(), &model.model))
+        .map(|prompt| prompt.ids(model.tokenizer(), model.folder()))
         .collect::<anyhow::Result<Vec<_>>>()?;
 
     super::source::leave_interrupts();
@@ -82,39 +81,36 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
     signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
 
     let mut output = Output::open(args.output.as_deref())?;
-    let engine = model.load_with(&EngineOptions {
-        executables: args.executables.clone(),
-        ..model.options()
-    })?;
+    let mut options = arguments.options();
+    options.executables.clone_from(&args.executables);
+    let loaded = load_opened(model, &options)?;
+    let engine = loaded.engine();
     if !engine.is_first_process() {
         output = Output::nowhere();
     }
-    let options = GenerateOptions {
-        max_new_tokens: args.max_new_tokens,
-        batch_size: args.batch_size,
-        stream: args.stream && format == OutputFormat::Text,
-    };
+    let mut options = GenerateOptions::default();
+    options.max_new_tokens = args.max_new_tokens;
+    options.batch_size = args.batch_size;
+    options.stream = args.stream && format == OutputFormat::Text;
     let mut printer = Printer {
         format,
         prompts: &prompts,
         ids: &ids,
-        tokenizer: tokenizer.as_ref(),
+        tokenizer: loaded.tokenizer(),
         output: output.writer(),
         interrupted: &interrupted,
         rows: ids.iter().map(|_| Progress::default()).collect(),
         current: 0,
-        failure: None,
     };
-    let summary = engine.generate(&ids, &options, &mut printer)?;
-    if let Some(failure) = printer.failure.take() {
-        return Err(failure);
+    let (summary, flow) = engine.generate_with(&ids, &options, |event| printer.tell(event))?;
+    if let ControlFlow::Break(Stop::Failed(error)) = flow {
+        return Err(error);
     }
     output.finish()?;
-    report(&engine, &summary);
-    Ok(if summary.interrupted {
-        Outcome::Interrupted
-    } else {
-        Outcome::Done
+    report(engine, &summary);
+    Ok(match flow {
+        ControlFlow::Break(_) => Outcome::Interrupted,
+        ControlFlow::Continue(()) => Outcome::Done,
     })
 }
 
@@ -146,7 +142,7 @@ fn report(engine: &Engine, summary: &GenerateSummary) {
     eprintln!(
         "{} new tokens on {} × {}: load {:.2} s, compile {:.2} s{cached}, prefill {:.2} s, decode {:.2} s{rate}",
         summary.new_tokens,
-        engine.spec().geometry.mesh.devices(),
+        engine.spec().mesh.devices(),
         engine.device_kind(),
         times.load.as_secs_f64(),
         times.compile.as_secs_f64(),
@@ -175,8 +171,14 @@ struct Printer<'a> {
     rows: Vec<Progress>,
     /// The row whose text is being written; later rows wait for their turn.
     current: usize,
-    /// The first failure to write; generation stops at it.
-    failure: Option<anyhow::Error>,
+}
+
+/// Why generation stops before its end.
+enum Stop {
+    /// SIGINT.
+    Interrupted,
+    /// The results cannot be written.
+    Failed(anyhow::Error),
 }
 
 impl Printer<'_> {
@@ -252,38 +254,37 @@ impl Printer<'_> {
         Ok(())
     }
 
-    fn note(&mut self, result: anyhow::Result<()>) {
-        if let Err(error) = result.context("cannot write the results") {
-            self.failure.get_or_insert(error);
+    fn tell(&mut self, event: Event<'_>) -> ControlFlow<Stop> {
+        let written = match event {
+            Event::Tokens { index, new } => {
+                self.rows[index].token_ids.extend(new);
+                match index == self.current {
+                    true => self.write_text(index, false),
+                    false => Ok(()),
+                }
+            }
+            Event::Finished(generation) => self.write_finished(&generation),
+            Event::Shortened { index, to } => {
+                warn_shortened(index, to);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        match written.context("cannot write the results") {
+            Err(error) => ControlFlow::Break(Stop::Failed(error)),
+            Ok(()) if self.interrupted.load(Ordering::Relaxed) => {
+                ControlFlow::Break(Stop::Interrupted)
+            }
+            Ok(()) => ControlFlow::Continue(()),
         }
     }
 }
 
-impl Observer for Printer<'_> {
-    fn tokens(&mut self, index: usize, new: &[u32]) {
-        self.rows[index].token_ids.extend(new);
-        if index == self.current {
-            let result = self.write_text(index, false);
-            self.note(result);
-        }
-    }
-
-    fn finished(&mut self, generation: Generation) {
-        let result = self.write_finished(&generation);
-        self.note(result);
-    }
-
-    fn interrupted(&self) -> bool {
-        self.failure.is_some() || self.interrupted.load(Ordering::Relaxed)
-    }
-
-    fn shortened(&mut self, index: usize, to: usize) {
-        let message =
-            format!("prompt {index}: only {to} new tokens fit below max_position_embeddings");
-        if std::io::stderr().is_terminal() {
-            eprintln!("\x1b[33mwarning:\x1b[0m {message}");
-        } else {
-            eprintln!("warning: {message}");
-        }
+fn warn_shortened(index: usize, to: usize) {
+    let message = format!("prompt {index}: only {to} new tokens fit below max_position_embeddings");
+    if std::io::stderr().is_terminal() {
+        eprintln!("\x1b[33mwarning:\x1b[0m {message}");
+    } else {
+        eprintln!("warning: {message}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod convert;
+mod flags;
 mod generate;
 mod input;
 mod inspect;
@@ -94,11 +95,7 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Negative) => ExitCode::FAILURE,
         Ok(Outcome::Interrupted) => ExitCode::from(130),
         Err(error) => {
-            let chain: Vec<String> = error
-                .chain()
-                .map(|e| e.to_string().replace(['\n', '\r'], " "))
-                .collect();
-            eprintln!("error: {}", chain.join(": "));
+            eprintln!("error: {}", flags::one_line(&error));
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,6 @@
 //! The options that say which model to load, and onto what.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Context, bail};
@@ -8,11 +8,11 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::source::locate;
-use crate::compile_cache::CompileCache;
 use crate::dtype::DType;
-use crate::engine::{Engine, EngineOptions};
+use crate::engine::LoadOptions;
 use crate::hub::Wanted;
 use crate::sharding::Mesh;
+use crate::source::{LoadedModel, Model};
 
 /// Which model, in which dtype, on which device.
 #[derive(Args, Clone, Debug)]
@@ -52,38 +52,41 @@ impl ModelArgs {
     }
 
     /// Loads the model, with a bar on standard error where that is a terminal.
-    pub fn load(&self) -> anyhow::Result<Engine> {
-        self.load_with(&self.options())
+    pub fn load(&self) -> anyhow::Result<LoadedModel> {
+        load(&self.located()?.model, &self.options())
     }
 
     /// What the arguments say.
-    pub fn options(&self) -> EngineOptions {
-        EngineOptions {
-            dtype: self.dtype,
-            device: self.device.clone(),
-            cpu_devices: self.devices,
-            mesh: self.mesh,
-            compile_cache: CompileCache::from_environment(),
-            executables: None,
-            ignore_eos: false,
-        }
+    pub fn options(&self) -> LoadOptions {
+        let mut options = LoadOptions::default();
+        options.dtype = self.dtype;
+        options.device = self.device.clone();
+        options.devices = self.devices;
+        options.mesh = self.mesh;
+        options
     }
+}
 
-    /// [`load`](Self::load) with options that the arguments do not say alone.
-    pub fn load_with(&self, options: &EngineOptions) -> anyhow::Result<Engine> {
-        let model = self.located()?.model;
-        // indicatif draws nothing where standard error is no terminal.
-        let bar = Mutex::new(None::<ProgressBar>);
-        let engine = Engine::load(&model, options, |arrived, total| {
-            let mut bar = bar.lock().unwrap_or_else(|e| e.into_inner());
-            let bar = bar.get_or_insert_with(|| loading_bar(total));
-            bar.set_position(arrived.max(bar.position()));
-        });
-        if let Some(bar) = bar.into_inner().unwrap_or_else(|e| e.into_inner()) {
-            bar.finish_and_clear();
-        }
-        engine.with_context(|| format!("cannot load {}", model.display()))
+/// Loads the model in a folder, with a bar on standard error where that is a terminal.
+pub fn load(folder: &Path, options: &LoadOptions) -> anyhow::Result<LoadedModel> {
+    let model = Model::open(folder)?;
+    load_opened(model, options)
+}
+
+/// The same of a model that is open.
+pub fn load_opened(model: Model, options: &LoadOptions) -> anyhow::Result<LoadedModel> {
+    let folder = model.folder().to_path_buf();
+    // indicatif draws nothing where standard error is no terminal.
+    let bar = Mutex::new(None::<ProgressBar>);
+    let loaded = model.load_with(options, |arrived, total| {
+        let mut bar = bar.lock().unwrap_or_else(|e| e.into_inner());
+        let bar = bar.get_or_insert_with(|| loading_bar(total));
+        bar.set_position(arrived.max(bar.position()));
+    });
+    if let Some(bar) = bar.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        bar.finish_and_clear();
     }
+    loaded.with_context(|| format!("cannot load {}", folder.display()))
 }
 
 fn loading_bar(total: u64) -> ProgressBar {

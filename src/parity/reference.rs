@@ -21,6 +21,8 @@ pub struct ReferenceError {
 /// What another implementation computed on a batch of B rows of S tokens.
 #[derive(Clone, Debug, Default)]
 pub struct Reference {
+    /// The file that it was read from.
+    pub file: PathBuf,
     /// B.
     pub batch: usize,
     /// S.
@@ -51,7 +53,11 @@ impl Reference {
         };
         let file = File::open(path).map_err(|e| failed(e.to_string()))?;
         let archive = ZipArchive::new(file).map_err(|e| failed(format!("no npz file: {e}")))?;
-        Arrays { archive }.read().map_err(failed)
+        let read = Arrays { archive }.read().map_err(failed)?;
+        Ok(Self {
+            file: path.to_owned(),
+            ..read
+        })
     }
 
     /// The dtype that the reference was computed in, where its metadata says.
@@ -131,6 +137,7 @@ impl Arrays {
             },
         };
         Ok(Reference {
+            file: PathBuf::new(),
             batch,
             length,
             input_ids,

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::chips::Chip;
 use super::optimized::Costs;
 use crate::engine::BatchPrograms;
-use crate::model::{EMBEDDING, ModelSpec};
+use crate::model::ModelSpec;
 
 /// The least time of a program.
 ///
@@ -96,10 +96,10 @@ impl Roofline {
             .parameters
             .iter()
             .map(|parameter| {
-                if parameter.name == EMBEDDING && !spec.config.tie_word_embeddings {
+                if parameter.is_embedding() && !spec.config.tie_word_embeddings {
                     programs.decode.rows * spec.config.hidden_size * parameter.dtype.size()
                 } else {
-                    parameter.byte_size(&spec.geometry)
+                    parameter.byte_size(spec.mesh)
                 }
             })
             .sum();
@@ -115,23 +115,13 @@ impl Roofline {
 
 /// Bytes of a device's keys and values.
 pub(super) fn cache_bytes(spec: &ModelSpec, programs: &BatchPrograms) -> u64 {
-    let elements = 2
-        * spec.config.num_hidden_layers
-        * programs.decode.rows
-        * spec.geometry.key_value_heads
-        * programs.decode.cache
-        * spec.config.head_dim;
-    (elements * spec.compute.size()) as u64
+    let decode = &programs.decode;
+    spec.cache_bytes(decode.rows, decode.cache) as u64
 }
 
 /// Bytes of a device's parameters and caches: what every program that runs steps has to hold.
 pub(super) fn least_bytes(spec: &ModelSpec, programs: &BatchPrograms) -> u64 {
-    let parameters: usize = spec
-        .parameters
-        .iter()
-        .map(|parameter| parameter.byte_size(&spec.geometry))
-        .sum();
-    parameters as u64 + cache_bytes(spec, programs)
+    spec.parameter_bytes() as u64 + cache_bytes(spec, programs)
 }
 
 #[cfg(test)]

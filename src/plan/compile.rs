@@ -109,10 +109,10 @@ impl<'a> Target<'a> {
             .topology
             .devices()
             .iter()
-            .take(spec.geometry.mesh.devices())
+            .take(spec.mesh.devices())
             .map(|device| device.id.into())
             .collect();
-        Ok((key.lower(spec)?, key.compile_options(&devices)))
+        Ok((key.lower(spec)?, key.compile_options(spec, &devices)))
     }
 
     /// Devices of the slice.
@@ -214,16 +214,11 @@ impl<'a> Target<'a> {
     }
 }
 
-/// A program's name and shapes, for people.
+/// A program's name and sizes, for people.
 fn describe(key: ProgramKey) -> String {
-    match key {
-        ProgramKey::Prefill(shape) => {
-            format!("prefill ({} × {} tokens)", shape.batch, shape.prompt)
-        }
-        ProgramKey::Extend(shape) => format!("extend ({} × {} tokens)", shape.batch, shape.chunk),
-        ProgramKey::Decode(shape) => format!("decode ({} × {})", shape.rows, shape.cache),
-        ProgramKey::Forward { batch, length } => format!("forward ({batch} × {length} tokens)"),
-    }
+    let sizes = key.sizes().into_iter();
+    let sizes: Vec<_> = sizes.map(|(name, size)| format!("{name} {size}")).collect();
+    format!("{} ({})", key.name(), sizes.join(", "))
 }
 
 impl TooLarge {

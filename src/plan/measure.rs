@@ -232,7 +232,7 @@ impl Measures {
             let loops = cost.optimized.open_loops.iter();
             for (per, costs) in std::iter::once(once).chain(loops.map(|l| (in_loops, &l.trip))) {
                 for executed in &costs.executed {
-                    CacheCopy::add(&mut found, executed, which(executed), part.name(), per);
+                    CacheCopy::add(&mut found, executed, which(executed), part.key.name(), per);
                 }
             }
         }
@@ -243,15 +243,6 @@ impl Measures {
 impl Part {
     fn is_decode(&self) -> bool {
         matches!(self.key, ProgramKey::Decode(_))
-    }
-
-    fn name(&self) -> &'static str {
-        match self.key {
-            ProgramKey::Prefill(_) => "prefill",
-            ProgramKey::Extend(_) => "extend",
-            ProgramKey::Decode(_) => "decode",
-            ProgramKey::Forward { .. } => "forward",
-        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::error::Result;
 use super::measure::measure;
 use super::topologies::TpuSlice;
 use crate::engine::BatchPrograms;
-use crate::model::{DeviceTraits, ModelSpec};
+use crate::model::{ModelSpec, Xla};
 use crate::sharding::Mesh;
 
 /// The smallest mesh that a request which does not fit would fit on.
@@ -111,7 +111,7 @@ impl MeshSearch<'_> {
 
     fn candidate(&self, mesh: Mesh) -> Option<Candidate> {
         let request = self.request;
-        let spec = request.source.spec(request.dtype, DeviceTraits::TPU, mesh);
+        let spec = request.source.spec(request.dtype, Xla::TPU, mesh);
         let spec = spec.ok()?;
         let new_tokens = request.max_length - self.prompt_tokens;
         let programs =

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use crate::compile_cache::CompileCache;
 use crate::dtype::DType;
 use crate::engine::BatchPrograms;
-use crate::model::{DeviceTraits, Distribution, ModelSpec};
+use crate::model::{Distribution, ModelSpec, Xla};
 use crate::pjrt::Plugin;
 use crate::plugin;
 use crate::sharding::Mesh;
@@ -93,9 +93,7 @@ pub fn plan(request: &Request, progress: &(dyn Fn(CompileEvent<'_>) + Sync)) -> 
             devices: slice.chips,
         });
     }
-    let spec = request
-        .source
-        .spec(request.dtype, DeviceTraits::TPU, mesh)?;
+    let spec = request.source.spec(request.dtype, Xla::TPU, mesh)?;
     let prompt_tokens = request.checked_prompt_tokens(&spec)?;
     let new_tokens = request.max_length - prompt_tokens;
     let programs = BatchPrograms::new(&spec, request.batch_size, prompt_tokens, new_tokens);
@@ -137,7 +135,7 @@ pub fn plan(request: &Request, progress: &(dyn Fn(CompileEvent<'_>) + Sync)) -> 
     let cache_bytes = bound::cache_bytes(&spec, &programs);
     let distribution = Distribution::of(&spec);
     let workload = Workload {
-        config: &spec.config,
+        model: spec.gemma.spec(),
         mesh,
         slice,
         devices: target.devices(),

@@ -55,7 +55,7 @@ impl Search<'_> {
 
     /// The most rows, in steps of one a group of the data axis.
     fn largest_batch(&self) -> Result<Bounds> {
-        let groups = self.spec.geometry.mesh.data;
+        let groups = self.spec.mesh.data;
         let length = self.request.max_length;
         let asked = self.request.batch_size.div_ceil(groups);
         // More rows than this do not fit whatever the programs need in addition to parameters and

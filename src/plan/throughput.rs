@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::bound::{Bound, CallBound};
 use super::report::PerProgram;
 use super::topologies::TpuSlice;
-use crate::config::GemmaConfig;
+use crate::model::GemmaSpec;
 use crate::sharding::Mesh;
 
 const SECONDS_PER_HOUR: f64 = 3600.0;
@@ -44,7 +44,7 @@ pub struct Cost {
 
 /// What throughput follows from.
 pub(super) struct Workload<'a> {
-    pub config: &'a GemmaConfig,
+    pub model: &'a GemmaSpec,
     pub mesh: Mesh,
     pub slice: TpuSlice,
     /// Devices of the slice.
@@ -71,7 +71,7 @@ impl Workload<'_> {
             .map(|bound| rate(prompts, bound.seconds));
         let share = bounds.prefill.as_ref().map(|bound| {
             let rows = self.batch_size as f64;
-            let needed = rows * prompt_operations(self.config, self.prompt_tokens);
+            let needed = rows * prompt_operations(self.model, self.prompt_tokens);
             needed / (bound.seconds * self.slice.chip.peak * self.mesh.devices() as f64)
         });
         let cost = self.price.map(|price| {
@@ -95,39 +95,34 @@ impl Workload<'_> {
 }
 
 /// Floating-point operations that a prompt of `tokens` needs, a multiplication and an addition
-/// being two: the matrix products, and attention of each token to itself and those before it. Of
-/// the last layer only keys and values are needed for all tokens, the rest and the head for the
-/// last one.
-fn prompt_operations(config: &GemmaConfig, tokens: usize) -> f64 {
-    let [
-        hidden,
-        inner,
-        vocabulary,
-        heads,
-        kv_heads,
-        head_dim,
-        layers,
-        tokens,
-    ] = [
-        config.hidden_size,
-        config.intermediate_size,
-        config.vocab_size,
-        config.num_attention_heads,
-        config.num_key_value_heads,
-        config.head_dim,
-        config.num_hidden_layers,
-        tokens,
-    ]
-    .map(|size| size as f64);
-    let keys_and_values = 2.0 * hidden * kv_heads * head_dim;
-    let queries_and_output = 2.0 * hidden * heads * head_dim;
-    let mlp = 3.0 * hidden * inner;
-    // Scores and sums of values, for each pair of a query and a key.
-    let pair = 2.0 * heads * head_dim;
-    let pairs = tokens * (tokens + 1.0) / 2.0;
-    let whole_layer = tokens * (keys_and_values + queries_and_output + mlp) + pairs * pair;
-    let last_layer = tokens * keys_and_values + queries_and_output + mlp + tokens * pair;
-    2.0 * ((layers - 1.0) * whole_layer + last_layer + hidden * vocabulary)
+/// being two: the matrix products, and attention of each token to those that it sees. Of the last
+/// layer only keys and values are needed for all tokens, the rest and the head for the last one.
+fn prompt_operations(model: &GemmaSpec, tokens: usize) -> f64 {
+    let hidden = model.hidden.size() as f64;
+    let mut products = hidden * model.vocabulary.size() as f64;
+    for (index, layer) in model.layers.iter().enumerate() {
+        let (attention, mlp) = (&layer.attention, &layer.mlp);
+        let queries = attention.queries.size() as f64;
+        let keys_and_values = 2.0 * hidden * attention.key_values.size() as f64;
+        let rest = 2.0 * hidden * queries + 3.0 * hidden * mlp.inner.size() as f64;
+        // Scores and sums of values, for each pair of a query and a key.
+        let pair = 2.0 * queries;
+        let is_last = index + 1 == model.layers.len();
+        let window = attention.window.unwrap_or(tokens).min(tokens);
+        products += tokens as f64 * keys_and_values;
+        products += if is_last {
+            rest + window as f64 * pair
+        } else {
+            tokens as f64 * rest + seen_pairs(tokens, window) * pair
+        };
+    }
+    2.0 * products
+}
+
+/// Pairs of a token and one that it sees: itself and up to `window - 1` before it.
+fn seen_pairs(tokens: usize, window: usize) -> f64 {
+    let growing = window.min(tokens) as f64;
+    growing * (growing + 1.0) / 2.0 + (tokens as f64 - growing) * growing
 }
 
 #[cfg(test)]
@@ -135,6 +130,7 @@ mod tests {
     use super::super::chips::CHIPS;
     use super::super::optimized::{Costs, Executed};
     use super::*;
+    use crate::config::GemmaConfig;
 
     fn bound(seconds: f64) -> Bound {
         let chip = &CHIPS[1];
@@ -152,8 +148,9 @@ mod tests {
     #[test]
     fn rates_are_those_of_the_slice_and_costs_those_of_all_its_chips() {
         let config = GemmaConfig::named("gemma-2b").expect("known");
+        let model = GemmaSpec::new(&config);
         let workload = Workload {
-            config: &config,
+            model: &model,
             mesh: Mesh { data: 1, model: 2 },
             slice: TpuSlice::named("v5e:2x2").expect("known"),
             devices: 4,
@@ -183,9 +180,20 @@ mod tests {
         close(cost.per_million_input_tokens, 1e6 / 750.0 / 81920.0);
         // Two operations a parameter and token, but for the embedding and most of the last layer.
         let products = 17.0 * 512.0 * 110_100_480.0;
-        let needed = prompt_operations(&config, 512) / 2.0;
+        let needed = prompt_operations(&model, 512) / 2.0;
         assert!(needed > products && needed < 1.1 * products, "{needed}");
         let share = found.prefill_share_of_peak.expect("known");
         assert!((share - 2.0 * needed * 8.0 / (0.1 * 2.0 * 197e12)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_window_bounds_the_pairs() {
+        let counted = |tokens: usize, window: usize| -> usize {
+            (1..=tokens).map(|seen| seen.min(window)).sum()
+        };
+        for (tokens, window) in [(1, 1), (5, 5), (5, 2), (5, 9), (100, 64)] {
+            let expected = counted(tokens, window) as f64;
+            assert_eq!(seen_pairs(tokens, window), expected, "{tokens}, {window}");
+        }
     }
 }

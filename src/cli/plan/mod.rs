@@ -114,23 +114,11 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     let progress = Progress::default();
     let report = plan::plan(&request, &|event| progress.show(event));
     progress.clear();
-    let report = report.map_err(with_options)?;
+    let report = report?;
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
         print!("{}", table::render(&report));
     }
     Ok(Outcome::Done)
-}
-
-/// Names the command line's option where the library names an argument.
-fn with_options(error: plan::Error) -> anyhow::Error {
-    let message = error.to_string();
-    let rest = error
-        .argument()
-        .and_then(|argument| Some((argument, message.strip_prefix(argument)?)));
-    match rest {
-        Some((argument, rest)) => anyhow::anyhow!("--{}{rest}", argument.replace('_', "-")),
-        None => error.into(),
-    }
 }
