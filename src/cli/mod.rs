@@ -66,11 +66,12 @@ pub fn main() -> ExitCode {
     }
     // clap prints usage errors itself and exits with 2.
     let cli = Cli::parse();
-    if matches!(cli.command, Command::Plan(_))
-        && let Err(error) =
-            crate::pjrt::environment::set_defaults(crate::plugin::tpu_compile_environment())
-    {
-        eprintln!("warning: {error}");
+    if let Command::Plan(args) = &cli.command {
+        for variables in [crate::plugin::tpu_compile_environment(), args.environment()] {
+            if let Err(error) = crate::pjrt::environment::set_defaults(variables) {
+                eprintln!("warning: {error}");
+            }
+        }
     }
     tracing_subscriber::fmt()
         .with_env_filter(
