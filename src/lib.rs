@@ -1,5 +1,9 @@
 //! Gemma from JAX/Flax weights, lowered to XLA HLO and run through the PJRT C API.
 
+// Standard output and standard error belong to cli/terminal.rs, which never panics and escapes what
+// a terminal would obey.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod bench;
 mod cache_dir;
 pub mod checkpoint;
@@ -16,5 +20,6 @@ pub mod parity;
 pub mod pjrt;
 pub mod plan;
 pub mod plugin;
+mod read_file;
 pub mod sharding;
 pub mod tokenizer;

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::ValueEnum;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use tempfile::NamedTempFile;
 
 use super::input::Prompt;
+use super::terminal::Results;
 use crate::engine::Generation;
 
-/// The form of the results.
+/// The format of the results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
     /// The prompt and what follows it; an empty line between results.
@@ -25,7 +27,7 @@ pub enum OutputFormat {
 #[derive(Serialize)]
 struct Line<'a> {
     index: usize,
-    id: Option<&'a serde_json::Value>,
+    id: Option<&'a RawValue>,
     token_ids: &'a [u32],
     text: Option<&'a str>,
     finish_reason: &'static str,
@@ -40,7 +42,7 @@ pub fn write_jsonl(
 ) -> io::Result<()> {
     let line = Line {
         index: generation.index,
-        id: prompt.id.as_ref(),
+        id: prompt.id.as_deref(),
         token_ids: &generation.token_ids,
         text,
         finish_reason: generation.finish_reason.name(),
@@ -67,7 +69,7 @@ impl Output {
     /// Opens `path`, or standard output where none is given.
     pub fn open(path: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = path else {
-            return Ok(Output::Stream(Box::new(io::stdout())));
+            return Ok(Output::Stream(Box::new(Results::new())));
         };
         let name = || format!("--output {}", path.display());
         let is_special = path

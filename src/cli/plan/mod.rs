@@ -9,6 +9,7 @@ use clap::{ArgGroup, Args};
 
 use super::Outcome;
 use super::source::locate;
+use super::terminal;
 use crate::dtype::DType;
 use crate::hub::Wanted;
 use crate::plan::{self, Request, Source};
@@ -82,9 +83,9 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
         instructions: args.instructions,
     })?;
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        terminal::print_json(&report)?;
     } else {
-        print!("{}", table::render(&report));
+        terminal::print(&table::render(&report))?;
     }
     Ok(Outcome::Done)
 }
