@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. Raw arguments become checked options once.
 
+mod advice;
 mod bench;
 mod convert;
 mod generate;
@@ -91,7 +92,13 @@ pub fn main() -> ExitCode {
         terminal::warn(error);
     }
     // clap prints usage errors itself and exits with 2.
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        let arguments = std::env::args_os().skip(1);
+        let arguments: Vec<String> = arguments
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect();
+        advice::advise(error, &arguments).exit()
+    });
     if matches!(cli.command, Command::Plan(_))
         && let Err(error) =
             crate::pjrt::environment::set_defaults(crate::plugin::tpu_compile_environment())
