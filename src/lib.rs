@@ -7,12 +7,14 @@
 pub mod bench;
 mod cache_dir;
 pub mod checkpoint;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod compile_cache;
 pub mod config;
 pub mod dtype;
 pub mod engine;
 pub mod executables;
+#[cfg(feature = "hub")]
 pub mod hub;
 pub mod kernel;
 pub mod model;

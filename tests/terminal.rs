@@ -248,36 +248,30 @@ fn generated_text_is_escaped_on_a_terminal_and_left_as_it_is_in_a_pipe() {
     }
 }
 
-/// A safetensors file with one tensor of this name.
-fn tensor_named(folder: &Path, name: &str) -> std::path::PathBuf {
-    let header = json!({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).to_string();
-    let file = folder.join("model.safetensors");
+/// A safetensors file that says it has one tensor of this name, up to byte `end` of 4.
+fn tensor_named(folder: &Path, name: &str, end: usize) -> String {
+    let header = json!({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, end]}});
+    let header = header.to_string();
+    let file = folder.join(format!("{end}.safetensors"));
     let length = (header.len() as u64).to_le_bytes();
     fs::write(&file, [&length[..], header.as_bytes(), &[0; 4]].concat()).expect("written");
-    file
+    file.to_str().expect("a path").to_owned()
 }
 
 #[test]
 fn names_in_files_reach_neither_tables_nor_messages_raw() {
     let folder = tempfile::tempdir().expect("a folder");
-    let file = tensor_named(folder.path(), "evil\u{1b}]0;title\u{7}\u{202e}name");
-    let file = file.to_str().expect("a path");
-    for name in ["config.json", "tokenizer.json"] {
-        let from = data("gemma-small").join(name);
-        fs::copy(from, folder.path().join(name)).expect("copied");
-    }
-    for arguments in [
-        &["inspect", file][..],
-        &["inspect", "--json", file],
-        &[
-            "generate",
-            "--model",
-            folder.path().to_str().expect("a path"),
-            "She",
-        ],
+    let name = "evil\u{1b}]0;title\u{7}\u{202e}name";
+    let whole = tensor_named(folder.path(), name, 4);
+    let broken = tensor_named(folder.path(), name, 8);
+    for (arguments, code) in [
+        (&["inspect", &whole][..], 0),
+        (&["inspect", "--json", &whole], 0),
+        (&["inspect", &broken], 1),
     ] {
         let output = gemma_xla(arguments).output().expect("the binary runs");
         let all = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{all:?}");
         assert!(all.contains("evil"), "{arguments:?}: {all}");
         let raw = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
         assert!(!all.contains(raw), "{arguments:?}: {all:?}");

@@ -11,6 +11,7 @@ mod output;
 mod parity;
 mod plan;
 mod plugin;
+mod shell;
 mod source;
 mod terminal;
 
@@ -70,6 +71,19 @@ enum Command {
     /// Install, list and test PJRT plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        #[arg(value_name = "DIR")]
+        folder: std::path::PathBuf,
+    },
 }
 
 /// How a command ended that did not fail.
@@ -115,6 +129,8 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Plugin(command) => plugin::run(&command),
+        Command::Completions { shell } => shell::completions(shell),
+        Command::Man { folder } => shell::man_pages(&folder),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
