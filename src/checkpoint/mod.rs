@@ -5,16 +5,17 @@
 //! page counts towards the process's resident memory, and a mapped file that shrinks ends the process with a signal, while
 //! here it is an error that names file and tensor.
 //!
-//! Whatever form the files have, and whoever's names and layouts: what is given are Flax's, as views of what is stored.
+//! A checkpoint has the names and layouts that its files have, until [`Checkpoint::canonical`] gives Flax's, as views of
+//! what is stored.
 //!
 //! Nothing that a file holds can panic, and what is kept of a file is bounded by the file's own size.
 
 mod cast;
 mod error;
-mod foreign;
 mod index;
 mod layout;
 mod msgpack;
+mod names;
 mod npz;
 mod open;
 mod read;
@@ -28,8 +29,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use crate::naming::{NameTable, Naming};
 pub use error::Error;
-pub use foreign::Naming;
 pub use index::shards;
 pub use msgpack::Problem;
 pub use npz::NpzProblem;
@@ -94,6 +95,7 @@ struct Inner {
     path: PathBuf,
     format: Format,
     naming: Naming,
+    names: NameTable,
     files: Vec<PathBuf>,
     tensors: BTreeMap<Arc<str>, Tensor>,
 }
@@ -112,6 +114,34 @@ impl Checkpoint {
     /// Whose names and layouts its tensors are stored in.
     pub fn naming(&self) -> Naming {
         self.inner.naming
+    }
+
+    /// The same tensors by Flax's names and in Flax's layouts, as the table of `tables` says that names the most of them; the
+    /// first of equals. Tensors that it does not name stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::ForeignShape`] where a named tensor has other axes than the table says, [`Error::Duplicate`] where two tensors
+    /// have one name.
+    pub fn canonical(&self, tables: &[NameTable]) -> Result<Self> {
+        let Some(table) = names::best(&self.inner.tensors, tables) else {
+            return Ok(self.clone());
+        };
+        let (tensors, naming) = names::canonical(&self.inner.tensors, table)?;
+        Ok(Checkpoint {
+            inner: Arc::new(Inner {
+                path: self.inner.path.clone(),
+                format: self.inner.format,
+                naming,
+                names: table.clone(),
+                files: self.inner.files.clone(),
+                tensors,
+            }),
+        })
+    }
+
+    /// The names of its parameters.
+    pub(crate) fn name_table(&self) -> &NameTable {
+        &self.inner.names
     }
 
     /// The files with tensors, by name.

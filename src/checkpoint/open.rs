@@ -9,15 +9,16 @@ use std::sync::Arc;
 use super::source::{OpenFile, ReadAt};
 use super::tensor::DataFile;
 use super::{
-    Checkpoint, Error, FLAX_FILE, FLAX_INDEX_FILE, Format, Inner, NPZ_FILES, Result,
-    SAFETENSORS_FILE, SAFETENSORS_INDEX_FILE, Tensor, foreign, index, msgpack, npz, safetensors,
+    Checkpoint, Error, FLAX_FILE, FLAX_INDEX_FILE, Format, Inner, NPZ_FILES, NameTable, Result,
+    SAFETENSORS_FILE, SAFETENSORS_INDEX_FILE, Tensor, index, msgpack, names, npz, safetensors,
 };
+use crate::naming::Naming;
 
 /// The tensors of one file, by stored name, in the file's order.
 type Parse<S> = fn(&Path, S) -> Result<Vec<Tensor>>;
 
 impl Checkpoint {
-    /// Opens the weights in a folder, or those in a file.
+    /// Opens the weights in a folder, or those in a file, under the names that they are stored by.
     ///
     /// In a folder it is the first that is there of [`FLAX_FILE`], [`FLAX_INDEX_FILE`] with its shards, the [`NPZ_FILES`],
     /// [`SAFETENSORS_FILE`], [`SAFETENSORS_INDEX_FILE`] with its shards, and, where the folder has exactly one, an npz file of
@@ -123,7 +124,7 @@ impl Checkpoint {
     fn single<S>(file: &Path, format: Format, source: S, parse: Parse<S>) -> Result<Self> {
         let mut tensors = BTreeMap::new();
         for tensor in parse(file, source)? {
-            foreign::insert(&mut tensors, tensor)?;
+            names::insert(&mut tensors, tensor)?;
         }
         Self::new(file, format, vec![file.to_path_buf()], tensors)
     }
@@ -170,7 +171,7 @@ impl Checkpoint {
                         shard,
                     });
                 }
-                foreign::insert(&mut tensors, tensor)?;
+                names::insert(&mut tensors, tensor)?;
                 found += 1;
             }
             if found < names.len() {
@@ -192,14 +193,14 @@ impl Checkpoint {
         path: &Path,
         format: Format,
         files: Vec<PathBuf>,
-        stored: BTreeMap<Arc<str>, Tensor>,
+        tensors: BTreeMap<Arc<str>, Tensor>,
     ) -> Result<Self> {
-        let (tensors, naming) = foreign::canonical(stored)?;
         Ok(Checkpoint {
             inner: Arc::new(Inner {
                 path: path.to_path_buf(),
                 format,
-                naming,
+                naming: Naming::Unknown,
+                names: NameTable::default(),
                 files,
                 tensors,
             }),

@@ -10,7 +10,7 @@ use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
 
 use super::Outcome;
-use super::model::ModelArgs;
+use super::model::{ModelArgs, load};
 use super::terminal::{self, Page};
 use crate::bench::{
     BenchOptions, GrowthOptions, GrowthPoint, bandwidth, growth, measure, median,
@@ -101,12 +101,13 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
     // the first has kept.
     let cache = tempfile::tempdir().context("cannot make a temporary folder")?;
     options.compile_cache = CompileCache::in_folder(cache.path().to_owned(), CACHE_BYTES);
-    let engine = args.model.load_with(&options)?;
+    let loaded = load(&args.model.located()?.model, &options)?;
+    let engine = loaded.engine();
     if args.growth {
-        return run_growth(args, &engine);
+        return run_growth(args, engine);
     }
     let load_peak_rss_bytes = peak_resident_bytes();
-    let report = run_bench(args, &engine, load_peak_rss_bytes)?;
+    let report = run_bench(args, engine, load_peak_rss_bytes)?;
     if args.json {
         terminal::print_json(&report)?;
     } else {
@@ -182,7 +183,7 @@ fn subject(args: &BenchArgs, engine: &Engine) -> Subject {
         model: args.model.model.display().to_string(),
         dtype: engine.spec().compute.to_string(),
         device: engine.device_kind().to_owned(),
-        mesh: engine.spec().geometry.mesh.to_string(),
+        mesh: engine.spec().mesh.to_string(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         version: env!("CARGO_PKG_VERSION"),
     }

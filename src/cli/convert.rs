@@ -17,6 +17,7 @@ use crate::checkpoint::write::{Staging, WriteError, WriteFormat, WriteOptions, w
 use crate::config::CONFIG_FILE;
 use crate::dtype::DType;
 use crate::hub::Wanted;
+use crate::source::open_checkpoint;
 
 /// Options of `convert`.
 #[derive(Args)]
@@ -62,7 +63,7 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
     let interrupted = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
 
-    let checkpoint = Checkpoint::open(&source)?;
+    let checkpoint = open_checkpoint(&source)?;
     let folder = folder_of(&source);
     refuse_nesting(folder, &args.destination)?;
     let staging = match Staging::beside(&args.destination, args.force) {

@@ -1,6 +1,7 @@
 //! `gemma-xla generate`: prompts in, continuations out.
 
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,12 +12,11 @@ use clap::builder::RangedU64ValueParser;
 
 use super::Outcome;
 use super::input::{InputFormat, Prompt, Prompts, read_prompts};
-use super::model::ModelArgs;
+use super::model::{ModelArgs, load_opened};
 use super::output::{Output, OutputFormat, write_jsonl};
 use super::terminal;
-use crate::engine::{
-    self, Engine, EngineOptions, GenerateOptions, GenerateSummary, Generation, Observer,
-};
+use crate::engine::{self, Engine, Event, GenerateOptions, GenerateSummary, Generation};
+use crate::source::Model;
 use crate::tokenizer::{TextStream, Tokenizer};
 
 /// Options of `generate`.
@@ -82,23 +82,19 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
         _ => OutputFormat::Text,
     });
 
-    let model = args.model.located()?;
-    let config = crate::config::GemmaConfig::from_dir(&model.model)?;
-    let tokenizer = Tokenizer::from_dir(&model.model, config.bos_token_id)?;
-    if tokenizer.is_none() && format == OutputFormat::Text {
+    let arguments = args.model.located()?;
+    let model = Model::open(&arguments.model)?;
+    if model.tokenizer().is_none() && format == OutputFormat::Text {
         anyhow::bail!(
             "--format text: {} has neither tokenizer.json nor tokenizer.model; use --format jsonl",
-            model.model.display()
+            model.folder().display()
         );
     }
     let ids = prompts
         .iter()
         .map(|prompt| {
-            prompt.ids(
-                tokenizer.as_ref(),
-                &model.model,
-                config.max_position_embeddings,
-            )
+            let positions = model.config().max_position_embeddings;
+            prompt.ids(model.tokenizer(), model.folder(), positions)
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
 
@@ -113,10 +109,10 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
     signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
 
     let mut output = Output::open(args.output.as_deref())?;
-    let engine = model.load_with(&EngineOptions {
-        executables: args.executables.clone(),
-        ..model.options()
-    })?;
+    let mut options = arguments.options();
+    options.executables.clone_from(&args.executables);
+    let loaded = load_opened(model, &options)?;
+    let engine = loaded.engine();
     if !engine.is_first_process() {
         output = Output::nowhere();
     }
@@ -129,35 +125,33 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
         format,
         prompts: &prompts,
         ids: &ids,
-        tokenizer: tokenizer.as_ref(),
+        tokenizer: loaded.tokenizer(),
         output: output.writer(),
         interrupted: &interrupted,
         rows: ids
             .iter()
             .map(|prompt| Row {
-                stream: tokenizer.as_ref().map(|t| t.stream(prompt)),
+                stream: loaded.tokenizer().map(|t| t.stream(prompt)),
                 decoded: 0,
                 waiting: String::new(),
                 begun: false,
             })
             .collect(),
         current: 0,
-        failure: None,
     };
-    let summary = engine
-        .generate(&ids, &options, &mut printer)
+    let (summary, flow) = engine
+        .generate_with(&ids, &options, |event| printer.tell(event))
         .map_err(|error| place(error, &prompts))?;
-    if let Some(failure) = printer.failure.take() {
+    if let ControlFlow::Break(Stop::Failed(failure)) = flow {
         return closed_or(failure);
     }
     if let Err(failure) = output.finish() {
         return closed_or(failure);
     }
-    report(&engine, &summary);
-    Ok(if summary.interrupted {
-        Outcome::Interrupted
-    } else {
-        Outcome::Done
+    report(engine, &summary);
+    Ok(match flow {
+        ControlFlow::Break(_) => Outcome::Interrupted,
+        ControlFlow::Continue(()) => Outcome::Done,
     })
 }
 
@@ -200,7 +194,7 @@ fn report(engine: &Engine, summary: &GenerateSummary) {
     terminal::note(format_args!(
         "{} new tokens on {} × {}: load {:.2} s, compile {:.2} s{cached}, prefill {:.2} s, decode {:.2} s{rate}",
         summary.new_tokens,
-        engine.spec().geometry.mesh.devices(),
+        engine.spec().mesh.devices(),
         engine.device_kind(),
         times.load.as_secs_f64(),
         times.compile.as_secs_f64(),
@@ -231,8 +225,14 @@ struct Printer<'a> {
     rows: Vec<Row<'a>>,
     /// The row whose text is being written; later rows wait for their turn.
     current: usize,
-    /// The first failure to write; generation stops at it.
-    failure: Option<anyhow::Error>,
+}
+
+/// Why generation stops before its end.
+enum Stop {
+    /// SIGINT.
+    Interrupted,
+    /// The results cannot be written.
+    Failed(anyhow::Error),
 }
 
 impl Printer<'_> {
@@ -299,37 +299,34 @@ impl Printer<'_> {
         Ok(())
     }
 
-    fn note(&mut self, result: anyhow::Result<()>) {
-        if let Err(error) = result.context("cannot write the results") {
-            self.failure.get_or_insert(error);
+    fn tell(&mut self, event: Event<'_>) -> ControlFlow<Stop> {
+        let written = match event {
+            Event::Tokens { index, new } => {
+                self.decode(index, new)
+                    .and_then(|()| match index == self.current {
+                        true => self.write_text(index),
+                        false => Ok(()),
+                    })
+            }
+            Event::Finished(generation) => self.write_finished(&generation),
+            Event::Shortened { index, to } => {
+                warn_shortened(&self.prompts[index], index, to);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        match written.context("cannot write the results") {
+            Err(error) => ControlFlow::Break(Stop::Failed(error)),
+            Ok(()) if self.interrupted.load(Ordering::Relaxed) => {
+                ControlFlow::Break(Stop::Interrupted)
+            }
+            Ok(()) => ControlFlow::Continue(()),
         }
     }
 }
 
-impl Observer for Printer<'_> {
-    fn tokens(&mut self, index: usize, new: &[u32]) {
-        let result = self.decode(index, new).and_then(|()| {
-            if index == self.current {
-                self.write_text(index)?;
-            }
-            Ok(())
-        });
-        self.note(result);
-    }
-
-    fn finished(&mut self, generation: Generation) {
-        let result = self.write_finished(&generation);
-        self.note(result);
-    }
-
-    fn interrupted(&self) -> bool {
-        self.failure.is_some() || self.interrupted.load(Ordering::Relaxed)
-    }
-
-    fn shortened(&mut self, index: usize, to: usize) {
-        terminal::warn(format_args!(
-            "{}: only {to} new tokens fit below max_position_embeddings",
-            format_args!("{}: prompt {index}", self.prompts[index])
-        ));
-    }
+fn warn_shortened(prompt: &Prompt, index: usize, to: usize) {
+    terminal::warn(format_args!(
+        "{prompt}: prompt {index}: only {to} new tokens fit below max_position_embeddings"
+    ));
 }

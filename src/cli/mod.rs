@@ -3,6 +3,7 @@
 mod advice;
 mod bench;
 mod convert;
+mod flags;
 mod generate;
 mod input;
 mod inspect;
@@ -137,7 +138,7 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Negative) => ExitCode::FAILURE,
         Ok(Outcome::Interrupted) => ExitCode::from(130),
         Err(error) => {
-            terminal::error(&error);
+            terminal::error(flags::one_line(&error));
             ExitCode::FAILURE
         }
     }

@@ -10,11 +10,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::source::locate;
 use super::terminal;
 use crate::checkpoint::Checkpoint;
-use crate::compile_cache::CompileCache;
 use crate::dtype::DType;
-use crate::engine::{Engine, EngineOptions};
+use crate::engine::LoadOptions;
 use crate::hub::Wanted;
 use crate::sharding::Mesh;
+use crate::source::{LoadedModel, Model};
 
 /// Which model, in which dtype, on which device.
 #[derive(Args, Clone, Debug)]
@@ -49,34 +49,6 @@ impl ModelArgs {
             true => model,
             false => folder_of_file(&model)?,
         };
-        Ok(Self {
-            model,
-            revision: None,
-            ..self.clone()
-        })
-    }
-
-    /// Loads the model, with a bar on standard error where that is a terminal.
-    pub fn load(&self) -> anyhow::Result<Engine> {
-        self.load_with(&self.options())
-    }
-
-    /// What the arguments say.
-    pub fn options(&self) -> EngineOptions {
-        EngineOptions {
-            dtype: self.dtype,
-            device: self.device.clone(),
-            cpu_devices: self.devices,
-            mesh: self.mesh,
-            compile_cache: CompileCache::from_environment(),
-            executables: None,
-            ignore_eos: false,
-        }
-    }
-
-    /// [`load`](Self::load) with options that the arguments do not say alone.
-    pub fn load_with(&self, options: &EngineOptions) -> anyhow::Result<Engine> {
-        let model = self.located()?.model;
         let (made, used) = (self.devices.unwrap_or(0), self.mesh.devices());
         if made > used {
             terminal::note(format_args!(
@@ -85,18 +57,50 @@ impl ModelArgs {
                 self.mesh
             ));
         }
-        // indicatif draws nothing where standard error is no terminal.
-        let bar = Mutex::new(None::<ProgressBar>);
-        let engine = Engine::load(&model, options, |arrived, total| {
-            let mut bar = bar.lock().unwrap_or_else(|e| e.into_inner());
-            let bar = bar.get_or_insert_with(|| terminal::bar(loading_bar(total)));
-            bar.set_position(arrived.max(bar.position()));
-        });
-        if let Some(bar) = bar.into_inner().unwrap_or_else(|e| e.into_inner()) {
-            bar.finish_and_clear();
-        }
-        engine.with_context(|| format!("cannot load {}", model.display()))
+        Ok(Self {
+            model,
+            revision: None,
+            ..self.clone()
+        })
     }
+
+    /// Loads the model, with a bar on standard error where that is a terminal.
+    pub fn load(&self) -> anyhow::Result<LoadedModel> {
+        load(&self.located()?.model, &self.options())
+    }
+
+    /// What the arguments say.
+    pub fn options(&self) -> LoadOptions {
+        LoadOptions {
+            dtype: self.dtype,
+            device: self.device.clone(),
+            devices: self.devices,
+            mesh: self.mesh,
+            ..LoadOptions::default()
+        }
+    }
+}
+
+/// Loads the model in a folder, with a bar on standard error where that is a terminal.
+pub fn load(folder: &Path, options: &LoadOptions) -> anyhow::Result<LoadedModel> {
+    let model = Model::open(folder)?;
+    load_opened(model, options)
+}
+
+/// The same of a model that is open.
+pub fn load_opened(model: Model, options: &LoadOptions) -> anyhow::Result<LoadedModel> {
+    let folder = model.folder().to_path_buf();
+    // indicatif draws nothing where standard error is no terminal.
+    let bar = Mutex::new(None::<ProgressBar>);
+    let loaded = model.load_with(options, |arrived, total| {
+        let mut bar = bar.lock().unwrap_or_else(|e| e.into_inner());
+        let bar = bar.get_or_insert_with(|| terminal::bar(loading_bar(total)));
+        bar.set_position(arrived.max(bar.position()));
+    });
+    if let Some(bar) = bar.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        bar.finish_and_clear();
+    }
+    loaded.with_context(|| format!("cannot load {}", folder.display()))
 }
 
 /// The names of `--device`, with another word for a GPU.

@@ -35,7 +35,8 @@ pub fn run(args: &ParityArgs) -> anyhow::Result<Outcome> {
     let mut model = args.model.clone();
     // A comparison across dtypes is possible, but only on request.
     model.dtype = model.dtype.or_else(|| reference.dtype());
-    let engine = model.load()?;
+    let loaded = model.load()?;
+    let engine = loaded.engine();
     let mut tolerance = Tolerance::for_dtype(engine.spec().compute);
     if let Some(relative) = args.tolerance {
         anyhow::ensure!(
@@ -44,7 +45,7 @@ pub fn run(args: &ParityArgs) -> anyhow::Result<Outcome> {
         );
         tolerance.relative = relative;
     }
-    let report = compare(&engine, &reference, tolerance)?;
+    let report = compare(engine, &reference, tolerance)?;
     if let Some(path) = &args.report {
         std::fs::write(path, report.to_html())
             .with_context(|| format!("--report {}", path.display()))?;

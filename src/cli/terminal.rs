@@ -62,10 +62,9 @@ pub(crate) fn warn(message: impl fmt::Display) {
     labelled("warning", "33", &message.to_string());
 }
 
-/// Prints the error that ends the program: each cause after the one that it led to, on one line.
-pub(crate) fn error(error: &anyhow::Error) {
-    let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
-    labelled("error", "31", &chain.join(": "));
+/// Prints the error that ends the program on standard error.
+pub(crate) fn error(message: impl fmt::Display) {
+    labelled("error", "31", &message.to_string());
 }
 
 /// The bar, which is not drawn with `--quiet`. Where standard error is not a terminal indicatif

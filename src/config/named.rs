@@ -35,7 +35,6 @@ impl GemmaConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::DType;
     use crate::model::parameters;
 
     #[test]
@@ -45,10 +44,7 @@ mod tests {
             .zip([2_506_172_416_usize, 8_537_680_896])
         {
             let config = GemmaConfig::named(name).expect(name);
-            let found: usize = parameters(&config, DType::BF16, |_| DType::BF16)
-                .iter()
-                .map(|p| p.shape.iter().product::<usize>())
-                .sum();
+            let found: usize = parameters(&config).iter().map(|p| p.elements()).sum();
             assert_eq!(found, count, "{name}");
         }
         assert_eq!(GemmaConfig::named("gemma-3b"), None);

@@ -1,21 +1,142 @@
-//! Parameters from file to device, tensor by tensor and in parallel; the host holds no second copy.
+//! From a checkpoint and options to a model on devices: tensor by tensor and in parallel; the host holds no
+//! second copy.
+
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::Result;
-use super::devices::{Devices, PerDevice, Replica};
+use super::devices::{Devices, PerDevice};
+use super::error::{Error, Result};
+use super::options::LoadOptions;
 use crate::checkpoint::{Checkpoint, Tensor};
+use crate::config::{FLAX_ROPE_THETA, GemmaConfig};
 use crate::dtype::DType;
-use crate::model::{ModelSpec, ParameterSpec};
-use crate::pjrt::{Buffer, Client, Device, HostBuffer};
+use crate::executables::SavedExecutables;
+use crate::kernel::{self, CpuOps};
+use crate::model::{ModelSpec, Ops, Parameter, Xla};
+use crate::pjrt::{Client, HostBuffer, NamedValue, Plugin};
+use crate::plugin;
+use crate::sharding::AxisShare;
 
-/// Puts the share of each of this process's devices of every parameter of `spec` on it, in the order of [`ModelSpec::parameters`].
+/// A model that fits its checkpoint and devices, before its parameters are read.
+pub(super) struct Prepared {
+    pub devices: Devices,
+    pub spec: ModelSpec,
+    pub saved: Option<SavedExecutables>,
+}
+
+/// Checks the checkpoint against the configuration and opens the devices.
+///
+/// # Errors
+/// A checkpoint that does not fit, a model that cannot be split over the mesh, a missing plugin, a device that fails.
+pub(super) fn prepare(
+    mut config: GemmaConfig,
+    checkpoint: &Checkpoint,
+    options: &LoadOptions,
+) -> Result<Prepared> {
+    if options.ignore_eos {
+        // Rows that have ended are padded with what pads them otherwise.
+        config.pad_token_id = Some(config.padding_id());
+        config.eos_token_ids.clear();
+    }
+    let compute = match options.dtype {
+        Some(dtype) => dtype,
+        None => checkpoint_dtype(checkpoint, &config)?,
+    };
+    let stored = |name: &str| checkpoint.get(name).map_or(compute, |t| t.dtype());
+    // Whether checkpoint, configuration and mesh fit does not depend on the device: it is known before a plugin is loaded.
+    let mut spec = ModelSpec::new(config, compute, Xla::CPU, options.mesh, stored)?;
+    let expected: Vec<_> = spec
+        .parameters
+        .iter()
+        .map(|p| (p.name.clone(), p.shape()))
+        .collect();
+    checkpoint.check(&expected)?;
+
+    let devices = Devices::new(open_client(options)?, options.mesh)?;
+    let saved = match &options.executables {
+        Some(folder) => Some(SavedExecutables::open(folder, &devices.target()?)?),
+        None => None,
+    };
+    spec.ops = ops(devices.client())?;
+    if spec.config.rope_theta_differs_from_flax() {
+        tracing::warn!(
+            "config.json has rope_theta {}, which is followed; Flax's Gemma ignores it and uses {FLAX_ROPE_THETA}",
+            spec.config.rope_theta
+        );
+    }
+    Ok(Prepared {
+        devices,
+        spec,
+        saved,
+    })
+}
+
+/// The operations of a client's kind of device.
+fn ops(client: &Client) -> Result<Arc<dyn Ops>> {
+    Ok(match kernel::register(client)? {
+        true => Arc::new(CpuOps),
+        false => Arc::new(Xla::for_platform(client.platform_name())),
+    })
+}
+
+/// A client of the device that the options name.
+fn open_client(options: &LoadOptions) -> Result<Client> {
+    let needed = options.mesh.devices();
+    let wrong = |problem| Error::Argument {
+        argument: "devices",
+        problem,
+    };
+    let count = match (options.device.as_str(), options.devices) {
+        (device @ ("tpu" | "cuda"), Some(_)) => {
+            return Err(wrong(format!(
+                "the number of devices can be chosen for a CPU only; a {device} has those that it has"
+            )));
+        }
+        (_, Some(count)) if count < needed => {
+            let mesh = options.mesh;
+            return Err(wrong(format!(
+                "{count} are fewer than the {needed} of mesh {mesh}"
+            )));
+        }
+        ("cpu", None) => Some(needed),
+        (_, given) => given,
+    };
+    let create: Vec<_> = count
+        .map(|count| {
+            let count = NamedValue::Int64(count as i64);
+            ("cpu_device_count".to_owned(), count)
+        })
+        .into_iter()
+        .collect();
+    let path = plugin::find(&options.device)?;
+    Ok(Plugin::load(&path)?.client(&create)?)
+}
+
+/// The dtype that a checkpoint is computed in unless another is asked for: that of its embedding.
+///
+/// # Errors
+/// A checkpoint without an embedding of the configured shape.
+pub fn checkpoint_dtype(checkpoint: &Checkpoint, config: &GemmaConfig) -> Result<DType> {
+    let parameters = crate::model::parameters(config);
+    let mut embeddings = parameters.iter().filter(|p| p.is_embedding());
+    match embeddings.next() {
+        Some(embedding) => {
+            let tensor = checkpoint.require(&embedding.name, &embedding.shape())?;
+            Ok(tensor.dtype())
+        }
+        None => Ok(DType::F32),
+    }
+}
+
+/// Puts the share of each of this process's devices of every parameter of `spec` on it, in the order of
+/// [`ModelSpec::parameters`].
 ///
 /// `loaded` is told the bytes of each share once it is there.
 ///
 /// # Errors
 /// A tensor that is missing or of another shape, a file that cannot be read, a device without memory for it.
-pub fn load_parameters(
+pub(super) fn load_parameters(
     checkpoint: &Checkpoint,
     spec: &ModelSpec,
     devices: &Devices,
@@ -24,56 +145,93 @@ pub fn load_parameters(
     spec.parameters
         .par_iter()
         .map(|parameter| {
-            let shares = devices.local().par_iter().map(|Replica { index, device }| {
-                let index = devices.mesh().model_index(*index);
-                let buffer =
-                    load_share(checkpoint, spec, parameter, index, devices.client(), device)?;
-                loaded(parameter.byte_size(&spec.geometry) as u64);
-                Ok(buffer)
-            });
-            Ok(PerDevice(shares.collect::<Result<_>>()?))
+            let mut buffers: Vec<_> = shares(spec, parameter, devices)
+                .into_par_iter()
+                .map(|share| load_share(checkpoint, spec, parameter, devices, share, &loaded))
+                .collect::<Result<Vec<_>>>()?
+                .into_iter()
+                .flatten()
+                .collect();
+            buffers.sort_by_key(|(place, _)| *place);
+            Ok(PerDevice(
+                buffers.into_iter().map(|(_, buffer)| buffer).collect(),
+            ))
         })
         .collect()
 }
 
-/// Puts the share of the device at place `index` of the model axis on it.
+/// A share of a parameter, and which of this process's replicas hold it.
+struct Share {
+    slice: Option<(usize, AxisShare)>,
+    places: Vec<usize>,
+}
+
+/// The different shares that this process's devices hold: replicas of the data axis have the same, and all have that of a parameter
+/// that is not split.
+fn shares(spec: &ModelSpec, parameter: &Parameter, devices: &Devices) -> Vec<Share> {
+    let mut shares: Vec<Share> = Vec::new();
+    for (place, replica) in devices.local().iter().enumerate() {
+        let slice = parameter.slice(spec.mesh, spec.mesh.model_index(replica.index));
+        match shares.iter_mut().find(|share| share.slice == slice) {
+            Some(share) => share.places.push(place),
+            None => shares.push(Share {
+                slice,
+                places: vec![place],
+            }),
+        }
+    }
+    shares
+}
+
+/// Reads a share once and puts it on all devices that hold it.
 fn load_share(
     checkpoint: &Checkpoint,
     spec: &ModelSpec,
-    parameter: &ParameterSpec,
-    index: usize,
-    client: &Client,
-    device: &Device,
-) -> Result<Buffer> {
-    let layout = spec.device.kernel_layout;
-    let share = parameter.share(&spec.geometry);
+    parameter: &Parameter,
+    devices: &Devices,
+    share: Share,
+    loaded: &(impl Fn(u64) + Sync),
+) -> Result<Vec<(usize, crate::pjrt::Buffer)>> {
+    let layout = spec.ops.kernel_layout();
     let mut view = checkpoint
-        .require(&parameter.name, &parameter.shape)?
+        .require(&parameter.name, &parameter.shape())?
         .clone();
     let mut split = None;
-    if let Some((dim, slice)) = parameter.slice(&spec.geometry, index) {
+    if let Some((dim, slice)) = share.slice {
         view = view.slice(dim, slice.range)?;
         split = Some(dim);
     }
     // Either way round is a view of what is stored: a kernel that the file has as the device wants it is copied straight.
-    let mut dims = share;
+    let mut dims = parameter.share(spec.mesh);
     if parameter.is_transposed(layout) {
         view = view.transposed();
         dims.reverse();
         split = split.map(|dim| dims.len() - 1 - dim);
     }
-    let mut host = HostBuffer::zeroed(parameter.byte_size(&spec.geometry));
+    let bytes = parameter.byte_size(spec.mesh);
+    let mut host = HostBuffer::zeroed(bytes);
     read_padded(&view, parameter.dtype, &dims, split, host.as_mut())?;
-    let shape = parameter.device_shape(&spec.geometry, layout);
-    let buffer = client.buffer_from_host(host, &shape.dims, shape.element_type, device)?;
-    // On a device with memory of its own the transfer still reads the host's copy: waiting here bounds how
-    // many of those there are by the number of loading threads.
-    buffer.ready()?.wait()?;
-    Ok(buffer)
+    let host = Arc::new(host);
+    let shape = parameter.device_shape(spec.mesh, layout);
+    let buffers = share.places.iter().map(|&place| {
+        let device = &devices.local()[place].device;
+        let buffer = devices.client().buffer_from_host(
+            host.clone(),
+            &shape.dims,
+            shape.element_type,
+            device,
+        )?;
+        // On a device with memory of its own the transfer still reads the host's copy: waiting here bounds how
+        // many of those there are by the number of loading threads.
+        buffer.ready()?.wait()?;
+        loaded(bytes as u64);
+        Ok((place, buffer))
+    });
+    buffers.collect()
 }
 
-/// Reads `view` into `out`, an array of zeros with dimensions `dims`: those of the view, but for `split`, where it may be longer
-/// and stays zero.
+/// Reads `view` into `out`, an array of zeros with dimensions `dims`: those of the view, but for `split`, where it may be
+/// longer and stays zero.
 fn read_padded(
     view: &Tensor,
     dtype: DType,

@@ -14,6 +14,7 @@ mod argmax;
 mod attention;
 mod call;
 mod form;
+mod ops;
 mod pack;
 mod pool;
 mod portable;
@@ -29,6 +30,7 @@ pub use argmax::ARGMAX;
 pub use attention::ATTENTION;
 pub use call::{Error, MATMUL, Result, SWITCH, register};
 pub use form::{Element, Form};
+pub use ops::CpuOps;
 
 use pool::Pool;
 pub use product::{Output, Sizes};

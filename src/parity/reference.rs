@@ -23,6 +23,8 @@ pub struct ReferenceError {
 /// What another implementation computed on a batch of B rows of S tokens.
 #[derive(Clone, Debug, Default)]
 pub struct Reference {
+    /// The file that it was read from.
+    pub file: PathBuf,
     /// B.
     pub batch: usize,
     /// S.
@@ -53,7 +55,11 @@ impl Reference {
         };
         let file = read_file::open(path).map_err(|e| failed(e.problem.to_string()))?;
         let archive = ZipArchive::new(file).map_err(|e| failed(format!("no npz file: {e}")))?;
-        Arrays { archive }.read().map_err(failed)
+        let read = Arrays { archive }.read().map_err(failed)?;
+        Ok(Self {
+            file: path.to_owned(),
+            ..read
+        })
     }
 
     /// The dtype that the reference was computed in, where its metadata says.
@@ -133,6 +139,7 @@ impl Arrays {
             },
         };
         Ok(Reference {
+            file: PathBuf::new(),
             batch,
             length,
             input_ids,

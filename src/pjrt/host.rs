@@ -154,6 +154,19 @@ impl From<HostBuffer> for HostData<'_> {
     }
 }
 
+/// Bytes that several devices are given; those that use them in place share them.
+impl From<std::sync::Arc<HostBuffer>> for HostData<'_> {
+    fn from(buffer: std::sync::Arc<HostBuffer>) -> Self {
+        struct Shared(std::sync::Arc<HostBuffer>);
+        impl AsRef<[u8]> for Shared {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        HostData::Owned(Box::new(Shared(buffer)))
+    }
+}
+
 impl std::fmt::Debug for HostData<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (name, len) = match self {

@@ -87,10 +87,10 @@ impl Target {
             .topology
             .devices()
             .iter()
-            .take(spec.geometry.mesh.devices())
+            .take(spec.mesh.devices())
             .map(|device| device.id.into())
             .collect();
-        Ok((key.lower(spec)?, key.compile_options(&devices)))
+        Ok((key.lower(spec)?, key.compile_options(spec, &devices)))
     }
 
     /// Devices of the slice.

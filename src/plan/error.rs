@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::sharding::{GeometryError, Mesh};
+use crate::sharding::{Mesh, SplitError};
 use crate::{checkpoint, config, engine, pjrt, plugin};
 
 /// Why nothing could be planned. Each message is one line.
@@ -45,7 +45,7 @@ pub enum Error {
     },
     /// The model cannot be split over the mesh.
     #[error(transparent)]
-    Geometry(#[from] GeometryError),
+    Split(#[from] SplitError),
     /// The model's configuration cannot be used.
     #[error(transparent)]
     Config(#[from] config::ConfigError),

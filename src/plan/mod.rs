@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use crate::dtype::DType;
 use crate::engine::BatchPrograms;
-use crate::model::{DeviceTraits, Distribution, ModelSpec};
+use crate::model::{Distribution, ModelSpec, Xla};
 use crate::pjrt::Plugin;
 use crate::plugin;
 use crate::sharding::Mesh;
@@ -75,9 +75,7 @@ pub fn plan(request: &Request) -> Result<Report> {
             devices: slice.chips,
         });
     }
-    let spec = request
-        .source
-        .spec(request.dtype, DeviceTraits::TPU, mesh)?;
+    let spec = request.source.spec(request.dtype, Xla::TPU, mesh)?;
     let prompt_tokens = request.checked_prompt_tokens(&spec)?;
     let new_tokens = request.max_length - prompt_tokens;
     let programs = BatchPrograms::new(&spec, request.batch_size, prompt_tokens, new_tokens);

@@ -3,7 +3,7 @@
 use super::chips::Chip;
 use super::report::Roofline;
 use crate::engine::BatchPrograms;
-use crate::model::{EMBEDDING, ModelSpec};
+use crate::model::ModelSpec;
 
 impl Roofline {
     /// That of a decode step of `programs` on each device.
@@ -12,10 +12,10 @@ impl Roofline {
             .parameters
             .iter()
             .map(|parameter| {
-                if parameter.name == EMBEDDING && !spec.config.tie_word_embeddings {
+                if parameter.is_embedding() && !spec.config.tie_word_embeddings {
                     programs.decode.rows * spec.config.hidden_size * parameter.dtype.size()
                 } else {
-                    parameter.byte_size(&spec.geometry)
+                    parameter.byte_size(spec.mesh)
                 }
             })
             .sum();
@@ -31,11 +31,6 @@ impl Roofline {
 
 /// Bytes of a device's keys and values.
 pub(super) fn cache_bytes(spec: &ModelSpec, programs: &BatchPrograms) -> u64 {
-    let elements = 2
-        * spec.config.num_hidden_layers
-        * programs.decode.rows
-        * spec.geometry.key_value_heads
-        * programs.decode.cache
-        * spec.config.head_dim;
-    (elements * spec.compute.size()) as u64
+    let decode = &programs.decode;
+    spec.cache_bytes(decode.rows, decode.cache) as u64
 }

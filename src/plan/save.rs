@@ -36,6 +36,6 @@ pub(super) fn save(
             }
         })
         .collect::<Result<Vec<_>>>()?;
-    let target = target.executables_target(spec.geometry.mesh)?;
+    let target = target.executables_target(spec.mesh)?;
     Ok(executables::save(folder, &target, saved)?)
 }

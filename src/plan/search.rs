@@ -66,7 +66,7 @@ impl<'a> Search<'a> {
 
     /// The most rows, in steps of one a group of the data axis.
     fn largest_batch(&self) -> Result<Bounds> {
-        let groups = self.spec.geometry.mesh.data;
+        let groups = self.spec.mesh.data;
         let length = self.request.max_length;
         // More rows than this do not fit whatever the programs need beside parameters and caches.
         let mut too_large = 1;
@@ -122,12 +122,7 @@ impl<'a> Search<'a> {
 
     /// Whether parameters and caches alone fit.
     fn may_fit(&self, batch: usize, length: usize) -> bool {
-        let parameters: usize = self
-            .spec
-            .parameters
-            .iter()
-            .map(|p| p.byte_size(&self.spec.geometry))
-            .sum();
+        let parameters = self.spec.parameter_bytes();
         let caches = cache_bytes(self.spec, &self.programs(batch, length));
         self.limit()
             .is_none_or(|limit| parameters as u64 + caches <= limit)

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use super::error::{Error, Result};
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint;
 use crate::config::{GEOMETRIES, GemmaConfig};
 use crate::dtype::DType;
 use crate::engine::checkpoint_dtype;
-use crate::model::{DeviceTraits, ModelSpec};
+use crate::model::{ModelSpec, Ops};
 use crate::sharding::Mesh;
+use crate::source::open_checkpoint;
 
 /// Where the model's geometry comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ impl std::fmt::Display for Source {
 }
 
 impl Source {
-    /// The model as `generate` would lower it for a device with these traits.
+    /// The model as `generate` would lower it for a device with these operations.
     ///
     /// The dtype is `dtype`, else the checkpoint's, else the one that config.json names, else bfloat16.
     ///
@@ -38,7 +39,7 @@ impl Source {
     pub fn spec(
         &self,
         dtype: Option<DType>,
-        device: DeviceTraits,
+        ops: impl Ops + 'static,
         mesh: Mesh,
     ) -> Result<ModelSpec> {
         let config = match self {
@@ -52,7 +53,7 @@ impl Source {
         };
         let checkpoint = match self {
             Source::Named(_) => None,
-            Source::Folder(path) => match Checkpoint::open(path) {
+            Source::Folder(path) => match open_checkpoint(path) {
                 Ok(checkpoint) => Some(checkpoint),
                 // A plan needs no weights.
                 Err(checkpoint::Error::NotFound { .. }) => None,
@@ -70,6 +71,6 @@ impl Source {
                 .and_then(|checkpoint| checkpoint.get(name))
                 .map_or(compute, |tensor| tensor.dtype())
         };
-        Ok(ModelSpec::new(config, compute, device, mesh, stored)?)
+        Ok(ModelSpec::new(config, compute, ops, mesh, stored)?)
     }
 }

@@ -232,7 +232,7 @@ fn a_file_that_shrinks_after_opening_is_an_error_that_names_the_tensor() {
         .unwrap()
         .set_len(500)
         .unwrap();
-    let tensor = checkpoint.get("model/layers/0/mlp/up_proj/kernel").unwrap();
+    let tensor = checkpoint.get("model.layers.0.mlp.up_proj.weight").unwrap();
     let error = tensor
         .read_into(DType::F32, &mut vec![0; tensor.byte_len()])
         .unwrap_err();

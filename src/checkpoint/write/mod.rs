@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 pub use error::WriteError;
 pub use staging::Staging;
 
-use super::{Checkpoint, Tensor, foreign};
+use super::{Checkpoint, NameTable, Tensor};
 use crate::dtype::DType;
 
 /// Bytes of a tensor that are read before they are written.
@@ -93,7 +93,7 @@ pub fn write(
     let mut items = Vec::new();
     for tensor in checkpoint.tensors() {
         let (name, tensor) = match options.format {
-            WriteFormat::Safetensors => pytorch(tensor)?,
+            WriteFormat::Safetensors => pytorch(checkpoint.name_table(), tensor)?,
             WriteFormat::Msgpack | WriteFormat::Npz => (tensor.name().to_owned(), tensor.clone()),
         };
         let dtype = options.dtype.unwrap_or(tensor.dtype());
@@ -114,12 +114,14 @@ pub fn write(
 }
 
 /// A tensor by PyTorch's name and in its layout.
-fn pytorch(tensor: &Tensor) -> Result<(String, Tensor), WriteError> {
+fn pytorch(names: &NameTable, tensor: &Tensor) -> Result<(String, Tensor), WriteError> {
     let (name, transposed) =
-        foreign::pytorch(tensor.name()).ok_or_else(|| WriteError::NoPyTorchName {
-            file: tensor.file().to_path_buf(),
-            tensor: tensor.name().to_owned(),
-        })?;
+        names
+            .pytorch(tensor.name())
+            .ok_or_else(|| WriteError::NoPyTorchName {
+                file: tensor.file().to_path_buf(),
+                tensor: tensor.name().to_owned(),
+            })?;
     let tensor = match transposed {
         true => tensor.transposed(),
         false => tensor.clone(),

@@ -17,8 +17,9 @@ use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{CONFIG_FILE, GemmaConfig};
 use crate::engine::checkpoint_dtype;
 use crate::hub::Wanted;
-use crate::model::{DeviceTraits, Distribution, ModelSpec, parameters};
+use crate::model::{Distribution, ModelSpec, Xla, parameters};
 use crate::sharding::Mesh;
+use crate::source::open_checkpoint;
 use crate::tokenizer;
 
 /// Options of `inspect`.
@@ -141,7 +142,7 @@ struct WrongShape {
 
 impl Report {
     fn of(model: &Path, mesh: Option<Mesh>) -> anyhow::Result<Self> {
-        let checkpoint = Checkpoint::open(model)?;
+        let checkpoint = open_checkpoint(model)?;
         let folder = folder_of(model);
         let tensors: Vec<TensorRow> = checkpoint.tensors().map(tensor_row).collect();
         let mut dtypes: BTreeMap<_, Totals> = BTreeMap::new();
@@ -188,7 +189,7 @@ impl Report {
 fn split(checkpoint: &Checkpoint, config: &GemmaConfig, mesh: Mesh) -> anyhow::Result<MeshSplit> {
     let compute = checkpoint_dtype(checkpoint, config)?;
     let stored = |name: &str| checkpoint.get(name).map_or(compute, |t| t.dtype());
-    let spec = ModelSpec::new(config.clone(), compute, DeviceTraits::CPU, mesh, stored)?;
+    let spec = ModelSpec::new(config.clone(), compute, Xla::CPU, mesh, stored)?;
     Ok(MeshSplit {
         mesh: mesh.to_string(),
         devices: mesh.devices(),
@@ -264,18 +265,16 @@ fn fit(checkpoint: &Checkpoint, config: &GemmaConfig) -> Fit {
         .tensors()
         .map(|tensor| (tensor.name(), tensor))
         .collect();
-    // The dtypes do not matter to names and shapes.
-    for parameter in parameters(config, crate::dtype::DType::F32, |_| {
-        crate::dtype::DType::F32
-    }) {
+    for parameter in parameters(config) {
+        let shape = parameter.shape();
         match left_over.remove(parameter.name.as_str()) {
             None => missing.push(Named {
                 name: parameter.name,
-                shape: parameter.shape,
+                shape,
             }),
-            Some(tensor) if tensor.shape() != parameter.shape => wrong_shape.push(WrongShape {
+            Some(tensor) if tensor.shape() != shape => wrong_shape.push(WrongShape {
                 name: parameter.name,
-                expected: parameter.shape,
+                expected: shape,
                 found: tensor.shape().to_vec(),
             }),
             Some(_) => {}
