@@ -327,7 +327,9 @@ fn quiet_leaves_warnings_and_verbose_tells_the_steps() {
     assert_eq!(run(&["She", "--quiet"]), "");
     let verbose = run(&["She", "-v"]);
     assert!(
-        verbose.contains("debug: gemma_xla::engine: program"),
+        verbose
+            .lines()
+            .any(|l| l.starts_with("debug: gemma_xla::engine") && l.contains(" program ")),
         "{verbose}"
     );
     edit_json(
