@@ -2,8 +2,7 @@
 //! or a web page.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 /// The bytes from which [`Impostor::of`] recognises a file.
@@ -63,30 +62,6 @@ pub(crate) fn exists(file: &Path) -> io::Result<bool> {
         },
         Err(error) => Err(error),
     }
-}
-
-/// Reads a whole file of at most `limit` bytes. Nothing where it is larger.
-///
-/// # Errors
-/// [`io::ErrorKind::NotFound`] where there is no such file; a message of its own where it is a
-/// broken link, a pointer or a web page.
-pub(crate) fn read(file: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
-    if !exists(file)? {
-        return Err(io::ErrorKind::NotFound.into());
-    }
-    // Asked of the path first: opening a pipe would wait for its writer.
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mut content = Vec::new();
-    let opened = File::open(file)?;
-    opened
-        .take(limit.saturating_add(1))
-        .read_to_end(&mut content)?;
-    if let Some(impostor) = Impostor::of(content.get(..HEAD).unwrap_or(&content)) {
-        return Err(io::Error::other(impostor.to_string()));
-    }
-    Ok((content.len() as u64 <= limit).then_some(content))
 }
 
 #[cfg(test)]

@@ -11,12 +11,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Outcome;
 use super::source::{leave_interrupts, locate};
+use super::terminal;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::write::{Staging, WriteError, WriteFormat, WriteOptions, write};
 use crate::config::CONFIG_FILE;
 use crate::dtype::DType;
 use crate::hub::Wanted;
-use crate::input_file;
+use crate::read_file;
 use crate::source::open_checkpoint;
 
 /// Options of `convert`.
@@ -84,7 +85,7 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
         dtype: args.dtype,
         max_shard_bytes: args.max_shard_size,
     };
-    let bar = progress_bar(written_bytes(&checkpoint, args.dtype));
+    let bar = terminal::bar(progress_bar(written_bytes(&checkpoint, args.dtype)));
     let written = write(&checkpoint, staging.path(), &options, &mut |bytes| {
         bar.inc(bytes);
         match interrupted.load(Ordering::Relaxed) {
@@ -100,7 +101,7 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
     };
     staging.commit()?;
     warn_of_overflow(&written.overflowed, args.dtype);
-    eprintln!(
+    terminal::note(format_args!(
         "{}: {} tensors in {} of {}",
         args.destination.display(),
         checkpoint.tensors().len(),
@@ -109,7 +110,7 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
             count => format!("{count} files"),
         },
         options.format
-    );
+    ));
     Ok(Outcome::Done)
 }
 
@@ -118,14 +119,13 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
 fn is_tied(folder: &Path) -> anyhow::Result<bool> {
     const LIMIT: u64 = 1 << 24;
     let file = folder.join(CONFIG_FILE);
-    let content = match input_file::read(&file, LIMIT) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        read => read.with_context(|| format!("cannot read {}", file.display()))?,
+    let content = match read_file::read(&file, LIMIT) {
+        Err(error) if error.is_absent() => return Ok(false),
+        read => read.context("cannot read the configuration")?,
     };
     // What else is wrong with the file does not matter here: it is copied as it is.
-    let Some(config) = content.and_then(|text| {
-        serde_json::from_slice::<serde_json::Map<_, serde_json::Value>>(&text).ok()
-    }) else {
+    let Ok(config) = serde_json::from_slice::<serde_json::Map<_, serde_json::Value>>(&content)
+    else {
         return Ok(false);
     };
     Ok(config

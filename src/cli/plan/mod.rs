@@ -11,6 +11,7 @@ use clap::{ArgGroup, Args};
 
 use super::Outcome;
 use super::source::locate;
+use super::terminal;
 use crate::compile_cache::CompileCache;
 use crate::dtype::DType;
 use crate::hub::Wanted;
@@ -116,9 +117,9 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     progress.clear();
     let report = report?;
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        terminal::print_json(&report)?;
     } else {
-        print!("{}", table::render(&report));
+        terminal::print(&table::render(&report))?;
     }
     Ok(Outcome::Done)
 }
