@@ -2,6 +2,7 @@
 
 pub mod bench;
 mod cache_dir;
+pub mod chat;
 pub mod checkpoint;
 pub mod cli;
 pub mod compile_cache;
@@ -16,5 +17,6 @@ pub mod parity;
 pub mod pjrt;
 pub mod plan;
 pub mod plugin;
+pub mod sampling;
 pub mod sharding;
 pub mod tokenizer;
