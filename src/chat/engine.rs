@@ -1,4 +1,5 @@
-//! The template engine, set up as Transformers sets up Jinja: what its `_compile_jinja_template` gives a template.
+//! The template engine, set up as Transformers sets up Jinja: what its `_compile_jinja_template`
+//! gives a template.
 
 use jiff::Zoned;
 use jiff::fmt::strtime;

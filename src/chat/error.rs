@@ -62,7 +62,10 @@ pub enum Error {
         words: String,
     },
     /// The template did more work than any real one does.
-    #[error("{}: the chat template was stopped after {steps} steps; it may loop for ever", origin.display())]
+    #[error(
+        "{}: the chat template was stopped after {steps} steps; it may never end",
+        origin.display()
+    )]
     TooLong {
         /// Where the template comes from.
         origin: PathBuf,

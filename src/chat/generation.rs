@@ -1,11 +1,12 @@
 //! `{% generation %}`, the mark that templates put around what the model wrote.
 //!
-//! It is Transformers' own tag, used to mask a loss, and the engine has no tags but Jinja's. For a prompt it is a block whose
-//! variables end with it, which is what `{% with %}` is.
+//! It is Transformers' own tag, used to mask a loss, and the engine has no tags but Jinja's. For a
+//! prompt it is a block whose variables end with it, which is what `{% with %}` is.
 
 use std::borrow::Cow;
 
-/// The template with generation tags as ones that the engine knows. Comments, raw blocks and strings stay as they are.
+/// The template with generation tags as ones that the engine knows. Comments, raw blocks and
+/// strings stay as they are.
 pub(super) fn accepted(template: &str) -> Cow<'_, str> {
     if !template.contains("generation") {
         return Cow::Borrowed(template);
@@ -26,8 +27,8 @@ pub(super) fn accepted(template: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Copies the block tag that `tag` begins with, renamed where it is a generation tag; a raw block is copied whole.
-/// Returns what follows.
+/// Copies the block tag that `tag` begins with, renamed where it is a generation tag; a raw block
+/// is copied whole. Returns what follows.
 fn block<'a>(out: &mut String, tag: &'a str) -> &'a str {
     let inner = tag[2..].trim_start_matches(['-', '+']).trim_start();
     let name_at = tag.len() - inner.len();
@@ -53,8 +54,8 @@ fn copy<'a>(out: &mut String, text: &'a str, len: usize) -> &'a str {
     rest
 }
 
-/// Where the tag that `tag` begins with ends, behind its `close`: the first one outside of strings and brackets; the end of the
-/// text where there is none, which the parser then reports.
+/// Where the tag that `tag` begins with ends, behind its `close`: the first one outside of strings
+/// and brackets; the end of the text where there is none, which the parser then reports.
 fn end_of(tag: &str, close: &str) -> usize {
     let bytes = tag.as_bytes();
     let mut depth = 0_usize;

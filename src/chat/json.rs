@@ -1,4 +1,5 @@
-//! The filter `tojson` as Transformers has it: Python's `json.dumps`, whose spacing a model was trained on.
+//! The filter `tojson` as Transformers has it: Python's `json.dumps`, whose spacing a model was
+//! trained on.
 
 use std::io;
 
@@ -8,7 +9,8 @@ use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::{CharEscape, Formatter};
 
-/// The most spaces that a level is indented by: more serve no template, and each is written for every line.
+/// The most spaces that a level is indented by: more serve no template, and each is written for
+/// every line.
 const MAX_INDENT: usize = 64;
 
 /// `json.dumps(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`
@@ -77,7 +79,8 @@ struct Python {
     indent: Option<usize>,
     ensure_ascii: bool,
     depth: usize,
-    /// Whether the innermost list or object has no entries so far: an empty one is written on one line.
+    /// Whether the innermost list or object has no entries so far: an empty one is written on one
+    /// line.
     empty: bool,
 }
 

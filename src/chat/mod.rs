@@ -6,7 +6,8 @@
 //! let template = ChatTemplate::built_in(BuiltIn::Gemma);
 //! let messages = [Message::new("user", "knock knock")];
 //! let prompt = template.render(&messages, true)?;
-//! assert_eq!(prompt, "<bos><start_of_turn>user\nknock knock<end_of_turn>\n<start_of_turn>model\n");
+//! let turn = "<start_of_turn>user\nknock knock<end_of_turn>\n";
+//! assert_eq!(prompt, format!("<bos>{turn}<start_of_turn>model\n"));
 //! # Ok::<(), gemma_xla::chat::Error>(())
 //! ```
 
@@ -27,7 +28,8 @@ use serde::{Deserialize, Serialize};
 pub use error::{Error, Result};
 pub use source::{CONFIG_FILE, SpecialTokens, TEMPLATE_FILE};
 
-/// The steps that a template may take, besides one for each byte of the messages. A real one takes some dozens a message.
+/// The steps that a template may take, besides one for each byte of the messages. A real one takes
+/// some dozens a message.
 const STEPS: u64 = 2_000_000;
 
 /// A message of a conversation.
@@ -88,8 +90,9 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// The template in a checkpoint's folder: [`TEMPLATE_FILE`], else the one in [`CONFIG_FILE`] (of several, the one named
-    /// "default"), else `otherwise`. Special tokens come from [`CONFIG_FILE`].
+    /// The template in a checkpoint's folder: [`TEMPLATE_FILE`], else the one in [`CONFIG_FILE`]
+    /// (of several, the one named "default"), else `otherwise`. Special tokens come from
+    /// [`CONFIG_FILE`].
     ///
     /// # Errors
     /// A file that is there and cannot be read, or holds no template.
@@ -139,8 +142,8 @@ impl ChatTemplate {
         &self.origin
     }
 
-    /// The prompt of a conversation, special tokens written out. With `add_generation_prompt` it ends where the model's reply
-    /// begins.
+    /// The prompt of a conversation, special tokens written out. With `add_generation_prompt` it
+    /// ends where the model's reply begins.
     ///
     /// # Errors
     /// No messages, messages that the template refuses, or a template that fails or does not end.

@@ -1,4 +1,5 @@
-//! Where Python's strings differ from the engine's: what counts as whitespace, and as the end of a line.
+//! Where Python's strings differ from the engine's: what counts as whitespace, and as the end of a
+//! line.
 
 use minijinja::value::{Kwargs, Value, from_args};
 use minijinja::{Error, State};
@@ -11,7 +12,8 @@ fn is_space(c: char) -> bool {
 
 /// Where Python's `str.splitlines` ends a line.
 fn ends_line(c: char) -> bool {
-    matches!(c, '\n' | '\r' | '\x0b'..='\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}'..='\u{2029}')
+    matches!(c, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e')
+        || matches!(c, '\u{85}' | '\u{2028}' | '\u{2029}')
 }
 
 /// Jinja's filter `trim`.
@@ -23,7 +25,8 @@ pub(super) fn trim(value: &Value, chars: Option<&str>) -> String {
     }
 }
 
-/// Jinja's filter `indent`: every line but the first is moved by `width` spaces, empty ones only if `blank` is set.
+/// Jinja's filter `indent`: every line but the first is moved by `width` spaces, empty ones only if
+/// `blank` is set.
 pub(super) fn indent(
     state: &State,
     value: &Value,

@@ -10,9 +10,11 @@ use serde_json::{Map, Value as Json};
 
 use super::{Error, Result};
 
-/// The file of a template by itself, which newer versions of Transformers write; it goes before [`CONFIG_FILE`]'s.
+/// The file of a template by itself, which newer versions of Transformers write; it goes before
+/// [`CONFIG_FILE`]'s.
 pub const TEMPLATE_FILE: &str = "chat_template.jinja";
-/// The tokenizer's configuration, which holds the special tokens, and in older checkpoints the template.
+/// The tokenizer's configuration, which holds the special tokens, and in older checkpoints the
+/// template.
 pub const CONFIG_FILE: &str = "tokenizer_config.json";
 
 /// The largest file that is read. Gemma 3's tokenizer_config.json has a megabyte.
@@ -80,7 +82,8 @@ impl SpecialTokens {
                 .0
                 .insert(key.to_owned(), texts.into_iter().flatten().collect());
         }
-        // Gemma 3's names for the marks around an image. Older files have a list here, which names nothing.
+        // Gemma 3's names for the marks around an image. Older files have a list here, which names
+        // nothing.
         if let Some(Json::Object(extra)) = config.get("extra_special_tokens") {
             for (name, token) in extra {
                 tokens.set(file, name, &format!("extra_special_tokens.{name}"), token)?;
@@ -182,7 +185,8 @@ fn wrong_type(file: &Path, key: &str, expected: &'static str) -> Error {
     }
 }
 
-/// A file's text without a byte-order mark, or nothing where there is no file. A link to nothing is an error.
+/// A file's text without a byte-order mark, or nothing where there is no file. A link to nothing is
+/// an error.
 fn read(file: &Path) -> Result<Option<String>> {
     match read_whole(file) {
         Ok(content) => Ok(Some(match content.strip_prefix('\u{feff}') {

@@ -1,4 +1,4 @@
-//! Templates against what Transformers makes of them, and templates that are no good.
+//! Templates against what Transformers makes of them, and templates that cannot be used.
 
 use std::fs;
 use std::path::{Path, PathBuf};

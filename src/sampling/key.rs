@@ -1,12 +1,13 @@
-//! JAX's random keys: threefry2x32, `PRNGKey`, `split` and `fold_in`, with `jax_threefry_partitionable` on, its default since 0.5.
+//! JAX's random keys: threefry2x32, `PRNGKey`, `split` and `fold_in`, with
+//! `jax_threefry_partitionable` on, its default since 0.5.
 
 /// The rotations of each round, four by four in turn.
 const ROTATIONS: [[u32; 4]; 2] = [[13, 15, 26, 6], [17, 29, 16, 24]];
 /// Mixed into the key's third word.
 const PARITY: u32 = 0x1BD1_1BDA;
 
-/// Threefry-2x32 with 20 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): the hash of a 64-bit counter,
-/// high half first, under a key.
+/// Threefry-2x32 with 20 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
+/// 2011): the hash of a 64-bit counter, high half first, under a key.
 pub fn threefry2x32(key: [u32; 2], counter: [u32; 2]) -> [u32; 2] {
     let schedule = [key[0], key[1], key[0] ^ key[1] ^ PARITY];
     let mut x = counter[0].wrapping_add(schedule[0]);
@@ -31,8 +32,8 @@ pub struct Key(pub [u32; 2]);
 impl Key {
     /// `jax.random.PRNGKey(seed)`.
     ///
-    /// JAX has no 64-bit integers unless they are turned on, and then takes a seed's low 32 bits alone: seeds that differ only
-    /// above them give the same key, here as there.
+    /// JAX has no 64-bit integers unless they are turned on, and then takes a seed's low 32 bits
+    /// alone: seeds that differ only above them give the same key, here as there.
     pub fn from_seed(seed: u64) -> Self {
         Self([0, seed as u32])
     }
@@ -52,20 +53,23 @@ impl Key {
         Self(threefry2x32(self.0, Self::from_seed(u64::from(data)).0))
     }
 
-    /// The 32 random bits at a row-major `index` of `jax.random.bits(self, shape)`, whatever the shape.
+    /// The 32 random bits at a row-major `index` of `jax.random.bits(self, shape)`, whatever the
+    /// shape.
     pub fn bits(self, index: u64) -> u32 {
         let [x, y] = threefry2x32(self.0, halves(index));
         x ^ y
     }
 
-    /// The keys that draw the new tokens of Flax's `generate(…, prng_key=self)`, the one after the prompt first.
+    /// The keys that draw the new tokens of Flax's `generate(…, prng_key=self)`, the one after the
+    /// prompt first.
     pub fn steps(self) -> StepKeys {
         StepKeys { next: self }
     }
 }
 
-/// The keys of a generation's steps: each step splits the key that it was given, draws with the first part and hands on the second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The keys of a generation's steps: each step splits the key that it was given, draws with the
+/// first part and hands on the second.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepKeys {
     next: Key,
 }
@@ -179,7 +183,9 @@ mod tests {
         assert!(vectors.iter().any(|vector| vector.shape[0] > 1));
         for vector in vectors {
             let count: u64 = vector.shape.iter().product();
-            let bits: Vec<_> = (0..count).map(|index| Key(vector.key).bits(index)).collect();
+            let bits: Vec<_> = (0..count)
+                .map(|index| Key(vector.key).bits(index))
+                .collect();
             assert_eq!(bits, vector.bits_32.concat());
             let low: Vec<_> = bits.iter().map(|&bits| bits as u8).collect();
             assert_eq!(low, vector.bits_8.concat());

@@ -1,6 +1,8 @@
-//! How the next token is chosen: the options, the random keys behind a seed, and the texts that end a generation.
+//! How the next token is chosen: the options, the random keys behind a seed, and the texts that end
+//! a generation.
 //!
-//! What is here runs on the host and knows nothing of a device. It names things as Transformers' `generate` does.
+//! What is here runs on the host and knows nothing of a device. It names things as Transformers'
+//! `generate` does.
 
 mod error;
 mod key;

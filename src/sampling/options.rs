@@ -9,7 +9,8 @@ pub const MAX_LOGPROBS: usize = 20;
 /// The bound of penalties that are added to logits, as OpenAI's interface has it.
 const MAX_PENALTY: f32 = 2.0;
 
-/// How tokens are chosen. The defaults are Transformers': greedy, and 50 tokens to sample from once `do_sample` is set.
+/// How tokens are chosen. The defaults are Transformers': greedy, and 50 tokens to sample from once
+/// `do_sample` is set.
 ///
 /// ```
 /// use gemma_xla::sampling::SamplingOptions;
@@ -32,14 +33,15 @@ pub struct SamplingOptions {
     pub temperature: f32,
     /// How many of the most likely tokens are drawn from; 0 is all.
     pub top_k: usize,
-    /// The probability that the most likely tokens must reach together, above 0 and at most 1; the others are left out.
+    /// The probability that the most likely tokens must reach together, above 0 and at most 1; the
+    /// others are left out.
     pub top_p: f32,
     /// The least probability of a token, as a share of the most likely one's, from 0 to 1.
     pub min_p: f32,
     /// The seed of `jax.random.PRNGKey`; see [`Key::from_seed`](super::Key::from_seed).
     pub seed: u64,
-    /// What the logits of tokens are divided by (multiplied, where they are negative) that the prompt or the reply
-    /// has already; above 0, 1 is none.
+    /// What the logits of tokens are divided by (multiplied, where they are negative) that the
+    /// prompt or the reply has already; above 0, 1 is none.
     pub repetition_penalty: f32,
     /// What is taken from the logits of tokens that the reply has already; from -2 to 2.
     pub presence_penalty: f32,
@@ -53,8 +55,9 @@ pub struct SamplingOptions {
     pub min_new_tokens: usize,
     /// Texts that end a reply; they are cut from it.
     pub stop: Vec<String>,
-    /// How many of the most likely tokens are told with each new one, with the logarithms of their probabilities, and the new one's
-    /// own; nothing is told unless asked. At most [`MAX_LOGPROBS`].
+    /// How many of the most likely tokens are reported with each new one, with the logarithms of
+    /// their probabilities; the new token's own is reported beside them. None reports nothing. At most
+    /// [`MAX_LOGPROBS`].
     pub logprobs: Option<usize>,
     /// How many replies each prompt has, at least 1.
     pub num_return_sequences: usize,
@@ -83,27 +86,61 @@ impl Default for SamplingOptions {
 }
 
 impl SamplingOptions {
-    /// Whether the most likely token is always taken, so that neither seed nor filters have a part in it.
+    /// Whether the most likely token is always taken, so that neither seed nor filters have a part
+    /// in it.
     pub fn is_greedy(&self) -> bool {
         !self.do_sample || self.temperature == 0.0
     }
 
-    /// Checks every value, for a vocabulary of `vocab_size` tokens and replies of at most `max_new_tokens`.
+    /// Checks every value, for a vocabulary of `vocab_size` tokens and replies of at most
+    /// `max_new_tokens`.
     ///
     /// # Errors
     /// The first argument that cannot be used.
     pub fn validate(&self, vocab_size: usize, max_new_tokens: usize) -> Result<()> {
-        let at_least_0 = |x: f32| x.is_finite() && x >= 0.0;
-        let penalty = |x: f32| (-MAX_PENALTY..=MAX_PENALTY).contains(&x);
-        let is_probability = |x: f32| (0.0..=1.0).contains(&x);
-        check("temperature", self.temperature, at_least_0, "0 or above")?;
-        let above_0_to_1 = |x: f32| x > 0.0 && x <= 1.0;
-        check("top_p", self.top_p, above_0_to_1, "above 0 and at most 1")?;
-        check("min_p", self.min_p, is_probability, "from 0 to 1")?;
-        let above_0 = |x: f32| x.is_finite() && x > 0.0;
-        check("repetition_penalty", self.repetition_penalty, above_0, "above 0")?;
-        check("presence_penalty", self.presence_penalty, penalty, "from -2 to 2")?;
-        check("frequency_penalty", self.frequency_penalty, penalty, "from -2 to 2")?;
+        let Self {
+            temperature,
+            top_p,
+            min_p,
+            repetition_penalty: repetition,
+            presence_penalty: presence,
+            frequency_penalty: frequency,
+            ..
+        } = *self;
+        let penalties = -MAX_PENALTY..=MAX_PENALTY;
+        // A value that is not a number fails every comparison.
+        for (argument, value, is_usable, expected) in [
+            ("temperature", temperature, temperature >= 0.0, "0 or above"),
+            (
+                "top_p",
+                top_p,
+                top_p > 0.0 && top_p <= 1.0,
+                "above 0 and at most 1",
+            ),
+            ("min_p", min_p, (0.0..=1.0).contains(&min_p), "from 0 to 1"),
+            (
+                "repetition_penalty",
+                repetition,
+                repetition > 0.0,
+                "above 0",
+            ),
+            (
+                "presence_penalty",
+                presence,
+                penalties.contains(&presence),
+                "from -2 to 2",
+            ),
+            (
+                "frequency_penalty",
+                frequency,
+                penalties.contains(&frequency),
+                "from -2 to 2",
+            ),
+        ] {
+            if !is_usable || value.is_infinite() {
+                return Err(Error::new(argument, format!("{value} is not {expected}")));
+            }
+        }
         self.validate_tokens(vocab_size)?;
         StopStrings::new(&self.stop)?;
         if self.min_new_tokens > max_new_tokens {
@@ -164,18 +201,6 @@ pub fn parse_seed(text: &str) -> Result<u64> {
     })
 }
 
-fn check(
-    argument: &'static str,
-    value: f32,
-    is_usable: impl Fn(f32) -> bool,
-    expected: &str,
-) -> Result<()> {
-    match is_usable(value) {
-        true => Ok(()),
-        false => Err(Error::new(argument, format!("{value} is not {expected}"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,8 +216,14 @@ mod tests {
         let options = SamplingOptions::default();
         assert!(options.validate(100, 1).is_ok());
         assert!(options.is_greedy());
-        assert_eq!((options.temperature, options.top_k, options.top_p), (1.0, 50, 1.0));
-        let mut sampled = SamplingOptions { do_sample: true, ..options };
+        assert_eq!(
+            (options.temperature, options.top_k, options.top_p),
+            (1.0, 50, 1.0)
+        );
+        let mut sampled = SamplingOptions {
+            do_sample: true,
+            ..options
+        };
         assert!(!sampled.is_greedy());
         sampled.temperature = 0.0;
         assert!(sampled.validate(100, 1).is_ok() && sampled.is_greedy());
@@ -220,28 +251,70 @@ mod tests {
 
     #[test]
     fn each_bad_value_is_named_on_one_line() {
-        assert_eq!(problem(|o| o.temperature = -0.5), "temperature: -0.5 is not 0 or above");
-        assert_eq!(problem(|o| o.temperature = f32::NAN), "temperature: NaN is not 0 or above");
-        assert_eq!(problem(|o| o.temperature = f32::INFINITY), "temperature: inf is not 0 or above");
-        assert_eq!(problem(|o| o.top_p = 0.0), "top_p: 0 is not above 0 and at most 1");
-        assert_eq!(problem(|o| o.top_p = 1.5), "top_p: 1.5 is not above 0 and at most 1");
+        assert_eq!(
+            problem(|o| o.temperature = -0.5),
+            "temperature: -0.5 is not 0 or above"
+        );
+        assert_eq!(
+            problem(|o| o.temperature = f32::NAN),
+            "temperature: NaN is not 0 or above"
+        );
+        assert_eq!(
+            problem(|o| o.temperature = f32::INFINITY),
+            "temperature: inf is not 0 or above"
+        );
+        assert_eq!(
+            problem(|o| o.top_p = 0.0),
+            "top_p: 0 is not above 0 and at most 1"
+        );
+        assert_eq!(
+            problem(|o| o.top_p = 1.5),
+            "top_p: 1.5 is not above 0 and at most 1"
+        );
         assert_eq!(problem(|o| o.min_p = 1.1), "min_p: 1.1 is not from 0 to 1");
-        assert_eq!(problem(|o| o.repetition_penalty = 0.0), "repetition_penalty: 0 is not above 0");
-        assert_eq!(problem(|o| o.presence_penalty = 2.5), "presence_penalty: 2.5 is not from -2 to 2");
-        assert_eq!(problem(|o| o.frequency_penalty = f32::NAN), "frequency_penalty: NaN is not from -2 to 2");
+        assert_eq!(
+            problem(|o| o.repetition_penalty = 0.0),
+            "repetition_penalty: 0 is not above 0"
+        );
+        assert_eq!(
+            problem(|o| o.presence_penalty = 2.5),
+            "presence_penalty: 2.5 is not from -2 to 2"
+        );
+        assert_eq!(
+            problem(|o| o.frequency_penalty = f32::NAN),
+            "frequency_penalty: NaN is not from -2 to 2"
+        );
         let bias = |id, bias| problem(|o| o.logit_bias = [(id, bias)].into());
-        assert_eq!(bias(100, 1.0), "logit_bias: token id 100 is outside of the vocabulary of 100");
-        assert_eq!(bias(7, f32::NAN), "logit_bias: NaN for token id 7 is not a finite number");
+        assert_eq!(
+            bias(100, 1.0),
+            "logit_bias: token id 100 is outside of the vocabulary of 100"
+        );
+        assert_eq!(
+            bias(7, f32::NAN),
+            "logit_bias: NaN for token id 7 is not a finite number"
+        );
         let words = |word| problem(|o| o.bad_words = vec![vec![1], word]);
         assert_eq!(words(vec![]), "bad_words: entry 1 is empty");
-        assert_eq!(words(vec![100]), "bad_words: token id 100 is outside of the vocabulary of 100");
+        assert_eq!(
+            words(vec![100]),
+            "bad_words: token id 100 is outside of the vocabulary of 100"
+        );
         assert_eq!(
             problem(|o| o.min_new_tokens = 21),
             "min_new_tokens: 21 is above the 20 new tokens that there can be"
         );
-        assert_eq!(problem(|o| o.stop = vec![String::new()]), "stop: text 0 is empty");
-        assert_eq!(problem(|o| o.logprobs = Some(21)), "logprobs: 21 is above 20");
-        assert_eq!(problem(|o| o.num_return_sequences = 0), "num_return_sequences: 0 is not at least 1");
+        assert_eq!(
+            problem(|o| o.stop = vec![String::new()]),
+            "stop: text 0 is empty"
+        );
+        assert_eq!(
+            problem(|o| o.logprobs = Some(21)),
+            "logprobs: 21 is above 20"
+        );
+        assert_eq!(
+            problem(|o| o.num_return_sequences = 0),
+            "num_return_sequences: 0 is not at least 1"
+        );
     }
 
     #[test]

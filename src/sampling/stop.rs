@@ -9,7 +9,8 @@ use aho_corasick::{Anchored, MatchKind};
 
 use super::{Error, Result};
 
-/// The most bytes that all stop texts of a reply may have together: the automaton's size grows with them.
+/// The most bytes that all stop texts of a reply may have together: the automaton's size grows with
+/// them.
 const MAX_BYTES: usize = 1 << 12;
 
 /// Stop texts, ready to be looked for. Cheap to clone.
@@ -42,7 +43,8 @@ impl StopStrings {
             let (dfa, depths) = (None, HashMap::new());
             return Ok(Self(Arc::new(Searcher { dfa, depths })));
         }
-        // In this kind of match each state stands for one prefix of a text, and reports every text that ends there.
+        // In this kind of match each state stands for one prefix of a text, and reports every text
+        // that ends there.
         let dfa = DFA::builder()
             .match_kind(MatchKind::Standard)
             .build(texts.iter().map(AsRef::as_ref))
@@ -76,10 +78,10 @@ fn start_of(dfa: &DFA) -> StateID {
         .expect("a searcher built with the default kinds of start")
 }
 
-/// What became of a piece of text.
+/// The outcome of one piece of text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Released {
-    /// The text that can be shown: no part of it can belong to a stop text any more.
+    /// The text that is settled: no part of it can belong to a stop text any more.
     pub text: String,
     /// The index of the stop text that ended the reply, if one did.
     pub stopped: Option<usize>,
@@ -87,9 +89,9 @@ pub struct Released {
 
 /// Looks for stop texts in a reply that comes piece by piece.
 ///
-/// The reply ends where the first stop text is complete; of several that complete at the same place, the longest counts. It is cut
-/// from the text, and what may be the beginning of one is held back until it is settled. Each byte costs a step of an
-/// automaton, however many texts there are.
+/// The reply ends where the first stop text is complete; of several that complete at the same
+/// place, the longest counts. It is cut from the text, and what may be the beginning of one is held
+/// back until it is settled. Each byte costs a step of an automaton, however many texts there are.
 ///
 /// ```
 /// use gemma_xla::sampling::StopStrings;
@@ -227,9 +229,15 @@ mod tests {
     #[test]
     fn pieces_behind_the_end_are_dropped() {
         let mut matcher = StopStrings::new(&["b"]).unwrap().matcher();
-        let end = Released { text: "a".to_owned(), stopped: Some(0) };
+        let end = Released {
+            text: "a".to_owned(),
+            stopped: Some(0),
+        };
         assert_eq!(matcher.push("abc"), end);
-        let behind = Released { text: String::new(), stopped: Some(0) };
+        let behind = Released {
+            text: String::new(),
+            stopped: Some(0),
+        };
         assert_eq!(matcher.push("abc"), behind);
         assert_eq!(matcher.finish(), "");
     }
@@ -248,9 +256,15 @@ mod tests {
     #[test]
     fn empty_and_endless_texts_are_refused() {
         let message = |texts: &[String]| StopStrings::new(texts).unwrap_err().to_string();
-        assert_eq!(message(&["a".to_owned(), String::new()]), "stop: text 1 is empty");
+        assert_eq!(
+            message(&["a".to_owned(), String::new()]),
+            "stop: text 1 is empty"
+        );
         let long = "a".repeat(MAX_BYTES);
         assert!(StopStrings::new(&[&long]).is_ok());
-        assert_eq!(message(&[long, "b".to_owned()]), "stop: 4097 bytes of text are more than 4096");
+        assert_eq!(
+            message(&[long, "b".to_owned()]),
+            "stop: 4097 bytes of text are more than 4096"
+        );
     }
 }

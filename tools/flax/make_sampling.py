@@ -2,9 +2,10 @@
 
     python make_sampling.py ../../tests/data
 
-makes gemma-small/sampling-float32.json, gemma-small/sampling-bfloat16.json and sampling/vectors.json. The tokens are those of
-Transformers' own `generate`. A seed is taken for a setting only where its float32 runs are unambiguous: replayed in numpy
-(threefry.py) from the logits of one pass over the finished sequences, plain or jitted, they give the same tokens, also where
+makes gemma-small/sampling-float32.json, gemma-small/sampling-bfloat16.json and
+sampling/vectors.json. The tokens are those of Transformers' own `generate`. A seed is taken for a
+setting only where its float32 runs are unambiguous: replayed in numpy (threefry.py) from the logits
+of one pass over the finished sequences, plain or jitted, they give the same tokens, also where
 every logit is moved at random by up to PERTURBATION of the logits' scale.
 """
 
@@ -49,10 +50,12 @@ def sample(model, rows, key, settings, eos, pad):
 
 
 def replayed(model, sequences, mask, tokens, key, settings, rng):
-    """The least margin of a run that numpy's replay confirms; None where one of the replays parts from it.
+    """The least margin of a run that numpy's replay confirms; None where one of the replays parts
+    from it.
 
-    The logits are those of a plain pass and of a jitted one, each as it is and with every logit moved: `generate` runs the prompt
-    plain and the rest jitted, and the two differ where parameters are stored in bfloat16 (see README.md).
+    The logits are those of a plain pass and of a jitted one, each as it is and with every logit
+    moved: `generate` runs the prompt plain and the rest jitted, and the two differ where parameters
+    are stored in bfloat16 (see README.md).
     """
     width = mask.shape[1]
     full_mask = np.concatenate([mask, np.ones((len(mask), sequences.shape[1] - width), np.int32)], axis=1)
@@ -102,8 +105,8 @@ def run_of(model, rows, name, seed, eos, pad, check):
 
 
 def make_tokens(folder, dtype, seeds=None):
-    """Writes sampling-DTYPE.json into the model's folder. Returns the seeds of each setting: those of `seeds`, or else the first
-    that are unambiguous."""
+    """Writes sampling-DTYPE.json into the model's folder. Returns the seeds of each setting: those
+    of `seeds`, or else the first that are unambiguous."""
     model = load_model(folder, dtype)
     eos, pad = stop_ids(model)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -121,7 +124,8 @@ def make_tokens(folder, dtype, seeds=None):
                 break
         taken[name] = [run["seed"] for run in found]
         runs += found
-        # Every call of `generate` leaves compiled code mapped, and a process may have only so many mappings.
+        # Every call of `generate` leaves compiled code mapped, and a process may have only so many
+        # mappings.
         jax.clear_caches()
     metadata = {
         "model": folder.name,

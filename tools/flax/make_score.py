@@ -1,15 +1,18 @@
-"""Writes the log-likelihoods that Flax gives on a small Gemma in float32, for the tests of scores, perplexity and logprobs.
+"""Writes the log-likelihoods that Flax gives on a small Gemma in float32, for the tests of scores,
+perplexity and logprobs.
 
     python make_score.py ../../tests/data/gemma-small
 
 makes score.json in the model's folder:
 
-- `records`: contexts and continuations as text and ids, the sum and each token's natural logarithm of its probability, and
-  whether every token is the most likely one. A text's ids are the same whether the continuation is encoded alone or as
-  what it adds to the context. An empty context is `<bos>` alone.
-- `perplexity`: one text under several windows and strides. A window is `length` tokens from `begin`; it scores its last `scored`
-  tokens, those that no earlier window scored. `bos`: "first" is the text's ids cut as they are, so that only the first window has
-  `<bos>`; "each" puts `<bos>` before every window, which is then one token longer, and scores all of the text's tokens.
+- `records`: contexts and continuations as text and ids, the sum and each token's natural logarithm
+  of its probability, and whether every token is the most likely one. A text's ids are the same
+  whether the continuation is encoded alone or as what it adds to the context. An empty context is
+  `<bos>` alone.
+- `perplexity`: one text under several windows and strides. A window is `length` tokens from
+  `begin`; it scores its last `scored` tokens, those that no earlier window scored. `bos`: "first"
+  is the text's ids cut as they are, so that only the first window has `<bos>`; "each" puts `<bos>`
+  before every window, which is then one token longer, and scores all of the text's tokens.
 - `greedy`: what follows each prompt, with each token's logprob and the five best.
 """
 
@@ -102,7 +105,8 @@ def greedy_tokens(model, ids, count):
 
 
 def sampled_text(model, tokenizer):
-    """A text of more tokens than the model has positions: what it says itself, after three prompts."""
+    """A text of more tokens than the model has positions: what it says itself, after three
+    prompts."""
     parts = []
     for seed, prompt in enumerate(GREEDY):
         ids = tokenizer.encode(prompt).ids

@@ -1,8 +1,10 @@
-"""JAX's sampling by hand, in numpy alone: threefry2x32, the keys made from it, Gumbel noise, Flax's logits warpers and the choice.
+"""JAX's sampling by hand, in numpy alone: threefry2x32, the keys made from it, Gumbel noise, Flax's
+logits warpers and the choice.
 
-Written from jax 0.6.2 (`jax/_src/prng.py`, `random.py`, with `jax_threefry_partitionable` on and `jax_enable_x64` off) and
-Transformers 4.57.6 (`generation/flax_utils.py`, `flax_logits_process.py`), so that what the fixtures hold can be
-computed without JAX. float32 only: the logarithms differ from XLA's in the last bits.
+Written from jax 0.6.2 (`jax/_src/prng.py`, `random.py`, with `jax_threefry_partitionable` on and
+`jax_enable_x64` off) and Transformers 4.57.6 (`generation/flax_utils.py`,
+`flax_logits_process.py`), so that what the fixtures hold can be computed without JAX. float32 only:
+the logarithms differ from XLA's in the last bits.
 """
 
 import numpy as np
@@ -62,7 +64,8 @@ def gumbel(key, shape):
 
 
 def warp(logits, temperature=1.0, top_k=50, top_p=1.0):
-    """Flax's warpers on float32 logits [rows, vocabulary], in its order; what they drop becomes -inf."""
+    """Flax's warpers on float32 logits [rows, vocabulary], in its order; what they drop becomes
+    -inf."""
     scores = logits.astype(np.float32)
     if temperature != 1.0:
         scores = scores / np.float32(temperature)
@@ -85,8 +88,9 @@ def warp(logits, temperature=1.0, top_k=50, top_p=1.0):
 
 
 def step_keys(key, steps):
-    """The key that draws each new token. Every step splits the key that it was given: the first half draws, the
-    second goes on to the next step. The token that follows the prompt is step 0, so it takes a split as well."""
+    """The key that draws each new token. Every step splits the key that it was given: the first
+    half draws, the second goes on to the next step. The token that follows the prompt is step 0, so
+    it takes a split as well."""
     keys = []
     for _ in range(steps):
         drawn, key = split(key)
@@ -95,8 +99,8 @@ def step_keys(key, steps):
 
 
 def replay(logits, key, **settings):
-    """The tokens that Flax samples where its logits are `logits` [steps, rows, vocabulary], as [steps, rows], and by
-    how much each was ahead of the second."""
+    """The tokens that Flax samples where its logits are `logits` [steps, rows, vocabulary], as
+    [steps, rows], and by how much each was ahead of the second."""
     chosen, margins = [], []
     for scores, drawn in zip(logits, step_keys(key, len(logits))):
         total = warp(scores, **settings) + gumbel(drawn, scores.shape)
