@@ -7,6 +7,7 @@
 
 pub mod bench;
 mod cache_dir;
+pub mod chat;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -29,6 +30,7 @@ pub mod pjrt;
 pub mod plan;
 pub mod plugin;
 mod read_file;
+pub mod sampling;
 pub mod sharding;
 pub mod source;
 pub mod tokenizer;

@@ -18,7 +18,6 @@ use stream::Role;
 use crate::read_file;
 pub use stream::TextStream;
 
-
 /// The file of Hugging Face's tokenizers.
 pub const JSON_FILE: &str = "tokenizer.json";
 /// The file of SentencePiece, which is read where there is no [`JSON_FILE`].
