@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
 use super::*;
@@ -95,6 +96,94 @@ fn a_template_that_does_not_end_is_stopped() {
         );
         assert!(message.starts_with("model/chat_template.jinja: the chat template was stopped"));
     }
+}
+
+/// Pieces of templates, for texts that are almost some.
+const PIECES: &[&str] = &[
+    "{{",
+    "}}",
+    "{%",
+    "%}",
+    "{#",
+    "#}",
+    "-",
+    "+",
+    " ",
+    "\n",
+    "'",
+    "\"",
+    "\\",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    ":",
+    ".",
+    "|",
+    "~",
+    "=",
+    "*",
+    "ü",
+    "🙂",
+    "1",
+    "99999999999",
+    "-1",
+    "generation",
+    "endgeneration",
+    "raw",
+    "endraw",
+    "for m in messages",
+    "endfor",
+    "if",
+    "else",
+    "endif",
+    "set x =",
+    "macro f(x)",
+    "endmacro",
+    "f(1)",
+    "messages",
+    "messages[0].content",
+    "m",
+    "x",
+    "[::-1]",
+    "range(9)",
+    "|tojson",
+    "|indent",
+    "|trim",
+    "(indent=3, sort_keys=true)",
+    ".split()",
+    ".splitlines(true)",
+    ".strip('ü')",
+    "strftime_now('%d')",
+    "raise_exception('no')",
+    "namespace()",
+    "loop.index",
+    "none",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn no_text_makes_the_engine_panic(
+        pieces in prop::collection::vec(prop::sample::select(PIECES), 0..40),
+        inside in any::<bool>(),
+    ) {
+        let text = pieces.concat();
+        let source = if inside { format!("{{{{ {text} }}}}") } else { text };
+        if let Err(error) = render(&source) {
+            prop_assert!(!error.to_string().contains('\n'));
+        }
+    }
+}
+
+#[test]
+fn a_template_may_be_used_by_several_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<ChatTemplate>();
 }
 
 #[test]
