@@ -1,5 +1,6 @@
 //! Gemma from JAX/Flax weights, lowered to XLA HLO and run through the PJRT C API.
 
+#![deny(unsafe_code)]
 // Standard output and standard error belong to cli/terminal.rs, which never panics and escapes what
 // a terminal would obey.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -16,14 +17,18 @@ pub mod engine;
 pub mod executables;
 #[cfg(feature = "hub")]
 pub mod hub;
+mod input_file;
+#[allow(unsafe_code)]
+// Threads that share a result, and vector instructions: see its documentation.
 pub mod kernel;
 pub mod model;
 pub mod naming;
 pub mod parity;
+#[allow(unsafe_code)] // What speaks to a plugin: see its documentation.
 pub mod pjrt;
 pub mod plan;
 pub mod plugin;
-mod read_file;
 pub mod sharding;
 pub mod source;
 pub mod tokenizer;
+mod whole_file;

@@ -217,7 +217,7 @@ fn a_folder_without_a_usable_manifest_is_refused() {
         fs::write(&manifest_path, text).expect("written");
         fails_naming(
             &mut generate(&model, folder.path(), NEW_TOKENS),
-            &["--executables", "manifest.json", "no manifest"],
+            &["--executables", "manifest.json", "invalid manifest"],
         );
     }
 }

@@ -171,7 +171,7 @@ fn the_doctor_finds_the_installed_plugin_well() {
         .success()
         .stdout(predicate::str::contains("PJRT API 0."))
         .stdout(predicate::str::contains("platform cpu"))
-        .stdout(predicate::str::contains("gave what it should"));
+        .stdout(predicate::str::contains("gave the right result"));
 }
 
 #[test]

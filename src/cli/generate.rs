@@ -108,7 +108,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
     )?;
     signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
 
-    let mut output = Output::open(args.output.as_deref())?;
+    let mut output = Output::open("--output", args.output.as_deref())?;
     let mut options = arguments.options();
     options.executables.clone_from(&args.executables);
     let loaded = load_opened(model, &options)?;

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::Args;
 
 use super::Outcome;
 use super::model::ModelArgs;
+use super::output::Output;
 use super::terminal::{self, Page};
 use crate::parity::{Reference, Report, Tolerance, compare};
 
@@ -47,8 +47,9 @@ pub fn run(args: &ParityArgs) -> anyhow::Result<Outcome> {
     }
     let report = compare(engine, &reference, tolerance)?;
     if let Some(path) = &args.report {
-        std::fs::write(path, report.to_html())
-            .with_context(|| format!("--report {}", path.display()))?;
+        let mut file = Output::open("--report", Some(path))?;
+        file.writer().write_all(report.to_html().as_bytes())?;
+        file.finish()?;
     }
     if args.json {
         terminal::print_json(&report)?;

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::Outcome;
 use super::model::device_name;
 use super::terminal::{self, Page};
+use crate::pjrt::Provenance;
 use crate::plugin::{
     self, InstallOptions, Located, Platform, Report, State, Step, TPU_COMPILE_VARIABLES, Verdict,
 };
@@ -134,7 +135,7 @@ fn list(json: bool) -> anyhow::Result<Outcome> {
     for (device, located) in used {
         let path = located.map_or_else(
             || "no plugin".to_owned(),
-            |located| located.path.display().to_string(),
+            |located| located.path().display().to_string(),
         );
         writeln!(page, "--device {device:<4} {path}")?;
     }
@@ -149,7 +150,7 @@ fn doctor(devices: &[String], json: bool) -> anyhow::Result<Outcome> {
         let (path, report) = match located {
             Ok(located) => {
                 let report = examine(&located)?;
-                (Some(located.path), report)
+                (Some(located.path().to_owned()), report)
             }
             Err(error) => {
                 let mut report = Report::default();
@@ -200,7 +201,7 @@ fn patients(devices: &[String]) -> anyhow::Result<Vec<Patient>> {
         }
         // One file may be found by two names; one failure too.
         let known = found.iter().any(|(_, other)| match (other, &located) {
-            (Ok(other), Ok(located)) => other.path == located.path,
+            (Ok(other), Ok(located)) => other.path() == located.path(),
             (Err(other), Err(error)) => other.to_string() == error.to_string(),
             _ => false,
         });
@@ -264,11 +265,11 @@ fn examine(located: &Located) -> anyhow::Result<Report> {
 /// The argument that selects the same plugin in the child: the pin's name, so that the plugin is
 /// compared with it, else the path.
 fn device_argument(located: &Located) -> PathBuf {
-    match (located.pin, located.source) {
-        (Some(pin), plugin::Source::Folder) => pin.name.into(),
-        _ if located.path.is_absolute() => located.path.clone(),
+    match (located.pin, located.file.provenance()) {
+        (Some(pin), Provenance::Folder) => pin.name.into(),
+        _ if located.path().is_absolute() => located.path().to_owned(),
         // A bare file name in this folder would be taken for the name of a device.
-        _ => Path::new(".").join(&located.path),
+        _ => Path::new(".").join(located.path()),
     }
 }
 

@@ -14,8 +14,8 @@ use crate::dtype::DType;
 use crate::executables::SavedExecutables;
 use crate::kernel::{self, CpuOps};
 use crate::model::{ModelSpec, Ops, Parameter, Xla};
-use crate::pjrt::{Client, HostBuffer, NamedValue, Plugin};
-use crate::plugin;
+use crate::pjrt::{Buffer, Client, HostBuffer, NamedValue, Plugin};
+use crate::plugin::{self, Platform};
 use crate::sharding::AxisShare;
 
 /// A model that fits its checkpoint and devices, before its parameters are read.
@@ -39,6 +39,15 @@ pub(super) fn prepare(
         config.pad_token_id = Some(config.padding_id());
         config.eos_token_ids.clear();
     }
+    // First of all, so that the error counts everything that is missing, and not the embedding alone.
+    let expected: Vec<_> = crate::model::parameters(&config)
+        .into_iter()
+        .map(|parameter| {
+            let shape = parameter.shape();
+            (parameter.name, shape)
+        })
+        .collect();
+    checkpoint.check(&expected)?;
     let compute = match options.dtype {
         Some(dtype) => dtype,
         None => checkpoint_dtype(checkpoint, &config)?,
@@ -46,19 +55,13 @@ pub(super) fn prepare(
     let stored = |name: &str| checkpoint.get(name).map_or(compute, |t| t.dtype());
     // Whether checkpoint, configuration and mesh fit does not depend on the device: it is known before a plugin is loaded.
     let mut spec = ModelSpec::new(config, compute, Xla::CPU, options.mesh, stored)?;
-    let expected: Vec<_> = spec
-        .parameters
-        .iter()
-        .map(|p| (p.name.clone(), p.shape()))
-        .collect();
-    checkpoint.check(&expected)?;
 
     let devices = Devices::new(open_client(options)?, options.mesh)?;
     let saved = match &options.executables {
         Some(folder) => Some(SavedExecutables::open(folder, &devices.target()?)?),
         None => None,
     };
-    spec.ops = ops(devices.client())?;
+    spec.ops = ops(devices.client());
     if spec.config.rope_theta_differs_from_flax() {
         tracing::warn!(
             "config.json has rope_theta {}, which is followed; Flax's Gemma ignores it and uses {FLAX_ROPE_THETA}",
@@ -73,11 +76,11 @@ pub(super) fn prepare(
 }
 
 /// The operations of a client's kind of device.
-fn ops(client: &Client) -> Result<Arc<dyn Ops>> {
-    Ok(match kernel::register(client)? {
+fn ops(client: &Client) -> Arc<dyn Ops> {
+    match kernel::are_available(client) {
         true => Arc::new(CpuOps),
         false => Arc::new(Xla::for_platform(client.platform_name())),
-    })
+    }
 }
 
 /// A client of the device that the options name.
@@ -109,8 +112,13 @@ fn open_client(options: &LoadOptions) -> Result<Client> {
         })
         .into_iter()
         .collect();
-    let path = plugin::find(&options.device)?;
-    Ok(Plugin::load(&path)?.client(&create)?)
+    let located = plugin::find(&options.device)?;
+    let custom_calls = match located.platform {
+        None | Some(Platform::Cpu) => kernel::custom_calls()?,
+        Some(_) => Vec::new(),
+    };
+    let plugin = Plugin::open(&located.file, &custom_calls)?;
+    Ok(Client::new(&plugin, &create)?)
 }
 
 /// The dtype that a checkpoint is computed in unless another is asked for: that of its embedding.
@@ -191,7 +199,7 @@ fn load_share(
     devices: &Devices,
     share: Share,
     loaded: &(impl Fn(u64) + Sync),
-) -> Result<Vec<(usize, crate::pjrt::Buffer)>> {
+) -> Result<Vec<(usize, Buffer)>> {
     let layout = spec.ops.kernel_layout();
     let mut view = checkpoint
         .require(&parameter.name, &parameter.shape())?
@@ -215,12 +223,7 @@ fn load_share(
     let shape = parameter.device_shape(spec.mesh, layout);
     let buffers = share.places.iter().map(|&place| {
         let device = &devices.local()[place].device;
-        let buffer = devices.client().buffer_from_host(
-            host.clone(),
-            &shape.dims,
-            shape.element_type,
-            device,
-        )?;
+        let buffer = Buffer::from_host(device, host.clone(), &shape.dims, shape.element_type)?;
         // On a device with memory of its own the transfer still reads the host's copy: waiting here bounds how
         // many of those there are by the number of loading threads.
         buffer.ready()?.wait()?;

@@ -153,6 +153,8 @@ impl Attention {
     fn heads(&self, pass: &Pass<'_, '_>) -> Heads {
         Heads {
             score_divisor: self.spec.score_divisor_squared.sqrt(),
+            score_cap: self.spec.score_cap,
+            window: self.spec.window,
             compute: pass.dtype(),
         }
     }
@@ -171,6 +173,10 @@ fn normed<'b>(norm: &Option<RmsNorm>, pass: &Pass<'_, 'b>, x: Tensor<'b>) -> Ten
 pub struct Heads {
     /// What scores are divided by.
     pub score_divisor: f64,
+    /// Scores become `cap · tanh(score / cap)` after that.
+    pub score_cap: Option<f64>,
+    /// A token sees itself and so many less one before it.
+    pub window: Option<usize>,
     /// The compute dtype.
     pub compute: DType,
 }
@@ -243,6 +249,10 @@ impl Heads {
             .reshape(&[batch, kv_heads, group * length, head_dim]);
         let by_token = [batch, kv_heads, group, length, keys];
         let scores = self.scores(q, cache.keys).reshape(&by_token);
+        let scores = match self.score_cap {
+            Some(cap) => cap * (scores / cap).tanh(),
+            None => scores,
+        };
         let weights = softmax(scores + bias.broadcast(&by_token, &[0, 3, 4]))
             .convert(self.compute.into())
             .reshape(&[batch, kv_heads, group * length, keys]);

@@ -1,82 +1,14 @@
-//! The CPU kernel as XLA programs call it, with both CPU plugins.
+//! Products, the greatest of rows, and calls that fail.
 
-use std::sync::LazyLock;
-
-use gemma_xla::kernel::{self, ARGMAX, MATMUL};
-use gemma_xla::pjrt::{
-    Buffer, CallResult, Client, CompileOptions, CustomCall, ExecuteOptions, Operand, Plugin,
-};
-use gemma_xla::plugin;
+use gemma_xla::kernel::{ARGMAX, MATMUL};
+use gemma_xla::pjrt::CustomCall;
 use half::bf16;
-use hlo::{
-    Builder, CustomCallOptions, Direction, DotDims, ElementType, Module, Precision, Shape, Value,
-};
+use hlo::{Builder, CustomCallOptions, Direction, DotDims, ElementType, Precision, Shape, Value};
+
+use crate::support::{Panicking, call, clients, numbers, run, upload};
 
 const BF16: ElementType = ElementType::BF16;
 const F32: ElementType = ElementType::F32;
-
-/// A client of each CPU plugin, whose programs can call the kernel and what panics.
-fn clients() -> Vec<Client> {
-    // Nothing may be compiled before all is registered, and tests run at once.
-    static REGISTERED: LazyLock<Vec<Plugin>> = LazyLock::new(|| {
-        let plugins = ["cpu", "cpu-next"].map(|name| {
-            let path = plugin::find(name).expect("the plugin is installed");
-            let plugin = Plugin::load(&path).expect("the plugin loads");
-            let client = plugin.client(&[]).expect("a client");
-            assert_eq!(kernel::register(&client), Ok(true), "{client:?}");
-            for _ in 0..2 {
-                // Twice: to register again changes nothing.
-                let registered = plugin.register_custom_call::<Panicking>(client.platform_name());
-                assert_eq!(registered, Ok(()));
-            }
-            plugin
-        });
-        plugins.into()
-    });
-    let client = |plugin: &Plugin| plugin.client(&[]).expect("a client");
-    REGISTERED.iter().map(client).collect()
-}
-
-fn numbers(count: usize) -> Vec<bf16> {
-    (0..count)
-        .map(|i| bf16::from_f32(((i * 7919 + 13) % 61) as f32 / 61.0 - 0.5))
-        .collect()
-}
-
-fn upload(client: &Client, values: &[bf16], dims: &[i64]) -> Buffer {
-    let bytes: Vec<u8> = values
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .collect();
-    client
-        .buffer_from_host(
-            bytes.as_slice(),
-            dims,
-            BF16,
-            &client.addressable_devices()[0],
-        )
-        .expect("an upload")
-}
-
-fn call(b: &Builder, target: &str, operands: &[Value], result: Shape) -> Value {
-    b.custom_call(target, operands, result, CustomCallOptions::default())
-        .expect("a custom call")
-}
-
-/// Compiles and runs a program of one result; its error where it fails.
-fn run(client: &Client, b: Builder, root: Value, arguments: &[&Buffer]) -> Result<Buffer, String> {
-    let name = b.name().to_owned();
-    let module = Module::new(&name, b.finish(root).expect("a computation"));
-    let executable = client
-        .compile(&module.serialize(), &CompileOptions::default())
-        .map_err(|error| error.to_string())?;
-    let mut results = executable
-        .execute(&[arguments.to_vec()], &ExecuteOptions::default())
-        .map_err(|error| error.to_string())?;
-    let result = results.pop().and_then(|mut r| r.pop()).expect("a result");
-    let ready = result.ready().and_then(|event| event.wait());
-    ready.map(|()| result).map_err(|error| error.to_string())
-}
 
 #[test]
 fn a_program_gets_the_product_that_a_dot_would_give() {
@@ -230,13 +162,13 @@ fn operands_that_do_not_fit_make_the_program_fail_with_a_message() {
             &[(F32, &[2, 8]), (BF16, &[3, 8])],
             F32,
             &[2, 3],
-            "f32 times bf16 to f32 is not offered",
+            "f32 times bf16 to f32 is not supported",
         ),
         (
             &[(s32, &[2, 8]), (s32, &[3, 8])],
             s32,
             &[2, 3],
-            "s32 times s32 to s32 is not offered",
+            "s32 times s32 to s32 is not supported",
         ),
         (&[(BF16, &[2, 8])], F32, &[2, 3], "takes two operands"),
     ];
@@ -269,17 +201,6 @@ fn products_without_elements_run() {
                 Ok(vec![0.0; (rows * outputs) as usize])
             );
         }
-    }
-}
-
-/// Panics.
-struct Panicking;
-
-impl CustomCall for Panicking {
-    const TARGET: &'static str = "gemma_xla_test_panicking";
-
-    fn call(_: &[Operand<'_>], _: &mut [CallResult<'_>]) -> Result<(), String> {
-        panic!("a custom call that panics")
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a plan is for: a folder's model, or a published geometry.
+//! The model of a plan: a folder's, or a published geometry.
 
 use std::path::PathBuf;
 
@@ -13,29 +13,31 @@ use crate::source::open_checkpoint;
 
 /// Where the model's geometry comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum ModelSource {
     /// A folder with config.json, and with weights or without.
     Folder(PathBuf),
     /// One of [`GEOMETRIES`].
     Named(String),
 }
 
-impl std::fmt::Display for Source {
+impl std::fmt::Display for ModelSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Source::Folder(path) => write!(f, "{}", path.display()),
-            Source::Named(name) => f.write_str(name),
+            ModelSource::Folder(path) => write!(f, "{}", path.display()),
+            ModelSource::Named(name) => f.write_str(name),
         }
     }
 }
 
-impl Source {
+impl ModelSource {
     /// The model as `generate` would lower it for a device with these operations.
     ///
-    /// The dtype is `dtype`, else the checkpoint's, else the one that config.json names, else bfloat16.
+    /// The dtype is `dtype`, else the checkpoint's, else the one that config.json names, else
+    /// bfloat16.
     ///
     /// # Errors
-    /// An unknown name, a folder without a usable configuration, a checkpoint that cannot be read, a mesh that does not divide.
+    /// An unknown name, a folder without a usable configuration, a checkpoint that cannot be read,
+    /// a mesh that does not divide.
     pub fn spec(
         &self,
         dtype: Option<DType>,
@@ -43,8 +45,8 @@ impl Source {
         mesh: Mesh,
     ) -> Result<ModelSpec> {
         let config = match self {
-            Source::Folder(path) => GemmaConfig::from_dir(path)?,
-            Source::Named(name) => {
+            ModelSource::Folder(path) => GemmaConfig::from_dir(path)?,
+            ModelSource::Named(name) => {
                 GemmaConfig::named(name).ok_or_else(|| Error::UnknownGeometry {
                     name: name.chars().take(64).collect(),
                     known: GEOMETRIES.join(", "),
@@ -52,8 +54,8 @@ impl Source {
             }
         };
         let checkpoint = match self {
-            Source::Named(_) => None,
-            Source::Folder(path) => match open_checkpoint(path) {
+            ModelSource::Named(_) => None,
+            ModelSource::Folder(path) => match open_checkpoint(path) {
                 Ok(checkpoint) => Some(checkpoint),
                 // A plan needs no weights.
                 Err(checkpoint::Error::NotFound { .. }) => None,

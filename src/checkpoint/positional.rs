@@ -1,11 +1,11 @@
-//! Where bytes come from: anything that can be read at a position.
+//! Sources of bytes: anything that can be read at a position.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Bytes of a known length that several threads can read at once, each where it likes.
+/// Bytes of a known length that several threads can read at once, each at its own position.
 pub trait ReadAt: Send + Sync {
     /// The number of bytes.
     fn size(&self) -> u64;
@@ -13,7 +13,8 @@ pub trait ReadAt: Send + Sync {
     /// Fills `buf` with the bytes from `offset` on.
     ///
     /// # Errors
-    /// [`io::ErrorKind::UnexpectedEof`] where the bytes end before `buf` is full, or what the system says.
+    /// [`io::ErrorKind::UnexpectedEof`] where the bytes end before `buf` is full, or the system's
+    /// error.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
@@ -24,7 +25,7 @@ pub(super) struct OpenFile {
 }
 
 impl OpenFile {
-    /// Opens a regular file (through links: the Hub's cache consists of them).
+    /// Opens a regular file, following links: the Hub's cache consists of them.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         // Asked of the path first: opening a pipe would wait for its writer.
         if !path.metadata()?.is_file() {

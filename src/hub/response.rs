@@ -1,27 +1,30 @@
-//! What answers say in their headers: of a file, and of why there is none.
+//! Responses: what their headers say about a file, and what failures mean.
 
+use std::io::{self, Read};
 use std::time::SystemTime;
 
 use ureq::Body;
 use ureq::http::{HeaderMap, Response};
 
-use super::Error;
-use super::http::{Client, Failure, Retry, beginning, without_query};
+use super::address::without_query;
 use super::repo::encode_path;
+use super::{Error, RepoId, Settings};
 
-/// What headers say of a file.
+/// What headers say about a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct FileHeaders {
-    /// Its ETag at the Hub, without quotes: the SHA-256 of a large file, the hash of the git blob of a small one.
+    /// Its ETag at the Hub, without quotes: the SHA-256 of a large file, the hash of the git blob
+    /// of a small one.
     pub(super) etag: Option<String>,
     /// Its size.
     pub(super) size: Option<u64>,
-    /// The ETag where its content is, quotes and all, if it is a strong one.
+    /// The ETag at the server that has the content, with its quotes, if it is a strong one.
     pub(super) content_tag: Option<String>,
 }
 
 impl FileHeaders {
-    /// Takes what one more answer on the way says; what the first ones say holds.
+    /// Takes the headers of one more response in a chain of redirects; the first response that has
+    /// a value wins.
     pub(super) fn take(&mut self, headers: &HeaderMap, success: bool, at_hub: bool) {
         let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.trim().to_owned());
         let etag = text("etag").filter(|etag| !etag.is_empty());
@@ -40,21 +43,52 @@ impl FileHeaders {
         }
     }
 
-    /// Whether there is nothing more to be learnt.
+    /// Whether all is known.
     pub(super) fn is_known(&self) -> bool {
         self.etag.is_some() && self.size.is_some()
     }
 }
 
-/// An ETag without the mark of a weak one and without quotes.
+/// An ETag without the prefix of a weak one and without quotes.
 fn bare(etag: &str) -> String {
     let etag = etag.strip_prefix("W/").unwrap_or(etag);
     etag.trim_matches('"').to_owned()
 }
 
-/// What an answer of failure means.
+/// A successful response.
+pub(super) struct FileResponse {
+    /// What its headers and those of the redirects to it say about a file.
+    pub(super) file: FileHeaders,
+    pub(super) response: Response<Body>,
+}
+
+/// A request that failed.
+pub(super) struct Failure {
+    pub(super) error: Box<Error>,
+    /// The HTTP status, where there was one.
+    pub(super) status: Option<u16>,
+    /// The Hub's error code, or nothing.
+    pub(super) code: String,
+    pub(super) retry: Retry,
+}
+
+/// Whether a failure may be transient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// It is permanent.
+    Never,
+    /// Probably not: one more attempt.
+    Once,
+    /// It may be.
+    Again,
+    /// It is, according to the server, which asks for a pause of this many seconds.
+    After(u64),
+}
+
+/// What an unsuccessful response means.
 pub(super) fn failure(
-    client: &Client<'_>,
+    repo: &RepoId,
+    settings: &Settings,
     url: &str,
     at_hub: bool,
     response: &mut Response<Body>,
@@ -65,10 +99,10 @@ pub(super) fn failure(
     let code = text("x-error-code").unwrap_or_default();
     let said = text("x-error-message").unwrap_or_else(|| said_in(&beginning(response)));
     let detail = one_line(&said);
-    let repo = client.repo.to_string();
-    let endpoint = &client.settings.endpoint;
+    let repo = repo.to_string();
+    let endpoint = &settings.endpoint;
     let page = format!("{endpoint}/{}", encode_path(&repo));
-    let with_token = client.settings.token.is_some();
+    let with_token = settings.token.is_some();
     let wait = text("retry-after").and_then(|wait| seconds(&wait, SystemTime::now()));
 
     let (error, retry) = match status {
@@ -108,7 +142,7 @@ pub(super) fn failure(
             },
             match status {
                 408 | 500 | 502 | 503 | 504 => wait.map_or(Retry::Again, Retry::After),
-                // The address that the Hub redirects to is good for a while only; asked again, it gives another.
+                // The address that the Hub redirects to expires; another request gives a new one.
                 401 | 403 => Retry::Again,
                 _ => Retry::Never,
             },
@@ -122,7 +156,62 @@ pub(super) fn failure(
     }
 }
 
-/// The message in an answer's JSON, if it is the Hub's form of one.
+/// The beginning of an unsuccessful response's body.
+fn beginning(response: &mut Response<Body>) -> Vec<u8> {
+    let mut text = Vec::new();
+    // The body only adds details to the status, so an error in reading it is ignored.
+    let _ = response
+        .body_mut()
+        .as_reader()
+        .take(1 << 14)
+        .read_to_end(&mut text);
+    text
+}
+
+/// A response that cannot be used; a retry would not help.
+pub(super) fn malformed(url: &str, problem: &str) -> Failure {
+    Failure {
+        error: Box::new(Error::Response {
+            url: without_query(url),
+            problem: problem.to_owned(),
+        }),
+        status: None,
+        code: String::new(),
+        retry: Retry::Never,
+    }
+}
+
+/// A request without a response, or with one that ended too early.
+pub(super) fn unanswered(url: &str, error: ureq::Error) -> Failure {
+    let retry = match &error {
+        ureq::Error::HostNotFound => Retry::Once,
+        ureq::Error::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused => Retry::Once,
+        // Invalid data, such as a certificate that is not trusted.
+        ureq::Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => Retry::Never,
+        ureq::Error::Io(_)
+        | ureq::Error::Timeout(_)
+        | ureq::Error::ConnectionFailed
+        | ureq::Error::Protocol(_) => Retry::Again,
+        _ => Retry::Never,
+    };
+    let problem = match error {
+        ureq::Error::Io(error) => error.to_string(),
+        ureq::Error::HostNotFound => "no such host".to_owned(),
+        ureq::Error::Timeout(_) => "no response in time".to_owned(),
+        error => error.to_string(),
+    };
+    Failure {
+        error: Box::new(Error::Unreachable {
+            url: without_query(url),
+            problem,
+        }),
+        status: None,
+        code: String::new(),
+        retry,
+    }
+}
+
+/// The message in a response's JSON, if it has the Hub's format.
 fn said_in(body: &[u8]) -> String {
     #[derive(serde::Deserialize)]
     struct Said {
@@ -131,7 +220,7 @@ fn said_in(body: &[u8]) -> String {
     serde_json::from_slice::<Said>(body).map_or(String::new(), |said| said.error)
 }
 
-/// A server's words, short and on one line.
+/// A server's message, short and on one line.
 fn one_line(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     let line: String = words
@@ -145,7 +234,8 @@ fn one_line(text: &str) -> String {
     }
 }
 
-/// A `Retry-After` header in seconds: it is a number of them, or a date (RFC 9110, section 10.2.3).
+/// A `Retry-After` header in seconds: it is a number of seconds, or a date (RFC 9110, section
+/// 10.2.3).
 fn seconds(text: &str, now: SystemTime) -> Option<u64> {
     if let Ok(seconds) = text.parse() {
         return Some(seconds);

@@ -1,10 +1,11 @@
-//! The same tokens whichever instructions the CPU has: each form of the CPU kernel is chosen by its variable, and a CPU without AVX-512
-//! is one where the forms made of it are not chosen.
+//! The tokens are the same whichever instructions the CPU has: the variable of the CPU kernel
+//! chooses each instruction set in turn. A CPU without AVX-512 is one where the sets made of it are
+//! not chosen.
 
 mod common;
 
 use common::{data, gemma_xla};
-use gemma_xla::kernel::{Form, SWITCH};
+use gemma_xla::kernel::{InstructionSet, SWITCH};
 use gemma_xla::parity::Reference;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -13,7 +14,7 @@ use tempfile::TempDir;
 fn tokens(
     name: &str,
     reference: &Reference,
-    form: &str,
+    set: &str,
     batch: usize,
     cache: &TempDir,
 ) -> Vec<Vec<i32>> {
@@ -24,8 +25,8 @@ fn tokens(
         .collect();
     let mut command = gemma_xla();
     command
-        .env(SWITCH, form)
-        // Programs are the same in all forms: they are compiled once.
+        .env(SWITCH, set)
+        // Programs are the same for all instruction sets, so they are compiled once.
         .env("GEMMA_XLA_CACHE", cache.path())
         .args(["generate", "--dtype", "f32", "--input", "-"])
         .args(["--input-format", "jsonl", "--format", "jsonl"])
@@ -36,7 +37,7 @@ fn tokens(
         .write_stdin(lines);
     let output = command.output().expect("the binary runs");
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{form}: {stderr}");
+    assert_eq!(output.status.code(), Some(0), "{set}: {stderr}");
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .map(|line| {
@@ -47,14 +48,14 @@ fn tokens(
 }
 
 #[test]
-fn every_form_and_none_give_flax_tokens_in_float32() {
-    let forms: Vec<&str> = Form::ALL
+fn every_instruction_set_and_none_give_flax_tokens_in_float32() {
+    let sets: Vec<&str> = InstructionSet::ALL
         .into_iter()
-        .filter(|form| form.is_available())
-        .map(Form::name)
+        .filter(|set| set.is_available())
+        .map(InstructionSet::name)
         .chain(["off"])
         .collect();
-    assert!(forms.contains(&"portable") && forms.contains(&"off"));
+    assert!(sets.contains(&"portable") && sets.contains(&"off"));
     for name in ["gemma-small", "random-mqa"] {
         let path = data(name).join("reference-float32.npz");
         let reference = Reference::read(&path).expect("read");
@@ -62,14 +63,14 @@ fn every_form_and_none_give_flax_tokens_in_float32() {
         let cache = TempDir::new().expect("a folder");
         // One row, where a step is a product of a vector, and all of them.
         for batch in [1, reference.batch] {
-            for form in &forms {
-                let found = tokens(name, &reference, form, batch, &cache);
+            for set in &sets {
+                let found = tokens(name, &reference, set, batch, &cache);
                 assert_eq!(found.len(), reference.batch);
                 for (row, ids) in found.iter().enumerate() {
                     let expected = &sequences[row * total + reference.length..(row + 1) * total];
-                    assert_eq!(*ids, expected[..ids.len()], "{name} {form} row {row}");
+                    assert_eq!(*ids, expected[..ids.len()], "{name} {set} row {row}");
                     let ended = expected[ids.len()..].iter().all(|id| *id == 0);
-                    assert!(ended, "{name} {form} row {row} ends where Flax's does");
+                    assert!(ended, "{name} {set} row {row} ends where Flax's does");
                 }
             }
         }
@@ -77,7 +78,7 @@ fn every_form_and_none_give_flax_tokens_in_float32() {
 }
 
 #[test]
-fn a_form_that_is_not_there_is_named() {
+fn an_unknown_instruction_set_is_named() {
     let mut command = gemma_xla();
     command
         .env(SWITCH, "sse9")
