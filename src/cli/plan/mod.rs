@@ -1,5 +1,6 @@
 //! `gemma-xla plan`: whether a model fits on a slice of TPUs, and what a step costs there.
 
+mod cells;
 mod instructions;
 mod progress;
 mod table;
