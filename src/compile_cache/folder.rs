@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::Key;
+use crate::whole_file::{Mode, UNFINISHED, WholeFile};
 
 const MAGIC: &[u8] = b"gemma-xla cache entry 1\n";
 const EXTENSION: &str = "program";
-/// What the name of a file begins with while it is written.
-const UNFINISHED: &str = ".unfinished-";
-/// The age at which an unfinished file is taken to be left by a killed process.
+/// When a file that is still being written belongs to a process that is gone.
 const ABANDONED: Duration = Duration::from_secs(60 * 60);
 
 /// A folder of entries.
@@ -85,15 +84,14 @@ impl Folder {
             .recursive(true)
             .mode(0o700)
             .create(&self.path)?;
-        let mut file = tempfile::Builder::new()
-            .prefix(UNFINISHED)
-            .tempfile_in(&self.path)?;
+        // Not waited for until it is on the disk: its checksum would show a file that a power cut
+        // left without its contents.
+        let mut file = WholeFile::create(&self.entry(key), Mode::Exactly(0o600), false)?;
         file.write_all(MAGIC)?;
         file.write_all(key.as_bytes())?;
         file.write_all(bytes)?;
         // No sync: the checksum detects a file that a power failure left incomplete.
-        file.persist(self.entry(key)).map_err(|error| error.error)?;
-        Ok(())
+        file.commit()
     }
 
     /// Removes the least recently used entries until the rest is within bounds, and unfinished

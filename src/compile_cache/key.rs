@@ -40,14 +40,18 @@ impl Key {
         if client.platform_name() == "cpu" {
             hasher.part(processor().as_bytes());
         }
-        for name in FLAG_VARIABLES {
-            hasher.part(
-                std::env::var_os(name)
-                    .unwrap_or_default()
-                    .as_encoded_bytes(),
-            );
-        }
+        hasher.flags();
         Ok(Self(hasher.finish()))
+    }
+
+    /// The key of something that follows from these parts and from the environment's compiler
+    /// flags alone.
+    pub(crate) fn of_parts(parts: &[&[u8]]) -> Self {
+        let mut hasher = Hasher::default();
+        hasher.part(VERSION.as_bytes());
+        parts.iter().for_each(|part| hasher.part(part));
+        hasher.flags();
+        Self(hasher.finish())
     }
 
     /// The key's bytes.
@@ -76,6 +80,14 @@ impl Hasher {
     pub fn part(&mut self, bytes: &[u8]) {
         self.0.update((bytes.len() as u64).to_le_bytes());
         self.0.update(bytes);
+    }
+
+    /// The environment's compiler flags.
+    fn flags(&mut self) {
+        for name in FLAG_VARIABLES {
+            let value = std::env::var_os(name).unwrap_or_default();
+            self.part(value.as_encoded_bytes());
+        }
     }
 
     pub fn finish(self) -> [u8; 32] {

@@ -90,6 +90,18 @@ impl CompileCache {
         }
         Ok((executable, Origin::Compiled))
     }
+
+    /// The bytes kept under a key, if there are any.
+    pub(crate) fn read(&self, key: &Key) -> Option<Vec<u8>> {
+        self.folder.as_ref()?.read(key)
+    }
+
+    /// Keeps bytes under a key. What is wrong with the cache is a warning.
+    pub(crate) fn write(&self, key: &Key, bytes: &[u8]) {
+        if let Some(folder) = &self.folder {
+            folder.write(key, bytes);
+        }
+    }
 }
 
 /// Loads an entry of the cache. The folder is trusted: it is the user's own, created without write

@@ -39,6 +39,15 @@ pub(super) fn prepare(
         config.pad_token_id = Some(config.padding_id());
         config.eos_token_ids.clear();
     }
+    // First of all, so that the error counts everything that is missing, and not the embedding alone.
+    let expected: Vec<_> = crate::model::parameters(&config)
+        .into_iter()
+        .map(|parameter| {
+            let shape = parameter.shape();
+            (parameter.name, shape)
+        })
+        .collect();
+    checkpoint.check(&expected)?;
     let compute = match options.dtype {
         Some(dtype) => dtype,
         None => checkpoint_dtype(checkpoint, &config)?,
@@ -46,12 +55,6 @@ pub(super) fn prepare(
     let stored = |name: &str| checkpoint.get(name).map_or(compute, |t| t.dtype());
     // Whether checkpoint, configuration and mesh fit does not depend on the device: it is known before a plugin is loaded.
     let mut spec = ModelSpec::new(config, compute, Xla::CPU, options.mesh, stored)?;
-    let expected: Vec<_> = spec
-        .parameters
-        .iter()
-        .map(|p| (p.name.clone(), p.shape()))
-        .collect();
-    checkpoint.check(&expected)?;
 
     let devices = Devices::new(open_client(options)?, options.mesh)?;
     let saved = match &options.executables {

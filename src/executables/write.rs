@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::error::{Error, Result};
 use super::manifest::{MANIFEST_FILE, Manifest, SavedProgram, Target};
 use super::sha256;
+use crate::whole_file::{Mode, WholeFile};
 
 /// An executable to save.
 pub struct NewExecutable {
@@ -57,19 +58,8 @@ pub fn save(folder: &Path, target: &Target, executables: Vec<NewExecutable>) -> 
 
 /// Writes a file atomically.
 fn write(folder: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = tempfile::Builder::new()
-        .prefix(".unfinished-")
-        .tempfile_in(folder)?;
+    // Others may read it: these files are meant to be copied to another machine.
+    let mut file = WholeFile::create(&folder.join(name), Mode::Exactly(0o644), true)?;
     file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    // Temporary files are readable by their owner alone; these are meant to be copied to another
-    // machine.
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        file.as_file()
-            .set_permissions(fs::Permissions::from_mode(0o644))?;
-    }
-    file.persist(folder.join(name)).map_err(|e| e.error)?;
-    Ok(())
+    file.commit()
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::repo::is_plain_name;
 use super::{Error, RepoId, Result};
+use crate::whole_file::{Mode, WholeFile};
 
 /// A repository's folder: `blobs`, `snapshots` and `refs`, and its locks.
 pub(super) struct RepoCache {
@@ -174,26 +175,13 @@ fn is_removed(file: &File) -> bool {
     }
 }
 
-/// Writes a small file under a temporary name and renames it.
-fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut beside = tempfile::Builder::new()
-        .prefix(".beside-")
-        .tempfile_in(folder)
-        .map_err(Error::io(folder))?;
-    write(beside.as_file_mut()).map_err(Error::io(path))?;
-    #[cfg(unix)]
-    {
-        // Temporary files are readable by their owner alone; the cache may be shared.
-        use std::os::unix::fs::PermissionsExt;
-        let mode = fs::Permissions::from_mode(0o644);
-        beside
-            .as_file()
-            .set_permissions(mode)
-            .map_err(Error::io(path))?;
-    }
-    beside.persist(path).map_err(|e| Error::io(path)(e.error))?;
-    Ok(())
+/// Writes a small file beside its place and renames it.
+fn replace(path: &Path, write: impl FnOnce(&mut WholeFile) -> io::Result<()>) -> Result<()> {
+    // Others may read it: the cache may be shared.
+    let mut beside =
+        WholeFile::create(path, Mode::Exactly(0o644), false).map_err(Error::io(path))?;
+    write(&mut beside).map_err(Error::io(path))?;
+    beside.commit().map_err(Error::io(path))
 }
 
 #[cfg(unix)]

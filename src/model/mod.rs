@@ -74,10 +74,15 @@ pub fn name_tables() -> Vec<NameTable> {
     archetypes
         .map(|spec| {
             let declarations = Declarations::new(DType::F32, &|_| DType::F32);
-            Gemma::new(&declarations.root(), spec, |_| NameTable::LAYER.to_owned());
+            let gemma = Gemma::new(&declarations.root(), spec, |_| NameTable::LAYER.to_owned());
             let parameters = declarations.into_table();
             let named = parameters.iter();
-            NameTable::new(named.map(|p| (p.name.as_str(), p.stored.as_slice())))
+            let table = NameTable::new(named.map(|p| (p.name.as_str(), p.stored.as_slice())));
+            let name = |id: ParameterId| parameters.get(id.0).map(|p| p.name.as_str());
+            match (name(gemma.embedding()), gemma.head().and_then(name)) {
+                (Some(embedding), Some(head)) => table.with_head(embedding, head),
+                _ => table,
+            }
         })
         .collect()
 }

@@ -11,6 +11,8 @@ pub struct NameTable {
     own: Vec<String>,
     /// Other names. Where two rules have the same name, the first whose axes fit the stored shape holds.
     rules: Vec<Rule>,
+    /// The embedding and the head, by Flax's names.
+    head: Option<(String, String)>,
 }
 
 /// A stored tensor, and the parameters that it is.
@@ -48,6 +50,22 @@ impl NameTable {
             }
         }
         table
+    }
+
+    /// The same table, which knows that `head` is the transpose of `embedding` in a model whose head
+    /// is tied to it.
+    #[must_use]
+    pub fn with_head(self, embedding: &str, head: &str) -> Self {
+        Self {
+            head: Some((embedding.to_owned(), head.to_owned())),
+            ..self
+        }
+    }
+
+    /// Flax's names of the embedding and of the head.
+    pub(crate) fn head(&self) -> Option<(&str, &str)> {
+        let (embedding, head) = self.head.as_ref()?;
+        Some((embedding, head))
     }
 
     fn add(&mut self, name: &str, stored: &StoredAs) {

@@ -16,6 +16,7 @@ use super::error::{Error, Result};
 use super::folder::folder;
 use super::pins::{PLATFORM_TAGS, PYTHON_VERSION, Pin};
 use crate::cache_dir::process_variables;
+use crate::whole_file::{Mode, WholeFile};
 
 /// How to install a plugin.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -187,11 +188,9 @@ fn unpack_library(pin: &'static Pin, wheel: &Path, path: &Path, folder: &Path) -
         .by_name(pin.library)
         .map_err(|error| broken(error.to_string()))?;
 
-    // In the folder of its final path, so that the rename cannot cross file systems.
-    let mut unpacked = tempfile::Builder::new()
-        .prefix(".unpack-")
-        .tempfile_in(folder)
-        .map_err(Error::io(folder))?;
+    // Others may read it: a plugin may be shared.
+    let mut unpacked =
+        WholeFile::create(path, Mode::Exactly(0o755), true).map_err(Error::io(folder))?;
     // One byte too many is enough to change the hash.
     let actual = copy_hashing(
         &mut library.take(pin.library_size.saturating_add(1)),
@@ -208,24 +207,7 @@ fn unpack_library(pin: &'static Pin, wheel: &Path, path: &Path, folder: &Path) -
             actual,
         });
     }
-    make_readable(unpacked.as_file()).map_err(Error::io(path))?;
-    unpacked.as_file().sync_all().map_err(Error::io(path))?;
-    unpacked
-        .persist(path)
-        .map_err(|error| Error::io(path)(error.error))?;
-    Ok(())
-}
-
-/// Temporary files are readable by their owner alone; a plugin may be shared.
-fn make_readable(file: &File) -> std::io::Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        file.set_permissions(fs::Permissions::from_mode(0o755))?;
-    }
-    #[cfg(not(unix))]
-    let _ = file;
-    Ok(())
+    unpacked.commit().map_err(Error::io(path))
 }
 
 /// The file's SHA-256, in hexadecimal.

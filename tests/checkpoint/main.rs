@@ -14,3 +14,4 @@ mod npz;
 mod reading;
 mod safetensors;
 mod samples;
+mod untidy;

@@ -54,6 +54,11 @@ impl Gemma {
         self.embed_tokens.table()
     }
 
+    /// The head's place among the model's parameters, where it has one of its own.
+    pub fn head(&self) -> Option<ParameterId> {
+        self.lm_head.as_ref().map(Linear::kernel)
+    }
+
     /// Embeds `ids` [batch, length] (s32): [batch · length, hidden] in the compute dtype.
     pub fn embed<'b>(&self, pass: &Pass<'_, 'b>, ids: Tensor<'b>) -> Tensor<'b> {
         self.embed_tokens.forward(pass, ids)

@@ -17,6 +17,11 @@ pub struct Linear {
 }
 
 impl Linear {
+    /// The kernel's place among the model's parameters.
+    pub fn kernel(&self) -> ParameterId {
+        self.kernel
+    }
+
     /// The projection that `scope` calls `name`, from `input` to `output`; `deepmind` says what it is in DeepMind's tree.
     pub(in crate::model) fn new(
         scope: &Scope<'_>,
