@@ -41,6 +41,8 @@
 //! Operation semantics are those of XLA's operation reference; field names and text follow XLA's `hlo.proto`,
 //! `xla_data.proto` and HLO text syntax.
 
+#![forbid(unsafe_code)]
+
 mod builder;
 mod check;
 mod computation;

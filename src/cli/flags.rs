@@ -2,8 +2,8 @@
 
 use std::error::Error;
 
-use crate::engine;
 use crate::sharding::SplitError;
+use crate::{engine, plan};
 
 /// An error and its causes in one line.
 pub(super) fn one_line(error: &anyhow::Error) -> String {
@@ -12,6 +12,9 @@ pub(super) fn one_line(error: &anyhow::Error) -> String {
 }
 
 fn described(error: &(dyn Error + 'static)) -> String {
+    if let Some(error) = error.downcast_ref::<plan::Error>() {
+        return described_plan(error);
+    }
     match error.downcast_ref() {
         Some(engine::Error::Argument { argument, problem }) => {
             format!("--{}: {problem}", argument.replace('_', "-"))
@@ -19,5 +22,21 @@ fn described(error: &(dyn Error + 'static)) -> String {
         Some(engine::Error::Split(split)) => format!("--mesh {split}"),
         _ if error.is::<SplitError>() => format!("--mesh {error}"),
         _ => error.to_string(),
+    }
+}
+
+/// A plan's messages begin with the argument that cannot be used.
+fn described_plan(error: &plan::Error) -> String {
+    let message = error.to_string();
+    match error {
+        plan::Error::Split(split) => format!("--mesh {split}"),
+        plan::Error::Engine(error) => described(error),
+        _ => match error.argument() {
+            Some(argument) => {
+                let rest = message.strip_prefix(argument).unwrap_or(&message);
+                format!("--{}{rest}", argument.replace('_', "-"))
+            }
+            None => message,
+        },
     }
 }

@@ -26,12 +26,12 @@ impl Folder {
         Self { path, max_bytes }
     }
 
-    /// Where the entry of a key is, or would be.
+    /// The path of a key's entry, whether or not it exists.
     pub fn entry(&self, key: &Key) -> PathBuf {
         self.path.join(format!("{key}.{EXTENSION}"))
     }
 
-    /// The entry of a key, if there is one. That it is used is noted in its time of modification.
+    /// The entry of a key, if there is one. Its time of modification is set to now.
     pub fn read(&self, key: &Key) -> Option<Vec<u8>> {
         let path = self.entry(key);
         match self.try_read(&path, key) {
@@ -59,15 +59,15 @@ impl Folder {
             .read_to_end(&mut bytes)?;
         let header = [MAGIC, key.as_bytes()].concat();
         if !bytes.starts_with(&header) {
-            return Err(io::Error::other("not the entry that its name says"));
+            return Err(io::Error::other("not the entry of its name"));
         }
         bytes.drain(..header.len());
-        // In a folder that cannot be written to, entries keep their age, and are not removed either.
+        // In a read-only folder entries keep their age, and are not removed either.
         let _ = file.set_modified(SystemTime::now());
         Ok(bytes)
     }
 
-    /// Keeps an entry, or warns that it cannot be kept.
+    /// Writes an entry, or warns that it cannot be written.
     pub fn write(&self, key: &Key, bytes: &[u8]) {
         let written = self.try_write(key, bytes).and_then(|()| self.make_room());
         if let Err(error) = written {
@@ -90,10 +90,12 @@ impl Folder {
         file.write_all(MAGIC)?;
         file.write_all(key.as_bytes())?;
         file.write_all(bytes)?;
+        // No sync: the checksum detects a file that a power failure left incomplete.
         file.commit()
     }
 
-    /// Removes the entries used longest ago until the rest is within bounds, and what killed processes left.
+    /// Removes the least recently used entries until the rest is within bounds, and unfinished
+    /// files of killed processes.
     fn make_room(&self) -> io::Result<()> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.path)? {

@@ -131,9 +131,12 @@ impl Devices {
         dims: &[i64],
     ) -> Result<PerDevice> {
         let each = self.local.iter().map(|Replica { index, device }| {
-            Ok(self
-                .client
-                .buffer_from_host(bytes(*index), dims, element_type, device)?)
+            Ok(Buffer::from_host(
+                device,
+                bytes(*index),
+                dims,
+                element_type,
+            )?)
         });
         Ok(PerDevice(each.collect::<Result<_>>()?))
     }

@@ -14,8 +14,8 @@ use crate::dtype::DType;
 use crate::executables::SavedExecutables;
 use crate::kernel::{self, CpuOps};
 use crate::model::{ModelSpec, Ops, Parameter, Xla};
-use crate::pjrt::{Client, HostBuffer, NamedValue, Plugin};
-use crate::plugin;
+use crate::pjrt::{Buffer, Client, HostBuffer, NamedValue, Plugin};
+use crate::plugin::{self, Platform};
 use crate::sharding::AxisShare;
 
 /// A model that fits its checkpoint and devices, before its parameters are read.
@@ -61,7 +61,7 @@ pub(super) fn prepare(
         Some(folder) => Some(SavedExecutables::open(folder, &devices.target()?)?),
         None => None,
     };
-    spec.ops = ops(devices.client())?;
+    spec.ops = ops(devices.client());
     if spec.config.rope_theta_differs_from_flax() {
         tracing::warn!(
             "config.json has rope_theta {}, which is followed; Flax's Gemma ignores it and uses {FLAX_ROPE_THETA}",
@@ -76,11 +76,11 @@ pub(super) fn prepare(
 }
 
 /// The operations of a client's kind of device.
-fn ops(client: &Client) -> Result<Arc<dyn Ops>> {
-    Ok(match kernel::register(client)? {
+fn ops(client: &Client) -> Arc<dyn Ops> {
+    match kernel::are_available(client) {
         true => Arc::new(CpuOps),
         false => Arc::new(Xla::for_platform(client.platform_name())),
-    })
+    }
 }
 
 /// A client of the device that the options name.
@@ -112,8 +112,13 @@ fn open_client(options: &LoadOptions) -> Result<Client> {
         })
         .into_iter()
         .collect();
-    let path = plugin::find(&options.device)?;
-    Ok(Plugin::load(&path)?.client(&create)?)
+    let located = plugin::find(&options.device)?;
+    let custom_calls = match located.platform {
+        None | Some(Platform::Cpu) => kernel::custom_calls()?,
+        Some(_) => Vec::new(),
+    };
+    let plugin = Plugin::open(&located.file, &custom_calls)?;
+    Ok(Client::new(&plugin, &create)?)
 }
 
 /// The dtype that a checkpoint is computed in unless another is asked for: that of its embedding.
@@ -194,7 +199,7 @@ fn load_share(
     devices: &Devices,
     share: Share,
     loaded: &(impl Fn(u64) + Sync),
-) -> Result<Vec<(usize, crate::pjrt::Buffer)>> {
+) -> Result<Vec<(usize, Buffer)>> {
     let layout = spec.ops.kernel_layout();
     let mut view = checkpoint
         .require(&parameter.name, &parameter.shape())?
@@ -218,12 +223,7 @@ fn load_share(
     let shape = parameter.device_shape(spec.mesh, layout);
     let buffers = share.places.iter().map(|&place| {
         let device = &devices.local()[place].device;
-        let buffer = devices.client().buffer_from_host(
-            host.clone(),
-            &shape.dims,
-            shape.element_type,
-            device,
-        )?;
+        let buffer = Buffer::from_host(device, host.clone(), &shape.dims, shape.element_type)?;
         // On a device with memory of its own the transfer still reads the host's copy: waiting here bounds how
         // many of those there are by the number of loading threads.
         buffer.ready()?.wait()?;

@@ -1,7 +1,7 @@
 //! The programs that generation and comparison need, by their shapes, and how each is compiled.
 
 use super::buckets::{cache_bucket, prompt_bucket, prompt_chunk};
-use crate::executables::Entry;
+use crate::executables::SavedProgram;
 use crate::model::ModelSpec;
 use crate::model::programs::{self, Admit, Decode, Extend, Forward, Prefill, Program, Step};
 use crate::pjrt::{CompileOptions, OptionValue};
@@ -142,9 +142,9 @@ program_keys! {
 
 impl ProgramKey {
     /// What a manifest of executables says of the program: its name and shapes, and the hash of what is compiled.
-    pub(crate) fn manifest_entry(self, program_hash: String) -> Entry {
+    pub(crate) fn manifest_entry(self, program_hash: String) -> SavedProgram {
         let sizes = self.sizes().into_iter();
-        Entry {
+        SavedProgram {
             program: self.name().to_owned(),
             shapes: sizes.map(|(name, size)| (name.to_owned(), size)).collect(),
             program_hash,

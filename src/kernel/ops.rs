@@ -74,20 +74,24 @@ impl Ops for CpuOps {
     }
 
     fn attend_cached<'b>(&self, heads: &Heads, call: CachedAttention<'b>) -> Tensor<'b> {
-        let Place::Shared { slot, key_mask } = call.place else {
-            return heads.attend_cached(call);
-        };
         if heads.compute == DType::F16 {
-            return heads.attend_cached(call);
+            return heads.attend_cached(call, 1);
         }
         let [rows, _, count, head_dim] = call.queries.sizes();
-        let kv_heads = call.cache.keys.size(1);
+        let [_, kv_heads, slots, _] = call.cache.keys.sizes();
+        let (slot, key_mask) = match call.place {
+            Place::Shared { slot, key_mask } => (slot, key_mask),
+            Place::Own { slots: own } => {
+                let b = own.builder();
+                (own, b.filled(ElementType::S32, &[rows, slots], 1.0))
+            }
+        };
         let dims = [rows, kv_heads, count / kv_heads, head_dim];
         let queries = call.queries.reshape(&dims);
         let operands = [call.cache.keys, call.cache.values, key_mask, slot];
         let result = ArrayShape::new(heads.compute.into(), &dims);
         queries
-            .custom_call(ATTENTION, &operands, result, CustomCallOptions::default())
+            .custom_call(ATTENTION, &operands, result, attributes(heads, head_dim))
             .reshape(&[rows, count * head_dim])
     }
 
@@ -102,6 +106,28 @@ impl Ops for CpuOps {
         ]);
         let both = x.custom_call(ARGMAX, &[], results, CustomCallOptions::default());
         (both.element(0), both.element(1))
+    }
+}
+
+/// What attention is to do otherwise than by default.
+fn attributes(heads: &Heads, head_dim: i64) -> CustomCallOptions {
+    let mut attributes = Vec::new();
+    if let Some(window) = heads.window {
+        attributes.push(format!("window = {window} : i64"));
+    }
+    if let Some(cap) = heads.score_cap {
+        attributes.push(format!("softcap = {cap:e} : f32"));
+    }
+    if heads.score_divisor != (head_dim as f64).sqrt() {
+        attributes.push(format!("scale = {:e} : f32", 1.0 / heads.score_divisor));
+    }
+    let backend_config = match attributes.is_empty() {
+        true => String::new(),
+        false => format!("{{{}}}", attributes.join(", ")),
+    };
+    CustomCallOptions {
+        backend_config,
+        ..CustomCallOptions::default()
     }
 }
 

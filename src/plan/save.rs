@@ -14,7 +14,7 @@ use crate::model::ModelSpec;
 /// A program that does not fit, a folder that cannot be written to.
 pub(super) fn save(
     folder: &Path,
-    target: &Target,
+    target: &Target<'_>,
     spec: &ModelSpec,
     measures: &Measures,
 ) -> Result<PathBuf> {
@@ -31,7 +31,13 @@ pub(super) fn save(
                 let hash = executables::program_hash(&module, &options)?;
                 Ok(NewExecutable {
                     entry: part.key.manifest_entry(hash),
-                    bytes: cost.program.serialize()?,
+                    bytes: cost
+                        .executable
+                        .clone()
+                        .ok_or_else(|| Error::NothingToSave {
+                            folder: folder.to_owned(),
+                            message: "libtpu gave no executable".into(),
+                        })?,
                 })
             }
         })
