@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Outcome;
 use super::source::{leave_interrupts, locate};
+use super::terminal;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::write::{Staging, WriteError, WriteFormat, WriteOptions, write};
 use crate::config::CONFIG_FILE;
@@ -84,7 +85,7 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
         dtype: args.dtype,
         max_shard_bytes: args.max_shard_size,
     };
-    let bar = progress_bar(written_bytes(&checkpoint, args.dtype));
+    let bar = terminal::bar(progress_bar(written_bytes(&checkpoint, args.dtype)));
     let written = write(&checkpoint, staging.path(), &options, &mut |bytes| {
         bar.inc(bytes);
         match interrupted.load(Ordering::Relaxed) {
@@ -100,7 +101,7 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
     };
     staging.commit()?;
     warn_of_overflow(&written.overflowed, args.dtype);
-    eprintln!(
+    terminal::note(format_args!(
         "{}: {} tensors in {} of {}",
         args.destination.display(),
         checkpoint.tensors().len(),
@@ -109,7 +110,7 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
             count => format!("{count} files"),
         },
         options.format
-    );
+    ));
     Ok(Outcome::Done)
 }
 

@@ -4,12 +4,15 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use super::input::Prompt;
-use crate::engine::Generation;
-use crate::whole_file::{Mode, WholeFile};
 use anyhow::Context;
 use clap::ValueEnum;
 use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::input::Prompt;
+use super::terminal::Results;
+use crate::engine::Generation;
+use crate::whole_file::{Mode, WholeFile};
 
 /// The format of the results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -24,7 +27,7 @@ pub enum OutputFormat {
 #[derive(Serialize)]
 struct Line<'a> {
     index: usize,
-    id: Option<&'a serde_json::Value>,
+    id: Option<&'a RawValue>,
     token_ids: &'a [u32],
     text: Option<&'a str>,
     finish_reason: &'static str,
@@ -39,7 +42,7 @@ pub fn write_jsonl(
 ) -> io::Result<()> {
     let line = Line {
         index: generation.index,
-        id: prompt.id.as_ref(),
+        id: prompt.id.as_deref(),
         token_ids: &generation.token_ids,
         text,
         finish_reason: generation.finish_reason.name(),
@@ -66,7 +69,7 @@ impl Output {
     /// Opens the `path` that `option` names, or standard output if it is none.
     pub fn open(option: &'static str, path: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = path else {
-            return Ok(Output::Stream(Box::new(io::stdout())));
+            return Ok(Output::Stream(Box::new(Results::new())));
         };
         let name = || format!("{option} {}", path.display());
         let is_special = path

@@ -5,14 +5,14 @@ use super::GemmaConfig;
 /// The names, as [`GemmaConfig::named`] takes them.
 pub const GEOMETRIES: [&str; 2] = ["gemma-2b", "gemma-7b"];
 
-/// What the config.json of google/gemma-2b says where it matters here.
+/// The keys of google/gemma-2b's config.json that are used here.
 const GEMMA_2B: &str = r#"{
     "model_type": "gemma", "torch_dtype": "bfloat16",
     "vocab_size": 256000, "hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 18,
     "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256, "max_position_embeddings": 8192
 }"#;
 
-/// The same of google/gemma-7b.
+/// The same for google/gemma-7b.
 const GEMMA_7B: &str = r#"{
     "model_type": "gemma", "torch_dtype": "bfloat16",
     "vocab_size": 256000, "hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28,

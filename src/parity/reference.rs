@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use npyz::{DType as NpyDType, NpyFile, Order, TypeChar};
 use zip::ZipArchive;
 
+use crate::input_file;
+
 /// A reference that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -51,7 +53,7 @@ impl Reference {
             path: path.to_owned(),
             problem,
         };
-        let file = File::open(path).map_err(|e| failed(e.to_string()))?;
+        let file = input_file::open(path).map_err(|e| failed(e.to_string()))?;
         let archive = ZipArchive::new(file).map_err(|e| failed(format!("no npz file: {e}")))?;
         let read = Arrays { archive }.read().map_err(failed)?;
         Ok(Self {

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::Outcome;
 use super::convert::folder_of;
 use super::source::locate;
+use super::terminal;
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{CONFIG_FILE, GemmaConfig};
 use crate::engine::checkpoint_dtype;
@@ -45,9 +46,9 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Outcome> {
     let model = locate(&args.model, args.revision.as_deref(), Wanted::Checkpoint)?;
     let report = Report::of(&model, args.mesh)?;
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        terminal::print_json(&report)?;
     } else {
-        print!("{}", table::render(&report, table::terminal_width()));
+        table::render(&report, table::terminal_width())?.print()?;
     }
     Ok(match &report.fit {
         Some(fit) if !fit.fits => Outcome::Negative,
