@@ -2,7 +2,8 @@
 //! or a web page.
 
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 /// The bytes from which [`Impostor::of`] recognises a file.
@@ -64,6 +65,56 @@ pub(crate) fn exists(file: &Path) -> io::Result<bool> {
     }
 }
 
+/// Opens a regular file.
+///
+/// # Errors
+/// [`io::ErrorKind::NotFound`] where there is no such file; a message of its own where it is a
+/// broken link, or not a regular file: reading a device may never end, and opening a FIFO waits for
+/// a writer.
+pub(crate) fn open(file: &Path) -> io::Result<File> {
+    if !exists(file)? {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let not_regular = || io::Error::other("not a regular file");
+    // Asked of the path first, since opening some devices has an effect.
+    if !file.metadata()?.is_file() {
+        return Err(not_regular());
+    }
+    let mut options = File::options();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        // The path may lead to a FIFO by now.
+        options.custom_flags(libc::O_NONBLOCK);
+    }
+    let opened = options.open(file)?;
+    match opened.metadata()?.is_file() {
+        true => Ok(opened),
+        false => Err(not_regular()),
+    }
+}
+
+/// Reads a whole file of at most `limit` bytes. Nothing where it is larger.
+///
+/// # Errors
+/// As [`open`]; a message of its own where the file is a pointer or a web page.
+pub(crate) fn read(file: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut content = Vec::new();
+    open(file)?
+        .take(limit.saturating_add(1))
+        .read_to_end(&mut content)?;
+    if let Some(impostor) = Impostor::of(content.get(..HEAD).unwrap_or(&content)) {
+        return Err(io::Error::other(impostor.to_string()));
+    }
+    Ok((content.len() as u64 <= limit).then_some(content))
+}
+
+/// Text without the mark that some editors put at its start.
+pub(crate) fn without_byte_order_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,5 +147,28 @@ mod tests {
         std::os::unix::fs::symlink("no/such/blob", &link).unwrap();
         let message = exists(&link).unwrap_err().to_string();
         assert!(message.contains("no/such/blob"), "{message}");
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "\u{feff}text").unwrap();
+        let content = read(&path, 7).unwrap().unwrap();
+        assert_eq!(without_byte_order_mark(&content), b"text");
+        assert_eq!(read(&path, 6).unwrap(), None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_not_a_regular_file_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+        assert!(made.unwrap().success());
+        for path in [fifo.as_path(), folder.path(), Path::new("/dev/zero")] {
+            let message = read(path, 10).unwrap_err().to_string();
+            assert_eq!(message, "not a regular file");
+        }
     }
 }

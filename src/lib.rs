@@ -89,7 +89,6 @@ pub mod parity;
 pub mod pjrt;
 pub mod plan;
 pub mod plugin;
-mod read_file;
 pub mod sampling;
 pub mod sharding;
 pub mod source;

@@ -231,7 +231,11 @@ fn a_manifest_that_leads_out_of_its_folder_is_refused() {
         write_manifest(folder.path(), &edited);
         fails_naming(
             &mut generate(&data("gemma-small"), folder.path(), NEW_TOKENS),
-            &["--executables", "manifest.json", "no file in its folder"],
+            &[
+                "--executables",
+                "manifest.json",
+                "not a file name in its folder",
+            ],
         );
     }
 }

@@ -278,7 +278,10 @@ fn a_link_to_nothing_is_named_with_its_target() {
         command
             .args(["generate", "She", "--model"])
             .arg(model.path());
-        fails_naming(&mut command, &[name, "a link to ../../blobs/0123abc"]);
+        fails_naming(
+            &mut command,
+            &[name, "a symbolic link to ../../blobs/0123abc"],
+        );
     }
 }
 

@@ -57,8 +57,9 @@ fn looks_like(folder: &Path, names: &[String]) -> Option<&'static str> {
 /// Whether config.json says that the weights are quantised.
 fn quantised_config(folder: &Path) -> bool {
     const LIMIT: u64 = 1 << 24;
-    crate::read_file::read(&folder.join(crate::config::CONFIG_FILE), LIMIT)
+    crate::input_file::read(&folder.join(crate::config::CONFIG_FILE), LIMIT)
         .ok()
+        .flatten()
         .and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok())
         .is_some_and(|config| config.get("quantization_config").is_some())
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use super::{Error, Result};
-use crate::read_file::{self, Problem};
+use crate::input_file;
 
 /// The largest index that is read. The index of a model with a hundred thousand tensors has about
 /// ten megabytes.
@@ -24,13 +24,12 @@ pub(super) fn read(file: &Path) -> Result<Shards> {
         file: file.to_path_buf(),
         source,
     };
-    let text = read_file::read(file, MAX_FILE).map_err(|error| match error.problem {
-        Problem::TooLarge { limit } => Error::IndexTooLarge {
+    let Some(text) = input_file::read(file, MAX_FILE).map_err(failed)? else {
+        return Err(Error::IndexTooLarge {
             file: file.to_path_buf(),
-            limit,
-        },
-        problem => failed(problem.into()),
-    })?;
+            limit: MAX_FILE,
+        });
+    };
     shards(file, &text)
 }
 

@@ -17,7 +17,7 @@ use crate::checkpoint::write::{Staging, WriteError, WriteFormat, WriteOptions, w
 use crate::config::CONFIG_FILE;
 use crate::dtype::DType;
 use crate::hub::Wanted;
-use crate::read_file;
+use crate::input_file;
 use crate::source::open_checkpoint;
 
 /// Options of `convert`.
@@ -119,13 +119,14 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
 fn is_tied(folder: &Path) -> anyhow::Result<bool> {
     const LIMIT: u64 = 1 << 24;
     let file = folder.join(CONFIG_FILE);
-    let content = match read_file::read(&file, LIMIT) {
-        Err(error) if error.is_absent() => return Ok(false),
-        read => read.context("cannot read the configuration")?,
+    let content = match input_file::read(&file, LIMIT) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        read => read.with_context(|| format!("cannot read {}", file.display()))?,
     };
     // What else is wrong with the file does not matter here: it is copied as it is.
-    let Ok(config) = serde_json::from_slice::<serde_json::Map<_, serde_json::Value>>(&content)
-    else {
+    let Some(config) = content.and_then(|text| {
+        serde_json::from_slice::<serde_json::Map<_, serde_json::Value>>(&text).ok()
+    }) else {
         return Ok(false);
     };
     Ok(config

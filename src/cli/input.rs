@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use crate::read_file::without_byte_order_mark;
+use crate::input_file::without_byte_order_mark;
 use crate::tokenizer::Tokenizer;
 
 /// The longest line. No prompt that a Gemma has positions for comes near it.

@@ -114,14 +114,16 @@ pub fn main() -> ExitCode {
             .collect();
         advice::advise(error, &arguments).exit()
     });
+    let verbosity = cli.verbosity.verbosity();
     if let Command::Plan(args) = &cli.command {
-        for variables in [crate::plugin::tpu_compile_environment(), args.environment()] {
+        let quiet = args.environment(verbosity);
+        for variables in [crate::plugin::tpu_compile_environment(), quiet] {
             if let Err(error) = crate::pjrt::environment::set_defaults(variables) {
                 terminal::warn(error);
             }
         }
     }
-    terminal::set_up(cli.verbosity.verbosity());
+    terminal::set_up(verbosity);
     let outcome = match cli.command {
         Command::Generate(args) => generate::run(&args),
         Command::Parity(args) => parity::run(&args),

@@ -118,6 +118,14 @@ impl Page {
         }
     }
 
+    /// Adds lines that have been laid out, whose cells [`escaped_line`] has escaped.
+    pub(crate) fn push_lines(&mut self, lines: &str) {
+        self.0.push_str(&escaped(lines));
+        if !lines.ends_with('\n') {
+            self.0.push('\n');
+        }
+    }
+
     /// Prints the lines on standard output.
     ///
     /// # Errors

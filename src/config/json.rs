@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::ConfigError;
-use crate::read_file::{self, Problem};
+use crate::input_file::{self, without_byte_order_mark};
 
 /// The largest configuration file that is read. Real ones have a few kilobytes.
 const MAX_FILE: u64 = 1 << 24;
@@ -21,16 +21,20 @@ pub(super) struct Object<'a> {
 
 /// Reads a whole configuration file, which must be a regular file of UTF-8 text.
 pub(super) fn read_text(file: &Path) -> Result<String, ConfigError> {
-    read_file::read_text(file, MAX_FILE).map_err(|error| match error.problem {
-        Problem::TooLarge { limit } => ConfigError::TooLarge {
-            file: error.path,
-            limit,
-        },
-        problem => ConfigError::Read {
-            file: error.path,
-            source: problem.into(),
-        },
-    })
+    let failed = |source| ConfigError::Read {
+        file: file.to_path_buf(),
+        source,
+    };
+    let Some(content) = input_file::read(file, MAX_FILE).map_err(failed)? else {
+        return Err(ConfigError::TooLarge {
+            file: file.to_path_buf(),
+            limit: MAX_FILE,
+        });
+    };
+    match std::str::from_utf8(without_byte_order_mark(&content)) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(error) => Err(failed(std::io::Error::other(error))),
+    }
 }
 
 impl<'a> Object<'a> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use npyz::{DType as NpyDType, NpyFile, Order, TypeChar};
 use zip::ZipArchive;
 
-use crate::read_file;
+use crate::input_file;
 
 /// A reference that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +53,7 @@ impl Reference {
             path: path.to_owned(),
             problem,
         };
-        let file = read_file::open(path).map_err(|e| failed(e.problem.to_string()))?;
+        let file = input_file::open(path).map_err(|e| failed(e.to_string()))?;
         let archive = ZipArchive::new(file).map_err(|e| failed(format!("no npz file: {e}")))?;
         let read = Arrays { archive }.read().map_err(failed)?;
         Ok(Self {

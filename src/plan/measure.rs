@@ -1,10 +1,12 @@
 //! The programs of a batch, compiled, and what is known of them then.
 
-use super::compile::{Target, TooLarge};
+use super::compile::Target;
 use super::error::Result;
 use super::optimized::{self, Costs, Executed, OptimizedProgram, Relayout};
+use super::per_program::PerProgram;
 use super::record::Compiled;
-use super::report::{CacheCopy, Memory, PerProgram};
+use super::report::{CacheCopy, Memory};
+use super::too_large::TooLarge;
 use crate::engine::{BatchPrograms, ProgramKey};
 use crate::model::ModelSpec;
 use crate::pjrt::CompiledMemoryStats;
@@ -243,23 +245,5 @@ impl Measures {
 impl Part {
     fn is_decode(&self) -> bool {
         matches!(self.key, ProgramKey::Decode(_))
-    }
-}
-
-impl<T> PerProgram<T> {
-    /// A figure of each.
-    pub fn map<U>(&self, figure: impl Fn(&T) -> U) -> PerProgram<U> {
-        PerProgram {
-            prefill: self.prefill.as_ref().map(&figure),
-            decode: self.decode.as_ref().map(&figure),
-        }
-    }
-
-    /// A figure of each that has one.
-    pub(super) fn and_then<U>(self, figure: impl Fn(T) -> Option<U>) -> PerProgram<U> {
-        PerProgram {
-            prefill: self.prefill.and_then(&figure),
-            decode: self.decode.and_then(&figure),
-        }
     }
 }

@@ -2,44 +2,16 @@
 
 use std::time::Instant;
 
-use serde::Serialize;
-
 use super::Request;
 use super::bound::least_bytes;
 use super::compile::Target;
 use super::error::Result;
 use super::measure::measure;
+use super::report::SmallestMesh;
 use super::topologies::TpuSlice;
 use crate::engine::BatchPrograms;
 use crate::model::{ModelSpec, Xla};
 use crate::sharding::Mesh;
-
-/// The smallest mesh that a request which does not fit would fit on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "found", rename_all = "snake_case")]
-pub enum SmallestMesh {
-    /// This one fits: its programs were compiled.
-    Fits {
-        /// The mesh.
-        mesh: String,
-        /// Its devices.
-        devices: usize,
-    },
-    /// On this one parameters and caches fit, and on no smaller one. Time ran out before
-    /// its programs were compiled.
-    MayFit {
-        /// The mesh.
-        mesh: String,
-        /// Its devices.
-        devices: usize,
-    },
-    /// None of this slice.
-    None {
-        /// The smallest slice of the same chips where parameters and caches alone fit, and its
-        /// mesh. None where that is no slice.
-        larger_slice: Option<(&'static str, String)>,
-    },
-}
 
 /// What the search is for.
 pub(super) struct MeshSearch<'a> {

@@ -9,22 +9,25 @@ mod measure;
 mod mesh_search;
 mod model_source;
 mod optimized;
+mod per_program;
 mod record;
 mod report;
 mod save;
 mod search;
 mod throughput;
+mod too_large;
 mod topologies;
 
 pub use bound::{Bound, CallBound, Limit, Roofline};
 pub use chips::{CHIPS, Chip};
-pub use compile::{CompileEvent, TooLarge};
+pub use compile::CompileEvent;
 pub use error::{Error, Result};
-pub use mesh_search::SmallestMesh;
 pub use model_source::ModelSource;
 pub use optimized::{Collective, Executed, ScopeCost};
-pub use report::{Bounds, CacheCopy, Largest, Memory, ParameterTotals, PerProgram, Report};
+pub use per_program::PerProgram;
+pub use report::{Bounds, CacheCopy, Largest, Memory, ParameterTotals, Report, SmallestMesh};
 pub use throughput::{Cost, Throughput};
+pub use too_large::TooLarge;
 pub use topologies::TpuSlice;
 
 use std::path::PathBuf;

@@ -10,8 +10,8 @@ use flate2::read::ZlibDecoder;
 use flate2::write::ZlibEncoder;
 use serde::{Deserialize, Serialize};
 
-use super::compile::TooLarge;
 use super::report::Memory;
+use super::too_large::TooLarge;
 use crate::pjrt::ProgramCode;
 
 /// The outcome of compiling a program.

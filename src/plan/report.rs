@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::bound::{Bound, CallBound, Roofline};
-use super::compile::TooLarge;
-use super::mesh_search::SmallestMesh;
 use super::optimized::{Collective, Executed, Relayout, ScopeCost};
+use super::per_program::PerProgram;
 use super::throughput::Throughput;
+use super::too_large::TooLarge;
 use crate::model::{Distribution, Replicated};
 
 /// The answer to one question of fit and cost. All bytes are those of one device unless a name says
@@ -173,16 +173,6 @@ impl CacheCopy {
     }
 }
 
-/// One value for the prompts of a batch and one for the steps after them; none where a program does
-/// not fit.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct PerProgram<T> {
-    /// Of the programs that run the prompts, together: long ones are run in parts.
-    pub prefill: Option<T>,
-    /// Of the program that runs the steps.
-    pub decode: Option<T>,
-}
-
 /// What a program takes on a device, in bytes, as the compiler says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
@@ -245,4 +235,31 @@ pub struct Bounds {
     pub too_large: Option<usize>,
     /// Whether nothing lies between the two. Else the search ran out of time.
     pub exact: bool,
+}
+
+/// The smallest mesh that a request which does not fit would fit on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "found", rename_all = "snake_case")]
+pub enum SmallestMesh {
+    /// This one fits: its programs were compiled.
+    Fits {
+        /// The mesh.
+        mesh: String,
+        /// Its devices.
+        devices: usize,
+    },
+    /// On this one parameters and caches fit, and on no smaller one. Time ran out before
+    /// its programs were compiled.
+    MayFit {
+        /// The mesh.
+        mesh: String,
+        /// Its devices.
+        devices: usize,
+    },
+    /// None of this slice.
+    None {
+        /// The smallest slice of the same chips where parameters and caches alone fit, and its
+        /// mesh. None where that is no slice.
+        larger_slice: Option<(&'static str, String)>,
+    },
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::bound::{Bound, CallBound};
-use super::report::PerProgram;
+use super::per_program::PerProgram;
 use super::topologies::TpuSlice;
 use crate::model::GemmaSpec;
 use crate::sharding::Mesh;

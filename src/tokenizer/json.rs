@@ -5,7 +5,7 @@ use tokenizers::{Decoder, DecoderWrapper, Tokenizer};
 use super::bounds::Parts;
 use super::caught::caught;
 use super::stream::Role;
-use crate::read_file::without_byte_order_mark;
+use crate::input_file::without_byte_order_mark;
 
 /// The tokenizer as Hugging Face's library reads it. Any call into the library may panic, since it
 /// takes for granted that the parts of a file fit each other.

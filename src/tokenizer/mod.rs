@@ -14,9 +14,9 @@ use std::sync::OnceLock;
 pub use caught::is_catching_panics;
 pub use error::Error;
 use stream::Role;
-
-use crate::read_file;
 pub use stream::TextStream;
+
+use crate::input_file;
 
 /// The file of Hugging Face's tokenizers.
 pub const JSON_FILE: &str = "tokenizer.json";
@@ -54,10 +54,14 @@ impl Tokenizer {
         ];
         for (name, limit, parse) in forms {
             let path = dir.join(name);
-            return match read_file::read(&path, limit) {
-                Ok(content) => parse(&path, &content, bos).map(Some),
-                Err(error) if error.is_absent() => continue,
-                Err(error) => Err(Error::unreadable(&path, &error.problem.to_string())),
+            let unreadable = |problem: &dyn std::fmt::Display| {
+                Err(Error::unreadable(&path, &problem.to_string()))
+            };
+            return match input_file::read(&path, limit) {
+                Ok(Some(content)) => parse(&path, &content, bos).map(Some),
+                Ok(None) => unreadable(&format_args!("larger than {limit} bytes")),
+                Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(problem) => unreadable(&problem),
             };
         }
         Ok(None)

@@ -1,7 +1,7 @@
 //! The files beside the weights that belong to a checkpoint: configuration and tokenizer.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use super::WriteError;
 use crate::checkpoint;
 use crate::config::CONFIG_FILE;
 use crate::dtype::DType;
-use crate::read_file;
+use crate::input_file;
 
 /// The names that these files have.
 pub(super) const COMPANIONS: [&str; 9] = [
@@ -43,10 +43,14 @@ pub(super) fn copy(
             file: file.clone(),
             source,
         };
-        let mut content = match read_file::read(&file, MAX_FILE) {
-            Ok(content) => content,
-            Err(error) if error.is_absent() => continue,
-            Err(error) => return Err(unreadable(error.problem.into()).into()),
+        let mut content = match input_file::read(&file, MAX_FILE) {
+            Ok(Some(content)) => content,
+            Ok(None) => {
+                let problem = format!("larger than {MAX_FILE} bytes");
+                return Err(unreadable(io::Error::other(problem)).into());
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(unreadable(error).into()),
         };
         if let (CONFIG_FILE, Some(dtype)) = (name, dtype) {
             content = with_dtype(&content, dtype).unwrap_or(content);

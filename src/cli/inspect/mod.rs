@@ -48,7 +48,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Outcome> {
     if args.json {
         terminal::print_json(&report)?;
     } else {
-        terminal::print(&table::render(&report, table::terminal_width()))?;
+        table::render(&report, table::terminal_width())?.print()?;
     }
     Ok(match &report.fit {
         Some(fit) if !fit.fits => Outcome::Negative,

@@ -1,10 +1,9 @@
 //! The report as a table.
 
-use std::fmt::Write;
-
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 
 use super::{MeshSplit, Report};
+use crate::cli::terminal::{Page, escaped_line};
 use crate::model::SplitDimension;
 
 /// Keys of the configuration that a reader looks for first.
@@ -32,11 +31,10 @@ pub(super) fn terminal_width() -> Option<u16> {
 }
 
 /// The report for a reader, in tables that are no wider than `width`.
-pub(super) fn render(report: &Report, width: Option<u16>) -> String {
-    let mut out = String::new();
-    // Writing into a string does not fail.
-    let _ = lines(report, width, &mut out);
-    out
+pub(super) fn render(report: &Report, width: Option<u16>) -> Result<Page, std::fmt::Error> {
+    let mut out = Page::default();
+    lines(report, width, &mut out)?;
+    Ok(out)
 }
 
 /// A table without lines. Column 0 is indented; where the table is wider than `width`, names wrap
@@ -44,7 +42,9 @@ pub(super) fn render(report: &Report, width: Option<u16>) -> String {
 fn table(rows: Vec<Vec<String>>, indent: u16, right: usize, width: Option<u16>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.add_rows(rows);
+    // Before they are measured: a name may contain a line end.
+    let cells = |row: Vec<String>| row.into_iter().map(|cell| escaped_line(&cell).into_owned());
+    table.add_rows(rows.into_iter().map(cells));
     if let Some(width) = width {
         table.set_content_arrangement(ContentArrangement::Dynamic);
         table.set_width(width);
@@ -63,7 +63,7 @@ fn table(rows: Vec<Vec<String>>, indent: u16, right: usize, width: Option<u16>) 
     table.trim_fmt()
 }
 
-fn lines(report: &Report, width: Option<u16>, out: &mut String) -> std::fmt::Result {
+fn lines(report: &Report, width: Option<u16>, out: &mut Page) -> std::fmt::Result {
     writeln!(out, "{}", report.path.display())?;
     writeln!(
         out,
@@ -100,7 +100,7 @@ fn lines(report: &Report, width: Option<u16>, out: &mut String) -> std::fmt::Res
     }
 }
 
-fn mesh(split: &MeshSplit, width: Option<u16>, out: &mut String) -> std::fmt::Result {
+fn mesh(split: &MeshSplit, width: Option<u16>, out: &mut Page) -> std::fmt::Result {
     let distribution = &split.distribution;
     let rows: Vec<Vec<String>> = distribution
         .parameters
@@ -126,8 +126,9 @@ fn mesh(split: &MeshSplit, width: Option<u16>, out: &mut String) -> std::fmt::Re
             ]
         })
         .collect();
-    writeln!(out, "\nmesh {}: {} devices", split.mesh, split.devices)?;
-    writeln!(out, "{}", table(rows, 2, 3, width))?;
+    writeln!(out)?;
+    writeln!(out, "mesh {}: {} devices", split.mesh, split.devices)?;
+    out.push_lines(&table(rows, 2, 3, width));
     writeln!(
         out,
         "{} bytes on each device; {} on the devices of a group, {:.2} % more than the model's {}",
@@ -147,7 +148,7 @@ fn mesh(split: &MeshSplit, width: Option<u16>, out: &mut String) -> std::fmt::Re
     Ok(())
 }
 
-fn tokenizer(report: &Report, out: &mut String) -> std::fmt::Result {
+fn tokenizer(report: &Report, out: &mut Page) -> std::fmt::Result {
     let tokenizer = &report.tokenizer;
     match (
         tokenizer.file,
@@ -165,7 +166,7 @@ fn tokenizer(report: &Report, out: &mut String) -> std::fmt::Result {
     }
 }
 
-fn config(report: &Report, out: &mut String) -> std::fmt::Result {
+fn config(report: &Report, out: &mut Page) -> std::fmt::Result {
     if let Some(problem) = &report.config.problem {
         writeln!(out, "config      {problem}")?;
     }
@@ -180,7 +181,7 @@ fn config(report: &Report, out: &mut String) -> std::fmt::Result {
     Ok(())
 }
 
-fn tensors(report: &Report, width: Option<u16>, out: &mut String) -> std::fmt::Result {
+fn tensors(report: &Report, width: Option<u16>, out: &mut Page) -> std::fmt::Result {
     let rows = report.tensors.iter().map(|row| {
         let mut cells = vec![
             row.name.clone(),
@@ -193,12 +194,15 @@ fn tensors(report: &Report, width: Option<u16>, out: &mut String) -> std::fmt::R
         }
         cells
     });
-    writeln!(out, "\n{}", table(rows.collect(), 0, 3, width))
+    writeln!(out)?;
+    out.push_lines(&table(rows.collect(), 0, 3, width));
+    Ok(())
 }
 
-fn fit(report: &Report, out: &mut String) -> std::fmt::Result {
+fn fit(report: &Report, out: &mut Page) -> std::fmt::Result {
     let Some(fit) = &report.fit else {
-        return writeln!(out, "\nnot compared: there is no usable configuration");
+        writeln!(out)?;
+        return writeln!(out, "not compared: there is no usable configuration");
     };
     writeln!(out)?;
     if fit.fits {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use comfy_table::Table;
 
-use super::table::{align_right, figures, millions, plain, size};
+use super::cells::{align_right, figures, millions, plain, size};
 use crate::plan::{Executed, Report, ScopeCost};
 
 /// Writes both for the prefill and for a decode step, where they were asked for.

@@ -1,5 +1,6 @@
 //! `gemma-xla plan`: whether a model fits on a slice of TPUs, and what a step costs there.
 
+mod cells;
 mod instructions;
 mod progress;
 mod table;
@@ -11,7 +12,7 @@ use clap::{ArgGroup, Args};
 
 use super::Outcome;
 use super::source::locate;
-use super::terminal;
+use super::terminal::{self, Verbosity};
 use crate::compile_cache::CompileCache;
 use crate::dtype::DType;
 use crate::hub::Wanted;
@@ -67,17 +68,15 @@ pub struct PlanArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Show libtpu's own log lines
-    #[arg(long)]
-    verbose: bool,
 }
 
 impl PlanArgs {
-    /// Variables for libtpu that must be set before it is loaded, where they are not set.
-    pub fn environment(&self) -> &'static [(&'static str, &'static str)] {
+    /// Variables for libtpu that must be set before it is loaded, where they are not set. With
+    /// `--verbose` libtpu writes its own log lines.
+    pub fn environment(&self, verbosity: Verbosity) -> &'static [(&'static str, &'static str)] {
         let asked = std::env::var("GEMMA_XLA_LOG")
             .is_ok_and(|level| level.contains("debug") || level.contains("trace"));
-        if self.verbose || asked {
+        if verbosity == Verbosity::Verbose || asked {
             &[]
         } else {
             &QUIET_LIBTPU

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::cli::terminal;
 use crate::plan::CompileEvent;
 
 /// How often the seconds are updated.
@@ -64,7 +65,7 @@ impl State {
 fn line() -> ProgressBar {
     let style = ProgressStyle::with_template("compiling {msg}, {elapsed}…")
         .unwrap_or_else(|_| ProgressStyle::default_spinner());
-    let line = ProgressBar::new_spinner().with_style(style);
+    let line = terminal::bar(ProgressBar::new_spinner().with_style(style));
     line.enable_steady_tick(TICK);
     line
 }
