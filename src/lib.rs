@@ -54,7 +54,7 @@
 //! Measuring and checking:
 //!
 //! - [`parity`] compares the model's outputs with what Flax computed.
-//! - [`bench`] measures load, prefill and decode beside the memory's bandwidth.
+//! - [`mod@bench`] measures load, prefill and decode beside the memory's bandwidth.
 //! - [`plan`] compiles for a TPU slice without a TPU, and reports memory, time and cost.
 //!
 //! The binary's commands are in the module `cli` (feature `cli`). `docs/architecture.md` in the
