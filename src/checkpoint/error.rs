@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::msgpack::Problem;
 use super::npz::NpzProblem;
+use super::orbax::OrbaxProblem;
 use super::safetensors::SafetensorsProblem;
 
 /// Why a checkpoint could not be opened or read. Each message is one line that names the file and, where there is one, the
@@ -103,6 +104,16 @@ pub enum Error {
         tensor: String,
         /// What is wrong.
         problem: NpzProblem,
+    },
+    /// An Orbax checkpoint is malformed, unfinished, or has what is not supported.
+    #[error("{}: {}{problem}", file.display(), in_array(array))]
+    Orbax {
+        /// The file or folder that is wrong.
+        file: PathBuf,
+        /// The array that is wrong, by its name in the tree; empty where it is not one array.
+        array: String,
+        /// What is wrong.
+        problem: OrbaxProblem,
     },
     /// A file's name does not say what form it has.
     #[error("{}: unknown form of weights (known: .msgpack, .npz, .safetensors, .index.json)", file.display())]
@@ -238,6 +249,14 @@ fn in_tensor(name: &str) -> String {
         String::new()
     } else {
         format!("tensor {name:?}, ")
+    }
+}
+
+fn in_array(name: &str) -> String {
+    if name.is_empty() {
+        String::new()
+    } else {
+        format!("array {name:?}: ")
     }
 }
 

@@ -17,10 +17,12 @@ mod layout;
 mod msgpack;
 mod npz;
 mod open;
+mod orbax;
 mod read;
 mod safetensors;
 mod source;
 mod tensor;
+mod transform;
 pub mod write;
 
 use std::collections::BTreeMap;
@@ -33,6 +35,7 @@ pub use foreign::Naming;
 pub use index::shards;
 pub use msgpack::Problem;
 pub use npz::NpzProblem;
+pub use orbax::OrbaxProblem;
 pub use safetensors::SafetensorsProblem;
 pub use source::ReadAt;
 pub use tensor::Tensor;
@@ -70,6 +73,10 @@ pub enum Format {
     Safetensors,
     /// The same in several files with an index.
     SafetensorsSharded,
+    /// A tree that Orbax saved as an OCDBT database.
+    OrbaxOcdbt,
+    /// A tree that Orbax saved with a folder for each array.
+    OrbaxFolders,
 }
 
 impl fmt::Display for Format {
@@ -80,6 +87,8 @@ impl fmt::Display for Format {
             Format::Npz => "npz",
             Format::Safetensors => "safetensors",
             Format::SafetensorsSharded => "safetensors in shards",
+            Format::OrbaxOcdbt => "Orbax (OCDBT)",
+            Format::OrbaxFolders => "Orbax (a folder for each array)",
         })
     }
 }

@@ -6,12 +6,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::orbax::maxtext::{self, Sizes};
 use super::source::{OpenFile, ReadAt};
 use super::tensor::DataFile;
 use super::{
-    Checkpoint, Error, FLAX_FILE, FLAX_INDEX_FILE, Format, Inner, NPZ_FILES, Result,
-    SAFETENSORS_FILE, SAFETENSORS_INDEX_FILE, Tensor, foreign, index, msgpack, npz, safetensors,
+    Checkpoint, Error, FLAX_FILE, FLAX_INDEX_FILE, Format, Inner, NPZ_FILES, Naming, Result,
+    SAFETENSORS_FILE, SAFETENSORS_INDEX_FILE, Tensor, foreign, index, msgpack, npz, orbax,
+    safetensors,
 };
+
+/// Flax's name of the embedding.
+const EMBEDDING: &str = "model/embed_tokens/embedding";
 
 /// The tensors of one file, by stored name, in the file's order.
 type Parse<S> = fn(&Path, S) -> Result<Vec<Tensor>>;
@@ -21,7 +26,8 @@ impl Checkpoint {
     ///
     /// In a folder it is the first that is there of [`FLAX_FILE`], [`FLAX_INDEX_FILE`] with its shards, the [`NPZ_FILES`],
     /// [`SAFETENSORS_FILE`], [`SAFETENSORS_INDEX_FILE`] with its shards, and, where the folder has exactly one, an npz file of
-    /// any name. What a file is shows in the end of its name.
+    /// any name. Before that it is an Orbax checkpoint: the folder itself, the item in it that has the parameters, or the newest
+    /// step of a training run. What a file is shows in the end of its name.
     ///
     /// # Errors
     /// Where there is none, where a file cannot be read or is malformed, and where index and shards disagree.
@@ -40,12 +46,15 @@ impl Checkpoint {
                 return Self::open_file(&file);
             }
         }
+        if let Some(opened) = orbax::open(path)? {
+            return Self::from_opened(opened);
+        }
         match only_npz(path) {
             Some(file) => Self::open_npz_file(&file),
             None => Err(Error::NotFound {
                 dir: path.to_path_buf(),
                 looked_for: format!(
-                    "{FLAX_FILE}, {FLAX_INDEX_FILE}, {}, {SAFETENSORS_FILE}, {SAFETENSORS_INDEX_FILE}, a single *.npz",
+                    "{FLAX_FILE}, {FLAX_INDEX_FILE}, {}, {SAFETENSORS_FILE}, {SAFETENSORS_INDEX_FILE}, an Orbax checkpoint, a single *.npz",
                     NPZ_FILES.join(", ")
                 ),
             }),
@@ -120,6 +129,33 @@ impl Checkpoint {
         Self::single(file, Format::Safetensors, source, parse_safetensors)
     }
 
+    /// Opens an Orbax checkpoint whose files lie in memory, by path relative to its folder. `folder` is the name that errors
+    /// give that.
+    ///
+    /// # Errors
+    /// Where the files are malformed.
+    pub fn from_orbax(folder: &Path, files: BTreeMap<String, Vec<u8>>) -> Result<Self> {
+        Self::from_opened(orbax::open_memory(folder, files)?)
+    }
+
+    fn from_opened(opened: orbax::Opened) -> Result<Self> {
+        match opened {
+            orbax::Opened::Msgpack(file) => Self::open_msgpack_file(&file),
+            orbax::Opened::Tensors {
+                path,
+                format,
+                files,
+                tensors: found,
+            } => {
+                let mut tensors = BTreeMap::new();
+                for tensor in found {
+                    foreign::insert(&mut tensors, tensor)?;
+                }
+                Self::new(&path, format, files, tensors)
+            }
+        }
+    }
+
     fn single<S>(file: &Path, format: Format, source: S, parse: Parse<S>) -> Result<Self> {
         let mut tensors = BTreeMap::new();
         for tensor in parse(file, source)? {
@@ -188,13 +224,40 @@ impl Checkpoint {
         Self::new(file, format, files, tensors)
     }
 
+    /// The same checkpoint for a model of so many tokens. DeepMind's and MaxText's embeddings of Gemma 1 and 2 have up to 128
+    /// rows more, which are left out.
+    pub fn for_vocabulary(&self, tokens: usize) -> Self {
+        let inner = &self.inner;
+        let mut tensors = inner.tensors.clone();
+        let sizes = Sizes {
+            vocabulary: Some(tokens),
+        };
+        let padded = matches!(inner.naming, Naming::DeepMind | Naming::MaxText);
+        if !padded || cut_embedding(&mut tensors, sizes).is_err() {
+            return self.clone();
+        }
+        Checkpoint {
+            inner: Arc::new(Inner {
+                path: inner.path.clone(),
+                format: inner.format,
+                naming: inner.naming,
+                files: inner.files.clone(),
+                tensors,
+            }),
+        }
+    }
+
     fn new(
         path: &Path,
         format: Format,
         files: Vec<PathBuf>,
         stored: BTreeMap<Arc<str>, Tensor>,
     ) -> Result<Self> {
-        let (tensors, naming) = foreign::canonical(stored)?;
+        let (mut tensors, naming) = match maxtext::canonical(&stored, Sizes::default())? {
+            Some(tensors) => (tensors, Naming::MaxText),
+            None => foreign::canonical(stored)?,
+        };
+        cut_embedding(&mut tensors, Sizes::default())?;
         Ok(Checkpoint {
             inner: Arc::new(Inner {
                 path: path.to_path_buf(),
@@ -205,6 +268,14 @@ impl Checkpoint {
             }),
         })
     }
+}
+
+/// Leaves out the rows of the embedding that only pad it.
+fn cut_embedding(tensors: &mut BTreeMap<Arc<str>, Tensor>, sizes: Sizes) -> Result<()> {
+    if let Some(embedding) = tensors.get_mut(EMBEDDING) {
+        *embedding = maxtext::without_padding(embedding, sizes)?;
+    }
+    Ok(())
 }
 
 fn open(file: &Path) -> Result<OpenFile> {

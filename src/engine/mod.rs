@@ -117,7 +117,7 @@ impl Engine {
             config.pad_token_id = Some(config.padding_id());
             config.eos_token_ids.clear();
         }
-        let checkpoint = Checkpoint::open(dir)?;
+        let checkpoint = Checkpoint::open(dir)?.for_vocabulary(config.vocab_size);
         // Whether the checkpoint fits is known from its index: say so before a plugin is loaded.
         let compute = match options.dtype {
             Some(dtype) => dtype,
