@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::OrbaxProblem;
-use super::array::{Array, Store};
+use super::array::Array;
 use super::find::is_legacy_tree;
 use super::folder::{Disk, Folder, join};
 use super::ocdbt::{self, MANIFEST_FILE, Values};
 use super::problem::{Fault, unreadable};
+use super::store::Store;
 use super::tree::{self, METADATA_FILE, Tree};
 use super::zarr::{MAX_METADATA, Parsed, parse_zarr2, parse_zarr3};
 use crate::checkpoint::{Error, Format, Result};

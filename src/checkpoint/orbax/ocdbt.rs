@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::OrbaxProblem;
 use super::folder::{Folder, Region, join};
 use super::manifest::{Manifest, Pointer, Root, file_table, parse, pointer};
+use super::node::{Value, leaf_values};
 use super::problem::{Fault, unreadable};
 use super::wire::{Cursor, MAX_BODY, NODE, body};
 use crate::checkpoint::source::ReadAt;
@@ -22,8 +23,6 @@ const MAX_KEYS: u64 = 1 << 20;
 const MAX_KEY_BYTES: usize = 1 << 27;
 /// The most bytes of all nodes together, decompressed.
 const MAX_NODE_BYTES: usize = 1 << 29;
-/// The longest value within a node. Orbax's writers allow 1024 bytes.
-const MAX_INLINE: u64 = 1 << 20;
 /// The highest tree: with two entries a node, one of this height has more keys than are read.
 const MAX_HEIGHT: u8 = 32;
 /// Data files that stay open. The others are opened for each read: systems allow a thousand open files or so.
@@ -379,38 +378,4 @@ impl ReadAt for Reopened {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.files.open(&self.path)?.read_exact_at(buf, offset)
     }
-}
-
-/// A value of a leaf.
-enum Value {
-    Inline(Vec<u8>),
-    Stored(Pointer),
-}
-
-fn leaf_values(
-    cursor: &mut Cursor,
-    files: &[super::manifest::FileEntry],
-    count: usize,
-) -> Result<Vec<Value>, OrbaxProblem> {
-    let lengths = cursor.column(count, u64::MAX)?;
-    let kinds = cursor.take(count)?;
-    if kinds.iter().any(|kind| *kind > 1) {
-        return Err(cursor.malformed("a value is neither inline nor stored elsewhere"));
-    }
-    let elsewhere = kinds.iter().filter(|kind| **kind == 1).count();
-    let mut ids = cursor.column(elsewhere, u64::MAX)?.into_iter();
-    let mut offsets = cursor.column(elsewhere, u64::MAX)?.into_iter();
-    let mut values = Vec::new();
-    for (kind, len) in kinds.iter().zip(lengths) {
-        if *kind == 0 {
-            if len > MAX_INLINE {
-                return Err(cursor.malformed("an inline value is too large"));
-            }
-            values.push(Value::Inline(cursor.take(len as usize)?.to_vec()));
-        } else if let (Some(id), Some(offset)) = (ids.next(), offsets.next()) {
-            values.push(Value::Stored(pointer(cursor, files, id, offset, len)?));
-        }
-    }
-    cursor.end()?;
-    Ok(values)
 }
