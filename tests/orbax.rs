@@ -116,7 +116,11 @@ fn inspect_shows_an_orbax_checkpoint_and_convert_writes_the_same_arrays() {
 fn an_unfinished_save_and_a_damaged_manifest_are_named() {
     let (_dir, folder) = model("flat", "5.orbax-checkpoint-tmp-0");
     let mut generate = gemma_xla();
-    generate.args(["generate", "--model"]).arg(&folder).arg("x");
+    generate
+        .args(["generate", "--format", "jsonl", "--input", "-", "--input-format", "jsonl"])
+        .arg("--model")
+        .arg(&folder)
+        .write_stdin(PROMPTS);
     fails_naming(
         &mut generate,
         &["5.orbax-checkpoint-tmp-0", "unfinished Orbax save"],
@@ -128,6 +132,10 @@ fn an_unfinished_save_and_a_damaged_manifest_are_named() {
     bytes[30] ^= 1;
     fs::write(&manifest, bytes).unwrap();
     let mut generate = gemma_xla();
-    generate.args(["generate", "--model"]).arg(&folder).arg("x");
+    generate
+        .args(["generate", "--format", "jsonl", "--input", "-", "--input-format", "jsonl"])
+        .arg("--model")
+        .arg(&folder)
+        .write_stdin(PROMPTS);
     fails_naming(&mut generate, &["manifest.ocdbt", "CRC-32C"]);
 }

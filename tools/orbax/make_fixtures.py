@@ -205,8 +205,8 @@ def main():
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=True)
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     with ocp.CheckpointManager(folder, item_names=("items",), item_handlers={"items": handler}, options=options) as manager:
-        tree = jax.tree.map(jnp.asarray, maxtext(model, True, np.float32))
-        manager.save(0, args=ocp.args.Composite(items=ocp.args.PyTreeSave(tree | {"step": 0, "opt_state": {}})))
+        tree = {"params": jax.tree.map(jnp.asarray, maxtext(model, True, np.float32)), "step": 0, "opt_state": {}}
+        manager.save(0, args=ocp.args.Composite(items=ocp.args.PyTreeSave(tree)))
     # A training state with the layers apart, a folder an array.
     tree = {
         "step": 7,

@@ -14,7 +14,7 @@ use super::problem::{Fault, unreadable};
 use super::store::Store;
 use super::zarr::{Metadata, Shard};
 use crate::checkpoint::layout::c_order;
-use crate::checkpoint::{Error, Result};
+use crate::checkpoint::Result;
 use crate::dtype::DType;
 
 /// Bytes of a chunk that are decoded at a time.
