@@ -1,15 +1,15 @@
 //! How fast the CPU kernel multiplies, beside plain reading by all cores and beside XLA's own dots.
 //!
-//! `cargo run --release --example kernel [SECONDS]`: each line is the median over so many seconds (0.5 unless given) of
-//! products with weights that no cache holds. Reading is measured again before each group, since other work on the machine
-//! changes it.
+//! `cargo run --release --example kernel [SECONDS]`: each line is the median over so many seconds
+//! (0.5 unless given) of products with weights that no cache holds. Reading is measured again
+//! before each group, since other work on the machine changes it.
 
 use std::time::{Duration, Instant};
 
 use gemma_xla::bench::bandwidth::read_bandwidth;
 use gemma_xla::bench::median;
-use gemma_xla::kernel::{self, Form, MATMUL, Sizes, multiply};
-use gemma_xla::pjrt::{Client, CompileOptions, ExecuteOptions, HostBuffer, Plugin};
+use gemma_xla::kernel::{self, InstructionSet, MATMUL, ProductSizes, multiply};
+use gemma_xla::pjrt::{Buffer, Client, CompileOptions, ExecuteOptions, HostBuffer, Plugin};
 use gemma_xla::plugin;
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
@@ -35,9 +35,12 @@ fn main() -> anyhow::Result<()> {
     for (inputs, outputs) in SHAPES {
         let read = read_bandwidth(weights.reinterpret_cast(), time);
         println!("{inputs} -> {outputs}: reading {read:.1} GB/s");
-        for form in Form::ALL.into_iter().filter(|form| form.is_available()) {
+        for instructions in InstructionSet::ALL
+            .into_iter()
+            .filter(|instructions| instructions.is_available())
+        {
             for rows in ROWS {
-                let sizes = Sizes {
+                let sizes = ProductSizes {
                     rows,
                     inputs,
                     outputs,
@@ -46,19 +49,20 @@ fn main() -> anyhow::Result<()> {
                 let mut y = vec![0_f32; rows * outputs];
                 let count = inputs * outputs;
                 let speed = median_speed(&weights, count, time, |w| {
-                    multiply(form, sizes, &x, w, &mut y)
+                    multiply(instructions, sizes, &x, w, &mut y)
                 });
                 println!(
-                    "  {form:<11} {rows:>2} rows {speed:5.1} GB/s ({:.2} of reading)",
+                    "  {instructions:<11} {rows:>2} rows {speed:5.1} GB/s ({:.2} of reading)",
                     speed / read
                 );
             }
         }
     }
-    let path = plugin::find("cpu")?;
-    let client = Plugin::load(&path)?.client(&[])?;
+    let located = plugin::find("cpu")?;
+    let plugin = Plugin::open(&located.file, &kernel::custom_calls()?)?;
+    let client = Client::new(&plugin, &[])?;
     anyhow::ensure!(
-        kernel::register(&client)?,
+        kernel::are_available(&client),
         "the plugin takes no custom calls"
     );
     println!("in an HLO loop, 2048 -> 16384 -> 2048: ms a turn of 134 MB (bf16), 268 MB (f32)");
@@ -77,7 +81,8 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The median of the bytes of weights per second, in GB, over successive stretches of `count` weights.
+/// The median of the bytes of weights per second, in GB, over successive stretches of `count`
+/// weights.
 fn median_speed(
     weights: &[bf16],
     count: usize,
@@ -98,7 +103,8 @@ fn median_speed(
     (count * size_of::<bf16>()) as f64 / time / 1e9
 }
 
-/// Seconds of a turn of a loop on the device in which each turn's activations go through two matrices.
+/// Seconds of a turn of a loop on the device in which each turn's activations go through two
+/// matrices.
 fn turn(
     client: &Client,
     element_type: ElementType,
@@ -159,7 +165,7 @@ fn turn(
             bytes
                 .copy_from_slice(&(0x3c00 ^ (i.wrapping_mul(40503) as u16 & 0x80ff)).to_le_bytes());
         });
-        client.buffer_from_host(host, dims, element_type, device)
+        Buffer::from_host(device, host, dims, element_type)
     };
     let arguments = [upload(&[rows, 2048])?, upload(&up)?, upload(&down)?];
     let mut times = Vec::new();

@@ -198,9 +198,9 @@ fn a_killed_process_leaves_nothing_that_a_later_one_trips_over() {
 }
 
 fn client() -> Client {
-    let path = plugin::find("cpu").expect("the CPU plugin is installed");
-    let plugin = Plugin::load(&path).expect("it loads");
-    plugin.client(&[]).expect("a client")
+    let located = plugin::find("cpu").expect("the CPU plugin is installed");
+    let plugin = Plugin::open(&located.file, &[]).expect("it loads");
+    Client::new(&plugin, &[]).expect("a client")
 }
 
 /// A program that returns `value`.
@@ -274,8 +274,8 @@ fn program_options_plugin_and_devices_each_change_the_key() {
         ..plain.clone()
     };
     let next = plugin::find("cpu-next").expect("the second CPU plugin is installed");
-    let next = Plugin::load(&next).expect("it loads");
-    let next = next.client(&[]).expect("a client");
+    let next = Plugin::open(&next.file, &[]).expect("it loads");
+    let next = Client::new(&next, &[]).expect("a client");
     let others = [
         key(&client, &constant(2.0), &plain),
         key(&client, &constant(1.0), &rounded),

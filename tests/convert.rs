@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{copy_of, data, fails_naming, gemma_xla};
-use gemma_xla::checkpoint::Checkpoint;
 use gemma_xla::dtype::DType;
+use gemma_xla::source::open_checkpoint;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -30,8 +30,11 @@ fn inspect(model: &Path) -> Value {
         .output()
         .expect("the binary runs");
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}");
-    serde_json::from_slice(&output.stdout).expect("one JSON object")
+    assert_eq!(stderr, "");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let fits = report["fit"]["fits"] != false;
+    assert_eq!(output.status.code(), Some(i32::from(!fits)));
+    report
 }
 
 fn file_names(folder: &Path) -> Vec<String> {
@@ -135,7 +138,7 @@ fn safetensors_have_pytorch_names_and_transposed_kernels() {
     let kernel = &header["model.layers.0.self_attn.q_proj.weight"];
     assert_eq!(kernel["shape"], serde_json::json!([96, 40]));
     let begin = 8 + len + kernel["data_offsets"][0].as_u64().unwrap() as usize;
-    let flax = Checkpoint::open(&data("random-gqa")).unwrap();
+    let flax = open_checkpoint(&data("random-gqa")).unwrap();
     let ours = flax.get("model/layers/0/self_attn/q_proj/kernel").unwrap();
     let mut element = [0; 2];
     // [in 3, out 5] of Flax's is [out 5, in 3] here.
@@ -153,8 +156,8 @@ fn a_cast_changes_every_tensor() {
         &["--to", "npz", "--dtype", "f32"],
     );
     let (wide, narrow) = (
-        Checkpoint::open(&folder).unwrap(),
-        Checkpoint::open(&data("gemma-small")).unwrap(),
+        open_checkpoint(&folder).unwrap(),
+        open_checkpoint(&data("gemma-small")).unwrap(),
     );
     assert_eq!(wide.total_bytes(), 2 * narrow.total_bytes());
     for (wide, narrow) in wide.tensors().zip(narrow.tensors()) {
@@ -231,7 +234,7 @@ fn a_checkpoint_is_not_converted_over_itself() {
     let mut command = gemma_xla();
     command.arg("convert").args([model.path(), model.path()]);
     command.args(["--to", "npz", "--force"]);
-    fails_naming(&mut command, &["has the source in it"]);
+    fails_naming(&mut command, &["contains the source"]);
     assert!(model.path().join("flax_model.msgpack").is_file());
 }
 

@@ -7,7 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{copy_of, data, edit_json, fails_naming, gemma_xla};
-use gemma_xla::engine::{Engine, EngineOptions, GenerateOptions, Generation, Observer};
+use gemma_xla::compile_cache::CompileCache;
+use gemma_xla::engine::{GenerateOptions, Generation, LoadOptions};
+use gemma_xla::source::{LoadedModel, Model};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -17,37 +19,26 @@ const NEW_TOKENS: usize = 8;
 /// A folder with the executables of a batch of one such prompt.
 fn saved() -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
-    let engine = engine(&EngineOptions::default());
-    let manifest = engine
+    let model = model(&LoadOptions::default());
+    let manifest = model
+        .engine()
         .save_executables(folder.path(), 1, PROMPT.len(), NEW_TOKENS)
         .expect("they are saved");
     assert_eq!(manifest, folder.path().join("manifest.json"));
     folder
 }
 
-fn engine(options: &EngineOptions) -> Engine {
-    Engine::load(&data("gemma-small"), options, |_, _| {}).expect("the checkpoint loads")
+fn model(options: &LoadOptions) -> LoadedModel {
+    let model = Model::open(data("gemma-small")).expect("the checkpoint opens");
+    model.load(options).expect("the checkpoint loads")
 }
 
-struct Collected(Vec<Generation>);
-
-impl Observer for Collected {
-    fn finished(&mut self, generation: Generation) {
-        self.0.push(generation);
-    }
-}
-
-fn tokens(engine: &Engine) -> Vec<Generation> {
-    let mut collected = Collected(Vec::new());
-    let options = GenerateOptions {
-        max_new_tokens: NEW_TOKENS,
-        batch_size: 1,
-        stream: false,
-    };
-    engine
-        .generate(&[PROMPT.to_vec()], &options, &mut collected)
-        .expect("it generates");
-    collected.0
+fn tokens(model: &LoadedModel) -> Vec<Generation> {
+    let mut options = GenerateOptions::default();
+    options.max_new_tokens = NEW_TOKENS;
+    options.batch_size = 1;
+    let generated = model.engine().generate(&[PROMPT.to_vec()], &options);
+    generated.expect("it generates")
 }
 
 /// `generate` through the binary, with executables from `folder`.
@@ -88,14 +79,14 @@ fn decode_file(folder: &Path) -> PathBuf {
 #[test]
 fn saved_executables_give_the_same_tokens_and_nothing_is_compiled() {
     let folder = saved();
-    let compiling = engine(&EngineOptions::default());
-    let loading = engine(&EngineOptions {
-        executables: Some(folder.path().to_owned()),
-        ..EngineOptions::default()
-    });
+    let mut options = LoadOptions::default();
+    options.compile_cache = CompileCache::default();
+    let compiling = model(&options);
+    options.executables = Some(folder.path().to_owned());
+    let loading = model(&options);
     assert_eq!(tokens(&loading), tokens(&compiling));
-    assert!(compiling.times().compile.as_nanos() > 0);
-    assert_eq!(loading.times().compile.as_nanos(), 0);
+    assert!(compiling.engine().times().compile.as_nanos() > 0);
+    assert_eq!(loading.engine().times().compile.as_nanos(), 0);
 
     let output = generate(&data("gemma-small"), folder.path(), NEW_TOKENS)
         .output()
@@ -109,8 +100,9 @@ fn saved_executables_give_the_same_tokens_and_nothing_is_compiled() {
 #[test]
 fn programs_saved_one_after_another_share_a_folder() {
     let folder = saved();
-    let engine = engine(&EngineOptions::default());
-    engine
+    let model = model(&LoadOptions::default());
+    model
+        .engine()
         .save_executables(folder.path(), 1, PROMPT.len(), 100)
         .expect("they are saved");
     let executables = manifest(folder.path())["executables"].clone();
@@ -225,7 +217,7 @@ fn a_folder_without_a_usable_manifest_is_refused() {
         fs::write(&manifest_path, text).expect("written");
         fails_naming(
             &mut generate(&model, folder.path(), NEW_TOKENS),
-            &["--executables", "manifest.json", "no manifest"],
+            &["--executables", "manifest.json", "invalid manifest"],
         );
     }
 }
@@ -239,7 +231,11 @@ fn a_manifest_that_leads_out_of_its_folder_is_refused() {
         write_manifest(folder.path(), &edited);
         fails_naming(
             &mut generate(&data("gemma-small"), folder.path(), NEW_TOKENS),
-            &["--executables", "manifest.json", "no file in its folder"],
+            &[
+                "--executables",
+                "manifest.json",
+                "not a file name in its folder",
+            ],
         );
     }
 }

@@ -178,6 +178,8 @@ fn new_tokens_end_where_positions_do() {
     let mut command = gemma_xla();
     command.args([
         "generate",
+        "--dtype",
+        "f32",
         "--input",
         "-",
         "--input-format",
@@ -190,7 +192,22 @@ fn new_tokens_end_where_positions_do() {
     let output = command.output().expect("the binary runs");
     assert_eq!(output.status.code(), Some(0));
     let found = jsonl(&String::from_utf8_lossy(&output.stdout));
-    assert!(found[0]["token_ids"].as_array().expect("ids").len() <= 4);
+    let longer = jsonl(&generate(
+        &data("gemma-small"),
+        &[
+            "--input",
+            "-",
+            "--input-format",
+            "jsonl",
+            "--max-new-tokens",
+            "6",
+        ],
+        Some("{\"token_ids\": [2, 9, 9, 9, 9, 9, 9, 9]}\n"),
+    ));
+    let longer = longer[0]["token_ids"].as_array().expect("ids");
+    assert_eq!(longer.len(), 6, "where there is room");
+    assert_eq!(found[0]["token_ids"], json!(longer[..4]));
+    assert_eq!(found[0]["finish_reason"], "length");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
         stderr.contains("prompt 0") && stderr.contains("4 new tokens"),

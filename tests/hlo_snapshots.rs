@@ -5,8 +5,9 @@
 use gemma_xla::config::GemmaConfig;
 use gemma_xla::dtype::DType;
 use gemma_xla::engine::ProgramKey;
-use gemma_xla::model::programs::{DecodeShape, ExtendShape, PrefillShape};
-use gemma_xla::model::{DeviceTraits, ModelSpec};
+use gemma_xla::kernel::CpuOps;
+use gemma_xla::model::programs::{Decode, Extend, Forward, Prefill};
+use gemma_xla::model::{ModelSpec, Ops, Xla};
 use gemma_xla::sharding::Mesh;
 
 /// A configuration, as its config.json would have it, with `extra` keys.
@@ -20,13 +21,13 @@ fn config(heads: usize, key_value_heads: usize, extra: &str) -> GemmaConfig {
 }
 
 /// Checks all programs of a model against the snapshots of that name.
-fn check(name: &str, config: GemmaConfig, compute: DType, device: DeviceTraits, mesh: Mesh) {
-    let spec = ModelSpec::new(config, compute, device, mesh, |_| compute).expect("it divides");
+fn check(name: &str, config: GemmaConfig, compute: DType, ops: impl Ops + 'static, mesh: Mesh) {
+    let spec = ModelSpec::new(config, compute, ops, mesh, |_| compute).expect("it divides");
     let (batch, rows, cache) = (3, spec.decode_rows(3), 32);
     let programs = [
         (
             "prefill",
-            ProgramKey::Prefill(PrefillShape {
+            ProgramKey::Prefill(Prefill {
                 batch,
                 prompt: 16,
                 rows,
@@ -35,7 +36,7 @@ fn check(name: &str, config: GemmaConfig, compute: DType, device: DeviceTraits, 
         ),
         (
             "extend",
-            ProgramKey::Extend(ExtendShape {
+            ProgramKey::Extend(Extend {
                 batch,
                 chunk: 8,
                 rows,
@@ -44,13 +45,16 @@ fn check(name: &str, config: GemmaConfig, compute: DType, device: DeviceTraits, 
         ),
         (
             "decode",
-            ProgramKey::Decode(DecodeShape {
+            ProgramKey::Decode(Decode {
                 rows,
                 cache,
                 chunk: 4,
             }),
         ),
-        ("forward", ProgramKey::Forward { batch, length: 16 }),
+        (
+            "forward",
+            ProgramKey::Forward(Forward { batch, length: 16 }),
+        ),
     ];
     for (program, key) in programs {
         let module = key.lower(&spec).expect("it can be lowered");
@@ -75,30 +79,22 @@ const BOTH_AXES: Mesh = Mesh { data: 2, model: 2 };
 
 #[test]
 fn bfloat16_with_the_kernels_of_a_cpu() {
-    let device = DeviceTraits {
-        kernels: true,
-        ..DeviceTraits::CPU
-    };
     check(
         "cpu-kernels-bf16",
         config(4, 1, ""),
         DType::BF16,
-        device,
+        CpuOps,
         Mesh::SINGLE,
     );
 }
 
 #[test]
 fn float32_with_the_kernels_of_a_cpu_over_both_axes() {
-    let device = DeviceTraits {
-        kernels: true,
-        ..DeviceTraits::CPU
-    };
     check(
         "cpu-kernels-f32-mesh",
         config(4, 2, ""),
         DType::F32,
-        device,
+        CpuOps,
         BOTH_AXES,
     );
 }
@@ -110,7 +106,7 @@ fn float32_without_kernels_untied_and_with_biases() {
         "cpu-f32",
         config(4, 4, extra),
         DType::F32,
-        DeviceTraits::CPU,
+        Xla::CPU,
         Mesh::SINGLE,
     );
 }
@@ -121,7 +117,7 @@ fn bfloat16_on_tpus_over_both_axes() {
         "tpu-bf16-mesh",
         config(4, 2, ""),
         DType::BF16,
-        DeviceTraits::TPU,
+        Xla::TPU,
         BOTH_AXES,
     );
 }
@@ -132,7 +128,7 @@ fn float16_on_a_gpu() {
         "gpu-f16",
         config(4, 2, ""),
         DType::F16,
-        DeviceTraits::GPU,
+        Xla::GPU,
         Mesh::SINGLE,
     );
 }

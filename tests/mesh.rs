@@ -4,9 +4,10 @@ mod common;
 
 use common::{data, fails_naming, gemma_xla};
 use gemma_xla::dtype::DType;
-use gemma_xla::engine::{Engine, EngineOptions};
+use gemma_xla::engine::LoadOptions;
 use gemma_xla::parity::{Agreement, Reference, Tolerance, compare};
 use gemma_xla::sharding::Mesh;
+use gemma_xla::source::{LoadedModel, Model};
 
 /// Checkpoints by what their heads do on a model axis: one kv head that all share, one between, and as many as query heads;
 /// one with biases and a head of its own; and the trained one.
@@ -18,14 +19,13 @@ const CHECKPOINTS: [&str; 5] = [
     "gemma-small",
 ];
 
-fn engine(name: &str, dtype: DType, mesh: Mesh) -> Engine {
-    let options = EngineOptions {
-        dtype: Some(dtype),
-        cpu_devices: Some(8),
-        mesh,
-        ..EngineOptions::default()
-    };
-    Engine::load(&data(name), &options, |_, _| {}).expect("the checkpoint loads")
+fn load(name: &str, dtype: DType, mesh: Mesh) -> LoadedModel {
+    let mut options = LoadOptions::default();
+    options.dtype = Some(dtype);
+    options.devices = Some(8);
+    options.mesh = mesh;
+    let model = Model::open(data(name)).expect("the checkpoint opens");
+    model.load(&options).expect("the checkpoint loads")
 }
 
 /// The meshes of 2, 4 and 8 devices that divide this many heads and kv heads.
@@ -46,9 +46,10 @@ fn meshes(heads: usize, kv_heads: usize) -> Vec<Mesh> {
     found
 }
 
-fn forward_logits(engine: &Engine, reference: &Reference) -> Vec<f32> {
+fn forward_logits(model: &LoadedModel, reference: &Reference) -> Vec<f32> {
     let (ids, mask) = (&reference.input_ids, &reference.attention_mask);
-    engine
+    model
+        .engine()
         .forward(reference.batch, reference.length, ids, mask)
         .expect("the forward pass runs")
         .logits
@@ -69,15 +70,16 @@ fn float32_tokens_equal_flax_and_logits_one_device_on_every_mesh() {
     for name in CHECKPOINTS {
         let path = data(name).join("reference-float32.npz");
         let reference = Reference::read(&path).expect("the reference can be read");
-        let single = engine(name, DType::F32, Mesh::SINGLE);
-        let config = &single.spec().config;
+        let single = load(name, DType::F32, Mesh::SINGLE);
+        let config = &single.engine().spec().config;
         let expected = forward_logits(&single, &reference);
         for mesh in meshes(config.num_attention_heads, config.num_key_value_heads) {
-            let sharded = engine(name, DType::F32, mesh);
+            let sharded = load(name, DType::F32, mesh);
             let distance = distance(&reference, &forward_logits(&sharded, &reference), &expected);
             assert!(distance <= 1e-5, "{name} on {mesh}: {distance:e}");
             let tolerance = Tolerance::for_dtype(DType::F32);
-            let report = compare(&sharded, &reference, tolerance).expect("the comparison runs");
+            let report =
+                compare(sharded.engine(), &reference, tolerance).expect("the comparison runs");
             assert!(report.generated.is_some());
             assert!(
                 report.divergences.is_empty(),
@@ -95,9 +97,9 @@ fn bfloat16_logits_differ_by_no_more_than_flax_in_other_batch_shapes() {
         let reference = Reference::read(&path).expect("the reference can be read");
         let noise = reference.metadata["batch_noise"]["max_rel_to_scale"].as_f64();
         let noise = noise.expect("the reference says what was measured");
-        let single = forward_logits(&engine(name, DType::BF16, Mesh::SINGLE), &reference);
+        let single = forward_logits(&load(name, DType::BF16, Mesh::SINGLE), &reference);
         for mesh in [Mesh { data: 1, model: 2 }, Mesh { data: 2, model: 4 }] {
-            let sharded = engine(name, DType::BF16, mesh);
+            let sharded = load(name, DType::BF16, mesh);
             let distance = distance(&reference, &forward_logits(&sharded, &reference), &single);
             assert!(
                 distance <= noise,
@@ -109,17 +111,11 @@ fn bfloat16_logits_differ_by_no_more_than_flax_in_other_batch_shapes() {
 
 #[test]
 fn each_device_holds_its_share_and_no_more() {
-    let whole = engine("gemma-small", DType::BF16, Mesh::SINGLE);
-    let quarter = engine("gemma-small", DType::BF16, Mesh { data: 1, model: 4 });
-    let bytes = |engine: &Engine| -> usize {
-        let spec = engine.spec();
-        spec.parameters
-            .iter()
-            .map(|p| p.byte_size(&spec.geometry))
-            .sum()
-    };
+    let whole = load("gemma-small", DType::BF16, Mesh::SINGLE);
+    let quarter = load("gemma-small", DType::BF16, Mesh { data: 1, model: 4 });
+    let bytes = |model: &LoadedModel| model.engine().spec().parameter_bytes();
     // The norms and the one key and value head, of 128 · 32 each, are on every device; the rest is split.
-    let layers = whole.spec().config.num_hidden_layers;
+    let layers = whole.engine().spec().config.num_hidden_layers;
     let replicated = 2 * (layers * (2 * 128 + 2 * 128 * 32) + 128);
     let (whole, quarter) = (bytes(&whole), bytes(&quarter));
     assert_eq!(quarter, (whole - replicated) / 4 + replicated);

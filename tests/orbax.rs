@@ -117,7 +117,15 @@ fn an_unfinished_save_and_a_damaged_manifest_are_named() {
     let (_dir, folder) = model("flat", "5.orbax-checkpoint-tmp-0");
     let mut generate = gemma_xla();
     generate
-        .args(["generate", "--format", "jsonl", "--input", "-", "--input-format", "jsonl"])
+        .args([
+            "generate",
+            "--format",
+            "jsonl",
+            "--input",
+            "-",
+            "--input-format",
+            "jsonl",
+        ])
         .arg("--model")
         .arg(&folder)
         .write_stdin(PROMPTS);
@@ -133,7 +141,15 @@ fn an_unfinished_save_and_a_damaged_manifest_are_named() {
     fs::write(&manifest, bytes).unwrap();
     let mut generate = gemma_xla();
     generate
-        .args(["generate", "--format", "jsonl", "--input", "-", "--input-format", "jsonl"])
+        .args([
+            "generate",
+            "--format",
+            "jsonl",
+            "--input",
+            "-",
+            "--input-format",
+            "jsonl",
+        ])
         .arg("--model")
         .arg(&folder)
         .write_stdin(PROMPTS);

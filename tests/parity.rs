@@ -6,16 +6,9 @@ use std::fs;
 
 use common::{checkpoints, copy_of, data, gemma_xla};
 use gemma_xla::dtype::DType;
-use gemma_xla::engine::{Engine, EngineOptions, GenerateOptions, Generation, Observer};
+use gemma_xla::engine::{Engine, GenerateOptions, LoadOptions};
 use gemma_xla::parity::{Reference, Report, Tolerance, compare};
-
-struct Collect(Vec<Generation>);
-
-impl Observer for Collect {
-    fn finished(&mut self, generation: Generation) {
-        self.0.push(generation);
-    }
-}
+use gemma_xla::source::Model;
 
 /// Calls `check` with every reference of this dtype in tests/data, and with the engine that it is for.
 fn for_each_reference(dtype: DType, check: impl Fn(&str, &Engine, &Reference)) {
@@ -31,12 +24,11 @@ fn for_each_reference(dtype: DType, check: impl Fn(&str, &Engine, &Reference)) {
             .to_string_lossy();
         let reference = Reference::read(&path).expect("the reference can be read");
         assert_eq!(reference.dtype(), Some(dtype), "{name}");
-        let options = EngineOptions {
-            dtype: Some(dtype),
-            ..EngineOptions::default()
-        };
-        let engine = Engine::load(&dir, &options, |_, _| {}).expect("the checkpoint loads");
-        check(&name, &engine, &reference);
+        let mut options = LoadOptions::default();
+        options.dtype = Some(dtype);
+        let model = Model::open(&dir).expect("the checkpoint opens");
+        let model = model.load(&options).expect("the checkpoint loads");
+        check(&name, model.engine(), &reference);
         checked += 1;
     }
     assert!(checked > 0, "no reference in {dtype}");
@@ -125,17 +117,13 @@ fn float32_greedy_tokens_equal_flax_in_a_left_padded_batch_and_alone() {
         assert!(lengths.len() > 1, "{name}: the batch has padding");
         let pad = engine.spec().config.padding_id();
         for batch_size in [reference.batch, 1, 3] {
-            let options = GenerateOptions {
-                max_new_tokens: total - reference.length,
-                batch_size,
-                stream: false,
-            };
-            let mut rows = Collect(Vec::new());
-            engine
-                .generate(&prompts, &options, &mut rows)
-                .expect("generation runs");
-            assert_eq!(rows.0.len(), reference.batch);
-            for (row, generation) in rows.0.iter().enumerate() {
+            let mut options = GenerateOptions::default();
+            options.max_new_tokens = total - reference.length;
+            options.batch_size = batch_size;
+            let rows = engine.generate(&prompts, &options);
+            let rows = rows.expect("generation runs");
+            assert_eq!(rows.len(), reference.batch);
+            for (row, generation) in rows.iter().enumerate() {
                 assert_eq!(generation.index, row, "results come in order");
                 let expected =
                     &sequences[row * total + reference.length..][..options.max_new_tokens];

@@ -4,7 +4,6 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use common::{fails_naming, gemma_xla};
@@ -172,7 +171,7 @@ fn the_doctor_finds_the_installed_plugin_well() {
         .success()
         .stdout(predicate::str::contains("PJRT API 0."))
         .stdout(predicate::str::contains("platform cpu"))
-        .stdout(predicate::str::contains("gave what it should"));
+        .stdout(predicate::str::contains("gave the right result"));
 }
 
 #[test]
@@ -253,8 +252,9 @@ fn a_tpu_that_is_not_there_is_said_at_once() {
     let folder = TempDir::new().unwrap();
     let library = folder.path().join("libtpu.so");
     fs::write(&library, "").unwrap();
-    let start = Instant::now();
     let error = gemma_xla::plugin::find(library.to_str().unwrap()).unwrap_err();
-    assert!(error.to_string().contains("no TPU"), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(
+        matches!(error, gemma_xla::plugin::Error::NoTpu),
+        "an empty file would be called something else once it is loaded: {error}"
+    );
 }

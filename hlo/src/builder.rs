@@ -28,6 +28,8 @@ struct State {
     instructions: Vec<Instruction>,
     parameters: Vec<Shape>,
     scopes: Vec<String>,
+    /// The first error of a tensor's operation.
+    failure: Option<Error>,
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
@@ -155,11 +157,29 @@ impl Builder {
         Ok(self.array("shape", value)?.element_type)
     }
 
+    /// Keeps the first error of the tensors' operations, with the scope that it arose in.
+    pub(crate) fn fail(&self, error: Error) {
+        let mut state = self.state.borrow_mut();
+        if state.failure.is_none() {
+            let scope = state.scopes.join("/");
+            state.failure = Some(error.in_scope(scope));
+        }
+    }
+
+    /// The first error of the tensors' operations so far.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.state.borrow().failure.clone()
+    }
+
     /// Freezes the computation with `root` as its result.
     ///
     /// # Errors
-    /// [`Error::ForeignValue`] where the root is of another builder.
+    /// The first error of an operation on [`Tensor`](crate::Tensor)s, else [`Error::ForeignValue`] where the root
+    /// is of another builder.
     pub fn finish(self, root: Value) -> Result<Computation> {
+        if let Some(failure) = self.failure() {
+            return Err(failure);
+        }
         let result = self.operand("finish", root)?.in_row_major();
         let state = self.state.into_inner();
         Ok(Computation::new(

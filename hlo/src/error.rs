@@ -9,6 +9,15 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// What failed in a named scope of the builder.
+    #[error("{scope}: {error}")]
+    Scoped {
+        /// The scopes' names, joined by `/`.
+        scope: String,
+        /// What failed.
+        error: Box<Error>,
+    },
+
     /// A value of one builder was given to another one.
     #[error("{op}: operand is a value of another builder, not of '{builder}'")]
     ForeignValue {
@@ -123,4 +132,18 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
+}
+
+impl Error {
+    /// The same error with the scope that it arose in, if it has none yet.
+    pub(crate) fn in_scope(self, scope: String) -> Self {
+        match self {
+            error if scope.is_empty() => error,
+            error @ Self::Scoped { .. } => error,
+            error => Self::Scoped {
+                scope,
+                error: Box::new(error),
+            },
+        }
+    }
 }

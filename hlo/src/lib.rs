@@ -19,8 +19,29 @@
 //! # }
 //! ```
 //!
+//! A [`Tensor`] is a value with operators, for longer computations:
+//!
+//! ```
+//! use hlo::{Builder, ElementType, Shape, Tensor};
+//!
+//! /// `x / (1 + e^-x)`.
+//! fn silu(x: Tensor<'_>) -> Tensor<'_> {
+//!     x / (1.0 + (-x).exp())
+//! }
+//!
+//! # fn main() -> hlo::Result<()> {
+//! let b = Builder::new("main");
+//! let x = b.input("x", Shape::array(ElementType::F32, &[2, 3]));
+//! let root = b.scoped("silu", || silu(x)).value()?;
+//! let computation = b.finish(root)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Operation semantics are those of XLA's operation reference; field names and text follow XLA's `hlo.proto`,
 //! `xla_data.proto` and HLO text syntax.
+
+#![forbid(unsafe_code)]
 
 mod builder;
 mod check;
@@ -35,6 +56,7 @@ mod numbering;
 mod ops;
 mod proto;
 mod shape;
+mod tensor;
 mod text;
 
 pub use builder::{Builder, Value};
@@ -48,3 +70,4 @@ pub use ops::{
     Precision, ScatterDims, UnaryOp, WindowDim,
 };
 pub use shape::{ArrayShape, Shape};
+pub use tensor::{Operand, Tensor};

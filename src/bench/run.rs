@@ -1,8 +1,9 @@
 //! Runs a model on random prompts and keeps the times.
 
-use std::time::Duration;
+use std::convert::Infallible;
+use std::ops::ControlFlow;
 
-use crate::engine::{Engine, Error, GenerateOptions, Generation, Observer, Result};
+use crate::engine::{Engine, Error, Event, GenerateOptions, Result};
 
 /// What is run.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +49,7 @@ impl Runs {
 
 /// Runs `options.repeat` times after a run that does not count.
 ///
-/// The engine must not stop at an end-of-sequence token ([`EngineOptions::ignore_eos`](crate::engine::EngineOptions::ignore_eos)).
+/// The engine must not stop at an end-of-sequence token ([`LoadOptions::ignore_eos`](crate::engine::LoadOptions::ignore_eos)).
 ///
 /// # Errors
 /// Options out of range, more tokens than the model has positions, and whatever [`Engine::generate`] finds.
@@ -73,8 +74,8 @@ pub fn warm_up(engine: &Engine, options: &BenchOptions) -> Result<()> {
 pub(super) fn run_once(engine: &Engine, options: &BenchOptions) -> Result<Clock> {
     let config = &engine.spec().config;
     if options.max_new_tokens < 2 {
-        return Err(Error::Option {
-            option: "--max-new-tokens",
+        return Err(Error::Argument {
+            argument: "max_new_tokens",
             problem: format!(
                 "{}: the first token is the prefill's, so there is no decode step to measure below 2",
                 options.max_new_tokens
@@ -83,10 +84,10 @@ pub(super) fn run_once(engine: &Engine, options: &BenchOptions) -> Result<Clock>
     }
     let total = options.prompt_tokens.saturating_add(options.max_new_tokens);
     if total > config.max_position_embeddings {
-        return Err(Error::Option {
-            option: "--prompt-tokens",
+        return Err(Error::Argument {
+            argument: "prompt_tokens",
             problem: format!(
-                "{} and --max-new-tokens {} are more than max_position_embeddings {}",
+                "{} and max_new_tokens {} are more than max_position_embeddings {}",
                 options.prompt_tokens, options.max_new_tokens, config.max_position_embeddings
             ),
         });
@@ -98,7 +99,11 @@ pub(super) fn run_once(engine: &Engine, options: &BenchOptions) -> Result<Clock>
         stream: false,
     };
     let mut clock = Clock::default();
-    let summary = engine.generate(&prompts, &generate, &mut clock)?;
+    let tell = |event: Event<'_>| -> ControlFlow<Infallible> {
+        clock.note(&event);
+        ControlFlow::Continue(())
+    };
+    let (summary, _) = engine.generate_with(&prompts, &generate, tell)?;
     let expected = options.max_new_tokens - 1;
     if summary.steps != expected {
         return Err(Error::UnexpectedResult {
@@ -132,16 +137,16 @@ pub(super) struct Clock {
     pub calls: Vec<(usize, f64)>,
 }
 
-impl Observer for Clock {
-    fn finished(&mut self, _: Generation) {}
-
-    fn prefilled(&mut self, took: Duration) {
-        self.prefill = Some(took.as_secs_f64());
-    }
-
-    fn decoded(&mut self, steps: usize, took: Duration) {
-        let step = took.as_secs_f64() / steps.max(1) as f64;
-        self.calls.push((steps, step));
+impl Clock {
+    fn note(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Prefilled(took) => self.prefill = Some(took.as_secs_f64()),
+            Event::Decoded { steps, took } => {
+                let step = took.as_secs_f64() / (*steps).max(1) as f64;
+                self.calls.push((*steps, step));
+            }
+            _ => {}
+        }
     }
 }
 

@@ -3,38 +3,25 @@
 //! Counts are over all devices of a mesh, and of useful work alone: padding of prompts to their bucket and cache slots that are not
 //! filled yet are not in them, so a program that spends time on these shows a lower rate.
 
-use crate::model::{EMBEDDING, ModelSpec, Role};
+use crate::model::{ModelSpec, Role};
 
 /// Bytes of the parameters as they lie on the devices; what several devices hold is counted for each.
 pub fn parameter_bytes(spec: &ModelSpec) -> u64 {
-    let share: u64 = spec
-        .parameters
-        .iter()
-        .map(|p| p.byte_size(&spec.geometry) as u64)
-        .sum();
-    share * spec.geometry.mesh.devices() as u64
+    (spec.parameter_bytes() * spec.mesh.devices()) as u64
 }
 
 /// Bytes that a decode step of `batch` rows reads with `filled` tokens of each row in the caches: every parameter once on each device,
 /// of an embedding that is not the head as well only the rows' own vectors; and the filled part of the caches.
 pub fn decode_step_bytes(spec: &ModelSpec, batch: usize, filled: f64) -> f64 {
     let config = &spec.config;
-    let devices = spec.geometry.mesh.devices() as f64;
+    let devices = spec.mesh.devices() as f64;
     let mut bytes = parameter_bytes(spec) as f64;
     if !config.tie_word_embeddings {
-        let looked_up = spec.parameters.iter().filter(|p| p.name == EMBEDDING);
-        bytes -= looked_up
-            .map(|p| p.byte_size(&spec.geometry) as f64 * devices)
-            .sum::<f64>();
+        bytes -= spec.embedding().byte_size(spec.mesh) as f64 * devices;
         bytes += (batch * config.hidden_size * spec.compute.size()) as f64;
     }
     // Keys and values that several devices of the model axis hold are read by each of them.
-    let token = 2
-        * config.num_hidden_layers
-        * spec.geometry.key_value_heads
-        * spec.geometry.mesh.model
-        * config.head_dim
-        * spec.compute.size();
+    let token = spec.cache_bytes(1, 1) * spec.mesh.model;
     bytes + batch as f64 * filled * token as f64
 }
 
@@ -48,7 +35,7 @@ pub fn prefill_operations(spec: &ModelSpec, batch: usize, tokens: usize) -> f64 
         .parameters
         .iter()
         .filter(|p| p.role == Role::Kernel && p.name.starts_with("model/"))
-        .map(|p| p.shape.iter().map(|&dim| dim as f64).product::<f64>())
+        .map(|p| p.elements() as f64)
         .sum();
     let head: f64 = head.iter().map(|&dim| dim as f64).product();
     let tokens = tokens as f64;
@@ -65,15 +52,13 @@ mod tests {
     use super::*;
     use crate::config::GemmaConfig;
     use crate::dtype::DType;
-    use crate::model::DeviceTraits;
+    use crate::model::Xla;
     use crate::sharding::Mesh;
 
     fn spec(text: &str, mesh: Mesh) -> ModelSpec {
         let config = GemmaConfig::from_json(Path::new("config.json"), text).expect("a config");
-        ModelSpec::new(config, DType::BF16, DeviceTraits::CPU, mesh, |_| {
-            DType::BF16
-        })
-        .expect("it can be split")
+        ModelSpec::new(config, DType::BF16, Xla::CPU, mesh, |_| DType::BF16)
+            .expect("it can be split")
     }
 
     fn gemma_2b(tied: bool) -> String {

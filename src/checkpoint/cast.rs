@@ -30,6 +30,25 @@ pub(super) fn cast(from: DType, input: &[u8], to: DType, output: &mut [u8]) {
     }
 }
 
+/// How many of these little-endian elements are infinite.
+pub(super) fn infinities(dtype: DType, bytes: &[u8]) -> u64 {
+    // All bits of the exponent are set, and none of the mantissa.
+    let narrow = |infinite: u16| {
+        let (elements, _) = bytes.as_chunks();
+        let is_infinite = |x: &&[u8; 2]| u16::from_le_bytes(**x) & 0x7fff == infinite;
+        elements.iter().filter(is_infinite).count() as u64
+    };
+    match dtype {
+        DType::F32 => {
+            let (elements, _) = bytes.as_chunks();
+            let is_infinite = |x: &&[u8; 4]| f32::from_le_bytes(**x).is_infinite();
+            elements.iter().filter(is_infinite).count() as u64
+        }
+        DType::F16 => narrow(0x7c00),
+        DType::BF16 => narrow(0x7f80),
+    }
+}
+
 fn each<const FROM: usize, const TO: usize>(
     input: &[u8],
     output: &mut [u8],

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Component, Path};
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use super::{Error, Result};
+use crate::input_file;
 
-/// The largest index that is read. That of a model with a hundred thousand tensors has about ten megabytes.
+/// The largest index that is read. The index of a model with a hundred thousand tensors has about
+/// ten megabytes.
 const MAX_FILE: u64 = 1 << 26;
 
 /// An index's content: for each shard, by name, the names of its tensors in order.
@@ -24,27 +24,20 @@ pub(super) fn read(file: &Path) -> Result<Shards> {
         file: file.to_path_buf(),
         source,
     };
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(failed(io::Error::other("not a regular file")));
-    }
-    let mut text = Vec::new();
-    let read = File::open(file)
-        .and_then(|opened| opened.take(MAX_FILE + 1).read_to_end(&mut text))
-        .map_err(failed)?;
-    if read as u64 > MAX_FILE {
+    let Some(text) = input_file::read(file, MAX_FILE).map_err(failed)? else {
         return Err(Error::IndexTooLarge {
             file: file.to_path_buf(),
             limit: MAX_FILE,
         });
-    }
+    };
     shards(file, &text)
 }
 
-/// The shards that an index names, each with the names of its tensors in order. `text` is the index's content, and `file` the
-/// name that errors give it.
+/// The shards that an index names, each with the names of its tensors in order. `text` is the
+/// index's content, and `file` the name that errors give it.
 ///
 /// # Errors
-/// Where the text is no index, or names a shard by anything but the name of a file beside it.
+/// Where the text is not an index, or names a shard by anything but the name of a file beside it.
 pub fn shards(file: &Path, text: &[u8]) -> Result<BTreeMap<String, Vec<String>>> {
     let index: Index = serde_json::from_slice(text).map_err(|source| Error::Index {
         file: file.to_path_buf(),
@@ -69,7 +62,8 @@ pub fn shards(file: &Path, text: &[u8]) -> Result<BTreeMap<String, Vec<String>>>
     Ok(shards)
 }
 
-/// Whether a name is that of a file in the same folder: one that cannot climb out of it, in any system's notation.
+/// Whether a name is that of a file in the same folder: one that cannot leave it, in any system's
+/// notation.
 fn is_plain_file_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     components.next() == Some(Component::Normal(OsStr::new(name)))
@@ -91,7 +85,7 @@ impl<'de> Deserialize<'de> for WeightMap {
     }
 }
 
-/// Reads a weight map. A plain map type would let the second of two equal names win in silence.
+/// Reads a weight map. A plain map type would silently keep the second of two equal names.
 struct WeightMapVisitor;
 
 impl<'de> Visitor<'de> for WeightMapVisitor {

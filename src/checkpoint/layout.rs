@@ -1,11 +1,12 @@
-//! How a tensor's elements lie among the stored ones: an offset, and axes that each have a size and a stride.
+//! How a tensor's elements lie among the stored ones: an offset, and axes that each have a size and
+//! a stride.
 //!
-//! A dimension may consist of several axes. A query projection that is stored per head as [N, D, H] is the matrix [D, N·H] that
-//! has a second dimension of two axes, and no copy is made to say so.
+//! A dimension may consist of several axes. A query projection that is stored per head as [N, D, H]
+//! is the matrix [D, N·H] that has a second dimension of two axes, without a copy.
 
 use std::ops::Range;
 
-/// One axis: how many steps there are, and how many stored elements each of them passes.
+/// One axis: how many steps there are, and how many stored elements each step passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Axis {
     pub(super) size: usize,
@@ -14,11 +15,11 @@ pub(super) struct Axis {
 
 /// A view of stored elements.
 ///
-/// Whoever makes one vouches that it stays within them: its axes are some of those of the stored shape, in any order, so that
-/// no product or sum of what is in here overflows.
+/// The maker guarantees that it stays within them: its axes are some of those of the stored shape,
+/// in any order, so that no product or sum of its numbers overflows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
-    /// The first element's place among the stored ones.
+    /// The first element's position among the stored ones.
     pub(super) offset: usize,
     /// The axes of each dimension, outermost first.
     pub(super) dimensions: Vec<Vec<Axis>>,
@@ -46,8 +47,8 @@ impl Layout {
         self
     }
 
-    /// The elements with these indices of one dimension. None where there are no such indices, or where the dimension has several
-    /// axes and the cut falls within a step of its outermost.
+    /// The elements with these indices of one dimension. None where there are no such indices, or
+    /// where the dimension has several axes and the cut falls within a step of its outermost.
     pub(super) fn sliced(mut self, dim: usize, range: &Range<usize>) -> Option<Self> {
         let axes = self.dimensions.get_mut(dim)?;
         let (outer, inner) = axes.split_first_mut()?;

@@ -1,26 +1,33 @@
-//! Checkpoints: parameters by name, with shape and dtype, as views whose bytes are read where they are wanted.
+//! Checkpoints: parameters by name, with shape and dtype, as views whose bytes are read where they
+//! are needed.
 //!
-//! Opening a checkpoint reads names, shapes and positions, and no tensor bytes. [`Tensor::read_at`] then reads any range of a
-//! tensor straight into the caller's memory, from any number of threads. Files are read by position and not mapped: a mapped
-//! page counts towards the process's resident memory, and a mapped file that shrinks ends the process with a signal, while
-//! here it is an error that names file and tensor.
+//! Opening a checkpoint reads names, shapes and positions, and no tensor bytes. [`Tensor::read_at`]
+//! then reads any range of a tensor straight into the caller's memory, from any number of threads.
+//! Files are read by position and not mapped: a mapped page counts towards the process's resident
+//! memory, and a mapped file that shrinks ends the process with a signal, while here it is an error
+//! that names file and tensor.
 //!
-//! Whatever form the files have, and whoever's names and layouts: what is given are Flax's, as views of what is stored.
+//! A checkpoint has the names and layouts of its files, until [`Checkpoint::canonical`] gives it
+//! Flax's, as views of what is stored.
 //!
-//! Nothing that a file holds can panic, and what is kept of a file is bounded by the file's own size.
+//! Nothing that a file contains can cause a panic, and what is kept of a file is bounded by its
+//! size.
 
 mod cast;
+mod compare;
+mod contents;
+mod element;
 mod error;
-mod foreign;
 mod index;
 mod layout;
 mod msgpack;
+mod names;
 mod npz;
 mod open;
 mod orbax;
+mod positional;
 mod read;
 mod safetensors;
-mod source;
 mod tensor;
 mod transform;
 pub mod write;
@@ -30,14 +37,17 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::orbax::maxtext::{self, Sizes};
+pub use crate::input_file::Impostor;
+pub use crate::naming::{NameTable, Naming};
+pub use compare::Comparison;
 pub use error::Error;
-pub use foreign::Naming;
 pub use index::shards;
-pub use msgpack::Problem;
+pub use msgpack::MsgpackProblem;
 pub use npz::NpzProblem;
 pub use orbax::OrbaxProblem;
+pub use positional::ReadAt;
 pub use safetensors::SafetensorsProblem;
-pub use source::ReadAt;
 pub use tensor::Tensor;
 
 #[cfg(target_endian = "big")]
@@ -59,7 +69,7 @@ pub const SAFETENSORS_FILE: &str = "model.safetensors";
 /// The index of a model that was saved as safetensors in shards.
 pub const SAFETENSORS_INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// The form that a checkpoint's files have.
+/// The format of a checkpoint's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Format {
@@ -103,8 +113,10 @@ struct Inner {
     path: PathBuf,
     format: Format,
     naming: Naming,
+    names: NameTable,
     files: Vec<PathBuf>,
     tensors: BTreeMap<Arc<str>, Tensor>,
+    left_out: Vec<String>,
 }
 
 impl Checkpoint {
@@ -113,7 +125,7 @@ impl Checkpoint {
         &self.inner.path
     }
 
-    /// The form of its files.
+    /// The format of its files.
     pub fn format(&self) -> Format {
         self.inner.format
     }
@@ -121,6 +133,66 @@ impl Checkpoint {
     /// Whose names and layouts its tensors are stored in.
     pub fn naming(&self) -> Naming {
         self.inner.naming
+    }
+
+    /// The same tensors by Flax's names and in Flax's layouts, by the table of `tables` that names
+    /// most of them (the first of equals). Tensors that it does not name stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::ForeignShape`] where a named tensor has other axes than the table says,
+    /// [`Error::Duplicate`] where two tensors have one name.
+    pub fn canonical(&self, tables: &[NameTable]) -> Result<Self> {
+        let stored = &self.inner.tensors;
+        let undone = maxtext::canonical(stored, Sizes::default())?;
+        let Some(table) = names::best(undone.as_ref().unwrap_or(stored), tables) else {
+            return Ok(self.clone());
+        };
+        let (mut tensors, naming) = match undone {
+            Some(tensors) => (tensors, Naming::MaxText),
+            None => names::canonical(stored, table)?,
+        };
+        cut_embedding(&mut tensors, table, naming, Sizes::default())?;
+        Ok(Checkpoint {
+            inner: Arc::new(Inner {
+                path: self.inner.path.clone(),
+                format: self.inner.format,
+                naming,
+                names: table.clone(),
+                files: self.inner.files.clone(),
+                tensors,
+                left_out: self.inner.left_out.clone(),
+            }),
+        })
+    }
+
+    /// The same checkpoint for a model of this many tokens. DeepMind's and MaxText's embeddings of
+    /// Gemma 1 and 2 have up to 128 more rows, which are left out.
+    #[must_use]
+    pub fn for_vocabulary(&self, tokens: usize) -> Self {
+        let inner = &self.inner;
+        let mut tensors = inner.tensors.clone();
+        let sizes = Sizes {
+            vocabulary: Some(tokens),
+        };
+        if cut_embedding(&mut tensors, &inner.names, inner.naming, sizes).is_err() {
+            return self.clone();
+        }
+        Checkpoint {
+            inner: Arc::new(Inner {
+                path: inner.path.clone(),
+                format: inner.format,
+                naming: inner.naming,
+                names: inner.names.clone(),
+                files: inner.files.clone(),
+                tensors,
+                left_out: inner.left_out.clone(),
+            }),
+        }
+    }
+
+    /// The names of its parameters.
+    pub(crate) fn name_table(&self) -> &NameTable {
+        &self.inner.names
     }
 
     /// The files with tensors, by name.
@@ -154,53 +226,41 @@ impl Checkpoint {
                 tensor: name.to_owned(),
                 shape: shape.to_vec(),
                 others: 0,
+                names: vec![name.to_owned()],
             });
         };
         if tensor.shape() != shape {
-            return Err(Error::WrongShape {
-                file: tensor.file().to_path_buf(),
-                tensor: name.to_owned(),
-                expected: shape.to_vec(),
-                found: tensor.shape().to_vec(),
-            });
+            return Err(compare::wrong_shape(tensor, shape));
         }
         Ok(tensor)
+    }
+
+    /// The stored names of the tensors that are not parameters and are not read: integers, and
+    /// buffers that are computed from the configuration.
+    pub fn left_out(&self) -> &[String] {
+        &self.inner.left_out
     }
 
     /// The bytes of all tensors together.
     pub fn total_bytes(&self) -> u64 {
         self.tensors().map(|tensor| tensor.byte_len() as u64).sum()
     }
+}
 
-    /// Checks that the checkpoint has exactly these tensors, given by name and shape.
-    ///
-    /// # Errors
-    /// [`Error::MissingTensor`], [`Error::WrongShape`] or [`Error::LeftOver`], the first that applies in this order.
-    pub fn check(&self, expected: &[(String, Vec<usize>)]) -> Result<()> {
-        let mut missing = expected.iter().filter(|(name, _)| self.get(name).is_none());
-        if let Some((name, shape)) = missing.next() {
-            return Err(Error::MissingTensor {
-                file: self.path().to_path_buf(),
-                tensor: name.clone(),
-                shape: shape.clone(),
-                others: missing.count(),
-            });
-        }
-        let mut left_over = self.inner.tensors.clone();
-        for (name, shape) in expected {
-            self.require(name, shape)?;
-            left_over.remove(name.as_str());
-        }
-        if let Some((name, tensor)) = left_over.first_key_value() {
-            return Err(Error::LeftOver {
-                file: tensor.file().to_path_buf(),
-                tensor: name.to_string(),
-                shape: tensor.shape().to_vec(),
-                others: left_over.len() - 1,
-            });
-        }
-        Ok(())
+/// Leaves out the rows of the embedding that only pad it.
+fn cut_embedding(
+    tensors: &mut BTreeMap<Arc<str>, Tensor>,
+    table: &NameTable,
+    naming: Naming,
+    sizes: Sizes,
+) -> Result<()> {
+    let padded = matches!(naming, Naming::DeepMind | Naming::MaxText);
+    if let Some((embedding, _)) = table.head().filter(|_| padded)
+        && let Some(embedding) = tensors.get_mut(embedding)
+    {
+        *embedding = maxtext::without_padding(embedding, sizes)?;
     }
+    Ok(())
 }
 
 impl fmt::Debug for Checkpoint {

@@ -1,36 +1,50 @@
 //! Finds a checkpoint's files, opens them, and puts their tensors together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::orbax::maxtext::{self, Sizes};
-use super::source::{OpenFile, ReadAt};
+use super::element::Unread;
+use super::positional::{OpenFile, ReadAt};
 use super::tensor::DataFile;
 use super::{
-    Checkpoint, Error, FLAX_FILE, FLAX_INDEX_FILE, Format, Inner, NPZ_FILES, Naming, Result,
-    SAFETENSORS_FILE, SAFETENSORS_INDEX_FILE, Tensor, foreign, index, msgpack, npz, orbax,
+    Checkpoint, Error, FLAX_FILE, FLAX_INDEX_FILE, Format, Inner, NPZ_FILES, NameTable, Result,
+    SAFETENSORS_FILE, SAFETENSORS_INDEX_FILE, Tensor, contents, index, msgpack, names, npz, orbax,
     safetensors,
 };
+use crate::input_file::{self, Impostor};
+use crate::naming::Naming;
 
-/// Flax's name of the embedding.
-const EMBEDDING: &str = "model/embed_tokens/embedding";
+/// What one file contains.
+struct Content {
+    /// Its tensors, by stored name, in the file's order.
+    tensors: Vec<Tensor>,
+    unread: Vec<Unread>,
+}
 
-/// The tensors of one file, by stored name, in the file's order.
-type Parse<S> = fn(&Path, S) -> Result<Vec<Tensor>>;
+type Parse<S> = fn(&Path, S) -> Result<Content>;
+
+/// The tensors of all files.
+#[derive(Default)]
+struct Collected {
+    tensors: BTreeMap<Arc<str>, Tensor>,
+    /// The names of those that are not read.
+    left_out: Vec<String>,
+}
 
 impl Checkpoint {
-    /// Opens the weights in a folder, or those in a file.
+    /// Opens the weights in a folder, or those in a file, under the names that they are stored by.
     ///
-    /// In a folder it is the first that is there of [`FLAX_FILE`], [`FLAX_INDEX_FILE`] with its shards, the [`NPZ_FILES`],
-    /// [`SAFETENSORS_FILE`], [`SAFETENSORS_INDEX_FILE`] with its shards, and, where the folder has exactly one, an npz file of
-    /// any name. Before that it is an Orbax checkpoint: the folder itself, the item in it that has the parameters, or the newest
-    /// step of a training run. What a file is shows in the end of its name.
+    /// In a folder, it takes the first that exists of [`FLAX_FILE`], [`FLAX_INDEX_FILE`] with its
+    /// shards, the [`NPZ_FILES`], [`SAFETENSORS_FILE`], [`SAFETENSORS_INDEX_FILE`] with its shards,
+    /// an Orbax checkpoint (the folder itself, the item in it with the parameters, or the newest
+    /// step of a training run), and, where the folder has exactly one, an npz file of any name. The
+    /// end of a file's name tells its format.
     ///
     /// # Errors
-    /// Where there is none, where a file cannot be read or is malformed, and where index and shards disagree.
+    /// Where there are no weights, where a file cannot be read or is malformed, and where index and
+    /// shards disagree.
     pub fn open(path: &Path) -> Result<Self> {
         let metadata = path.metadata();
         if metadata.as_ref().is_ok_and(|found| !found.is_dir()) {
@@ -53,15 +67,17 @@ impl Checkpoint {
             Some(file) => Self::open_npz_file(&file),
             None => Err(Error::NotFound {
                 dir: path.to_path_buf(),
+                found: contents::describe(path),
                 looked_for: format!(
-                    "{FLAX_FILE}, {FLAX_INDEX_FILE}, {}, {SAFETENSORS_FILE}, {SAFETENSORS_INDEX_FILE}, an Orbax checkpoint, a single *.npz",
+                    "{FLAX_FILE}, {FLAX_INDEX_FILE}, {}, {SAFETENSORS_FILE}, \
+                     {SAFETENSORS_INDEX_FILE}, an Orbax checkpoint, a single *.npz",
                     NPZ_FILES.join(", ")
                 ),
             }),
         }
     }
 
-    /// Opens a file of the form that its name says.
+    /// Opens a file of the format that its name says.
     fn open_file(file: &Path) -> Result<Self> {
         let name = file
             .file_name()
@@ -75,7 +91,7 @@ impl Checkpoint {
         } else if name.ends_with(".safetensors") {
             Self::open_safetensors_file(file)
         } else {
-            Err(Error::UnknownForm {
+            Err(Error::UnknownFormat {
                 file: file.to_path_buf(),
             })
         }
@@ -105,7 +121,8 @@ impl Checkpoint {
         Self::from_safetensors(file, open(file)?)
     }
 
-    /// Opens msgpack bytes that lie anywhere. `file` is the name that errors and [`Tensor::file`] give them.
+    /// Opens msgpack bytes from any source. `file` is the name that errors and [`Tensor::file`]
+    /// give them.
     ///
     /// # Errors
     /// Where the bytes cannot be read, or are malformed.
@@ -113,7 +130,7 @@ impl Checkpoint {
         Self::single(file, Format::FlaxMsgpack, source, parse_msgpack)
     }
 
-    /// Opens the bytes of an npz file that lie anywhere, as [`Checkpoint::from_msgpack`] does.
+    /// Opens the bytes of an npz file from any source, as [`Checkpoint::from_msgpack`] does.
     ///
     /// # Errors
     /// As [`Checkpoint::open_npz_file`].
@@ -121,7 +138,7 @@ impl Checkpoint {
         Self::single(file, Format::Npz, source, parse_npz)
     }
 
-    /// Opens the bytes of a safetensors file that lie anywhere, as [`Checkpoint::from_msgpack`] does.
+    /// Opens the bytes of a safetensors file from any source, as [`Checkpoint::from_msgpack`] does.
     ///
     /// # Errors
     /// Where the bytes cannot be read, or are malformed.
@@ -129,8 +146,8 @@ impl Checkpoint {
         Self::single(file, Format::Safetensors, source, parse_safetensors)
     }
 
-    /// Opens an Orbax checkpoint whose files lie in memory, by path relative to its folder. `folder` is the name that errors
-    /// give that.
+    /// Opens an Orbax checkpoint whose files are in memory, by path relative to its folder. `folder`
+    /// is the name that errors give that.
     ///
     /// # Errors
     /// Where the files are malformed.
@@ -145,30 +162,34 @@ impl Checkpoint {
                 path,
                 format,
                 files,
-                tensors: found,
+                tensors,
+                left_out,
             } => {
-                let mut tensors = BTreeMap::new();
-                for tensor in found {
-                    foreign::insert(&mut tensors, tensor)?;
+                let mut collected = Collected {
+                    left_out,
+                    ..Collected::default()
+                };
+                for tensor in tensors {
+                    names::insert(&mut collected.tensors, tensor)?;
                 }
-                Self::new(&path, format, files, tensors)
+                Self::new(&path, format, files, collected)
             }
         }
     }
 
-    fn single<S>(file: &Path, format: Format, source: S, parse: Parse<S>) -> Result<Self> {
-        let mut tensors = BTreeMap::new();
-        for tensor in parse(file, source)? {
-            foreign::insert(&mut tensors, tensor)?;
+    fn single<S: ReadAt>(file: &Path, format: Format, source: S, parse: Parse<S>) -> Result<Self> {
+        let mut collected = Collected::default();
+        for tensor in collected.accept(file, checked(file, source, parse)?)? {
+            names::insert(&mut collected.tensors, tensor)?;
         }
-        Self::new(file, format, vec![file.to_path_buf()], tensors)
+        Self::new(file, format, vec![file.to_path_buf()], collected)
     }
 
-    /// Opens an index file and the shards that it names, which lie beside it.
+    /// Opens an index file and the shards that it names, which are beside it.
     ///
     /// # Errors
-    /// Where a file is missing, cannot be read or is malformed; where the index names a shard by anything but a plain file
-    /// name; and where index and shards disagree on a tensor.
+    /// Where a file is missing, cannot be read or is malformed; where the index names a shard by
+    /// anything but a plain file name; and where index and shards disagree on a tensor.
     pub fn open_index_file(file: &Path) -> Result<Self> {
         let name = file
             .file_name()
@@ -179,118 +200,146 @@ impl Checkpoint {
         };
         let dir = file.parent().unwrap_or(Path::new(""));
         let mut files = Vec::new();
-        let mut tensors = BTreeMap::new();
-        for (shard, names) in index::read(file)? {
-            let path = dir.join(&shard);
-            let source = OpenFile::open(&path).map_err(|source| match source.kind() {
-                io::ErrorKind::NotFound => Error::MissingShard {
+        let mut collected = Collected::default();
+        let shards = index::read(file)?;
+        let indexed: HashSet<&str> = shards.values().flatten().map(String::as_str).collect();
+        for (shard, names) in &shards {
+            let path = dir.join(shard);
+            if !exists(&path)? {
+                return Err(Error::MissingShard {
                     file: file.to_path_buf(),
                     tensor: names.first().cloned().unwrap_or_default(),
                     shard: shard.clone(),
-                },
-                _ => Error::Open {
-                    file: path.clone(),
-                    source,
-                },
-            })?;
-            let mut found = 0;
-            for tensor in parse(&path, source)? {
+                });
+            }
+            let unread = collected.left_out.len();
+            let content = checked(&path, open(&path)?, parse)?;
+            let mut found: HashSet<String> = HashSet::new();
+            for tensor in collected.accept(&path, content)? {
+                let name = tensor.name();
                 // The names came out of a sorted map.
-                if names
-                    .binary_search_by(|name| name.as_str().cmp(tensor.name()))
-                    .is_err()
-                {
+                let here = names.binary_search_by(|listed| listed.as_str().cmp(name));
+                if here.is_ok() {
+                    found.insert(name.to_owned());
+                    names::insert(&mut collected.tensors, tensor)?;
+                } else if indexed.contains(name) {
                     return Err(Error::NotInIndex {
                         file: file.to_path_buf(),
-                        tensor: tensor.name().to_owned(),
-                        shard,
+                        tensor: name.to_owned(),
+                        shard: shard.clone(),
                     });
+                } else {
+                    collected.left_out.push(name.to_owned());
                 }
-                foreign::insert(&mut tensors, tensor)?;
-                found += 1;
             }
-            if found < names.len() {
-                let missing = names
-                    .into_iter()
-                    .find(|name| !tensors.contains_key(name.as_str()));
+            found.extend(collected.left_out.iter().skip(unread).cloned());
+            let mut missing = names.iter().filter(|name| !found.contains(*name));
+            if let Some(first) = missing.next() {
                 return Err(Error::NotInShard {
                     file: file.to_path_buf(),
-                    tensor: missing.unwrap_or_default(),
-                    shard,
+                    tensor: first.clone(),
+                    shard: shard.clone(),
+                    others: missing.count(),
                 });
             }
             files.push(path);
         }
-        Self::new(file, format, files, tensors)
+        Self::new(file, format, files, collected)
     }
 
-    /// The same checkpoint for a model of so many tokens. DeepMind's and MaxText's embeddings of Gemma 1 and 2 have up to 128
-    /// rows more, which are left out.
-    pub fn for_vocabulary(&self, tokens: usize) -> Self {
-        let inner = &self.inner;
-        let mut tensors = inner.tensors.clone();
-        let sizes = Sizes {
-            vocabulary: Some(tokens),
-        };
-        let padded = matches!(inner.naming, Naming::DeepMind | Naming::MaxText);
-        if !padded || cut_embedding(&mut tensors, sizes).is_err() {
-            return self.clone();
-        }
-        Checkpoint {
-            inner: Arc::new(Inner {
-                path: inner.path.clone(),
-                format: inner.format,
-                naming: inner.naming,
-                files: inner.files.clone(),
-                tensors,
-            }),
-        }
-    }
-
-    fn new(
-        path: &Path,
-        format: Format,
-        files: Vec<PathBuf>,
-        stored: BTreeMap<Arc<str>, Tensor>,
-    ) -> Result<Self> {
-        let (mut tensors, naming) = match maxtext::canonical(&stored, Sizes::default())? {
-            Some(tensors) => (tensors, Naming::MaxText),
-            None => foreign::canonical(stored)?,
-        };
-        cut_embedding(&mut tensors, Sizes::default())?;
+    fn new(path: &Path, format: Format, files: Vec<PathBuf>, collected: Collected) -> Result<Self> {
         Ok(Checkpoint {
             inner: Arc::new(Inner {
                 path: path.to_path_buf(),
                 format,
-                naming,
+                naming: Naming::Unknown,
+                names: NameTable::default(),
                 files,
-                tensors,
+                tensors: collected.tensors,
+                left_out: collected.left_out,
             }),
         })
     }
 }
 
-/// Leaves out the rows of the embedding that only pad it.
-fn cut_embedding(tensors: &mut BTreeMap<Arc<str>, Tensor>, sizes: Sizes) -> Result<()> {
-    if let Some(embedding) = tensors.get_mut(EMBEDDING) {
-        *embedding = maxtext::without_padding(embedding, sizes)?;
+impl Collected {
+    /// Records a file's tensors that are not read, and returns the others.
+    fn accept(&mut self, file: &Path, content: Content) -> Result<Vec<Tensor>> {
+        let Content { tensors, unread } = content;
+        for name in tensors
+            .iter()
+            .map(Tensor::name)
+            .chain(unread.iter().map(|unread| &*unread.name))
+        {
+            if matches!(name.split(['/', '.']).next(), Some("opt_state")) || name == "step" {
+                return Err(Error::TrainingState {
+                    file: file.to_path_buf(),
+                    tensor: name.to_owned(),
+                });
+            }
+        }
+        if let Some(quantised) = unread.iter().find(|unread| unread.is_quantised()) {
+            return Err(Error::Quantised {
+                file: file.to_path_buf(),
+                tensor: quantised.name.to_string(),
+                dtype: quantised.element,
+                shape: quantised.shape.clone(),
+            });
+        }
+        match tensors.iter().filter(|tensor| tensor.is_float64()).count() {
+            0 => {}
+            1 => tracing::warn!("{}: 1 tensor is float64, read as float32", file.display()),
+            count => tracing::warn!(
+                "{}: {count} tensors are float64, read as float32",
+                file.display()
+            ),
+        }
+        let (buffers, tensors) = tensors
+            .into_iter()
+            .partition(|tensor: &Tensor| is_buffer(tensor.name()));
+        let buffers: Vec<Tensor> = buffers;
+        self.left_out
+            .extend(unread.iter().map(|unread| unread.name.to_string()));
+        self.left_out
+            .extend(buffers.iter().map(|buffer| buffer.name().to_owned()));
+        Ok(tensors)
     }
-    Ok(())
+}
+
+/// Whether PyTorch's models keep something of this name beside their parameters, which is computed
+/// here from the configuration.
+fn is_buffer(name: &str) -> bool {
+    let last = name.rsplit(['/', '.']).next().unwrap_or_default();
+    matches!(last, "inv_freq" | "original_inv_freq" | "position_ids")
 }
 
 fn open(file: &Path) -> Result<OpenFile> {
+    exists(file)?;
     OpenFile::open(file).map_err(|source| Error::Open {
         file: file.to_path_buf(),
         source,
     })
 }
 
-/// Whether there is a file of this name. A folder that cannot be looked into is an error, not an absence.
+/// Whether there is a file of this name.
 fn exists(file: &Path) -> Result<bool> {
-    file.try_exists().map_err(|source| Error::Open {
+    input_file::exists(file).map_err(|source| Error::Open {
         file: file.to_path_buf(),
         source,
     })
+}
+
+/// Parses a file, unless it is one that is often found in place of weights.
+fn checked<S: ReadAt>(file: &Path, source: S, parse: Parse<S>) -> Result<Content> {
+    let mut head = vec![0; source.size().min(input_file::HEAD as u64) as usize];
+    let read = source.read_exact_at(&mut head, 0);
+    if let (Ok(()), Some(found)) = (read, Impostor::of(&head)) {
+        return Err(Error::Impostor {
+            file: file.to_path_buf(),
+            found,
+        });
+    }
+    parse(file, source)
 }
 
 /// The npz file in a folder, if there is exactly one.
@@ -304,30 +353,36 @@ fn only_npz(dir: &Path) -> Option<PathBuf> {
     found.next().is_none().then_some(first)
 }
 
-fn parse_msgpack<S: ReadAt + 'static>(file: &Path, source: S) -> Result<Vec<Tensor>> {
-    let entries = msgpack::parse(&source).map_err(|error| Error::Msgpack {
+fn parse_msgpack<S: ReadAt + 'static>(file: &Path, source: S) -> Result<Content> {
+    let parsed = msgpack::parse(&source).map_err(|error| Error::Msgpack {
         file: file.to_path_buf(),
         tensor: error.tensor,
         offset: error.offset,
         problem: error.problem,
     })?;
     let data = data_file(file, source);
-    let tensor = |entry| Tensor::new(Arc::clone(&data), entry);
-    Ok(entries.into_iter().map(tensor).collect())
+    let tensor = |stored| Tensor::new(Arc::clone(&data), stored);
+    Ok(Content {
+        tensors: parsed.stored.into_iter().map(tensor).collect(),
+        unread: parsed.unread,
+    })
 }
 
-fn parse_safetensors<S: ReadAt + 'static>(file: &Path, source: S) -> Result<Vec<Tensor>> {
-    let entries = safetensors::parse(&source).map_err(|error| Error::Safetensors {
+fn parse_safetensors<S: ReadAt + 'static>(file: &Path, source: S) -> Result<Content> {
+    let parsed = safetensors::parse(&source).map_err(|error| Error::Safetensors {
         file: file.to_path_buf(),
         tensor: error.tensor,
         problem: error.problem,
     })?;
     let data = data_file(file, source);
-    let tensor = |entry| Tensor::new(Arc::clone(&data), entry);
-    Ok(entries.into_iter().map(tensor).collect())
+    let tensor = |stored| Tensor::new(Arc::clone(&data), stored);
+    Ok(Content {
+        tensors: parsed.stored.into_iter().map(tensor).collect(),
+        unread: parsed.unread,
+    })
 }
 
-fn parse_npz<S: ReadAt + 'static>(file: &Path, source: S) -> Result<Vec<Tensor>> {
+fn parse_npz<S: ReadAt + 'static>(file: &Path, source: S) -> Result<Content> {
     let parsed = npz::parse(&source).map_err(|error| Error::Npz {
         file: file.to_path_buf(),
         tensor: error.tensor,
@@ -340,14 +395,17 @@ fn parse_npz<S: ReadAt + 'static>(file: &Path, source: S) -> Result<Vec<Tensor>>
     };
     let tensor = |array: npz::Array| {
         let data = if array.unpacked { &unpacked } else { &archive };
-        let tensor = Tensor::new(Arc::clone(data), array.entry);
+        let tensor = Tensor::new(Arc::clone(data), array.stored);
         if array.fortran_order {
             tensor.transposed()
         } else {
             tensor
         }
     };
-    Ok(parsed.arrays.into_iter().map(tensor).collect())
+    Ok(Content {
+        tensors: parsed.arrays.into_iter().map(tensor).collect(),
+        unread: parsed.unread,
+    })
 }
 
 fn data_file(file: &Path, source: impl ReadAt + 'static) -> Arc<DataFile> {

@@ -1,5 +1,6 @@
-//! Reads whole tensors into the form that is wanted: cast, and in C order whatever order the file has the elements in. All
-//! cores read at once, each its own part of the result, so that nothing is held beyond the result but one small block a core.
+//! Reads whole tensors as they are needed: cast, and in C order, whatever the order in the file.
+//! All cores read at once, each its own part of the result, so that only one small block per core
+//! is held beside the result.
 
 use std::sync::Arc;
 
@@ -11,19 +12,22 @@ use super::transform::convert;
 use super::{Result, Tensor};
 use crate::dtype::DType;
 
-/// Elements that one task makes where the stored order is the wanted one, and about so many where it is not.
+/// Elements that one task makes where the stored order is C order, and about as many where it is
+/// not.
 const TASK_ELEMENTS: usize = 1 << 18;
-/// Elements that lie together in the file and are read at once, where the order differs.
+/// Elements that are adjacent in the file and are read at once, where the order differs.
 const BLOCK_COLUMNS: usize = 2048;
-/// Runs of such elements that are read before they are written: 64 two-byte elements are two cache lines.
+/// Runs of such elements that are read before they are written: 64 two-byte elements are two cache
+/// lines.
 const BLOCK_ROWS: usize = 64;
 
 impl Tensor {
     /// Reads the whole tensor into `out`: elements in C order, cast to `to`, little endian.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`](super::Error::OutOfRange) where `out` has not exactly the bytes that the tensor takes in `to`;
-    /// [`Error::Read`](super::Error::Read) as with [`Tensor::read_at`].
+    /// [`Error::OutOfRange`](super::Error::OutOfRange) where `out` does not have exactly the bytes
+    /// that the tensor takes in `to`; [`Error::Read`](super::Error::Read) as with
+    /// [`Tensor::read_at`].
     pub fn read_into(&self, to: DType, out: &mut [u8]) -> Result<()> {
         let (from, to_size) = (self.dtype(), to.size());
         let elements = self.byte_len() / from.size();
@@ -116,7 +120,8 @@ impl Tensor {
         Ok(())
     }
 
-    /// Views that together are this tensor's elements in order, each of at most about so many elements.
+    /// Views that together are this tensor's elements in order, each of at most about this many
+    /// elements.
     pub(super) fn slabs(&self, elements: usize) -> impl Iterator<Item = Tensor> {
         let layout = self.layout();
         let mut axes = layout.axes();
@@ -155,7 +160,8 @@ impl Tensor {
             })
     }
 
-    /// Reads elements that the axes enumerate from `first` on. `SIZE` is that of an element of `to`.
+    /// Reads elements that the axes enumerate from `first` on. `SIZE` is that of an element of
+    /// `to`.
     fn read_strided<const SIZE: usize>(
         &self,
         first: usize,
@@ -166,8 +172,8 @@ impl Tensor {
         let Some((outer, inner)) = axes.split_first() else {
             return Ok(());
         };
-        // Each task makes some of the outermost axis's steps. Where these lie together in the file, it takes enough to read
-        // long runs.
+        // Each task makes some of the outermost axis's steps. Where these are adjacent in the file,
+        // it takes enough to read long runs.
         let step: usize = inner.iter().map(|axis| axis.size).product();
         let steps = match outer.stride {
             1 => BLOCK_COLUMNS,
@@ -232,9 +238,10 @@ struct Transfer {
 
 /// Which axes make the blocks that are read and written at once.
 struct Plan {
-    /// The axis whose steps lie together in the file.
+    /// The axis whose steps are adjacent in the file.
     columns: Transfer,
-    /// The axis whose steps lie together in what is written; where that is `columns`, the next one in the file's order.
+    /// The axis whose steps are adjacent in what is written; where that is `columns`, the next one
+    /// in the file's order.
     rows: Transfer,
     others: Vec<Transfer>,
 }
@@ -274,11 +281,12 @@ impl Plan {
     }
 }
 
-/// A part of a tensor on its way, already cast.
+/// A part of a tensor between reading and writing, already cast.
 struct Block<const SIZE: usize> {
     raw: Vec<u8>,
     lines: Vec<u8>,
-    /// Bytes from one line to the next. Beside the power of two, it keeps the lines out of each other's cache sets.
+    /// Bytes from one line to the next. It is not a power of two, so that the lines use different
+    /// cache sets.
     stride: usize,
 }
 
@@ -292,7 +300,8 @@ impl<const SIZE: usize> Block<SIZE> {
         }
     }
 
-    /// Reads `height` lines of `width` elements; each begins `row_stride` stored elements after the one before.
+    /// Reads `height` lines of `width` elements; each begins `row_stride` stored elements after the
+    /// one before.
     fn fill(
         &mut self,
         tensor: &Tensor,
@@ -325,7 +334,8 @@ impl<const SIZE: usize> Block<SIZE> {
         Ok(())
     }
 
-    /// Writes the lines to `out`, where steps between and within lines pass so many elements. One of these is 1.
+    /// Writes the lines to `out`, where steps between and within lines have these strides in
+    /// elements. One of these is 1.
     fn write(
         &self,
         out: &mut [u8],
@@ -357,7 +367,7 @@ mod tests {
     use crate::checkpoint::Checkpoint;
     use crate::checkpoint::layout::c_order;
 
-    /// A float32 tensor of this shape whose elements are their own places.
+    /// A float32 tensor of this shape whose elements are their own positions.
     fn counting(shape: &[usize]) -> Tensor {
         let len = shape.iter().product::<usize>();
         let header = format!(
@@ -404,7 +414,7 @@ mod tests {
         elements.iter().map(|x| f32::from_le_bytes(*x)).collect()
     }
 
-    /// Shapes that go beyond one block in each direction, by a little, and beyond one task.
+    /// Shapes that exceed one block in each direction by a little, and one task.
     const CASES: [(&[usize], &[usize]); 9] = [
         (&[70, 4100], &[1, 0]),
         (&[4100, 70], &[1, 0]),

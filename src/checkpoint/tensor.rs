@@ -1,13 +1,14 @@
-//! A view of one tensor: what it is, and where its bytes lie.
+//! A view of one tensor: what it is, and where its bytes are.
 
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::element::Element;
 use super::layout::{Axis, Layout};
 use super::orbax::Array;
-use super::source::ReadAt;
+use super::positional::ReadAt;
 use super::transform::Transform;
 use super::{Error, Result};
 use crate::dtype::DType;
@@ -18,10 +19,10 @@ pub(super) struct DataFile {
     pub(super) source: Box<dyn ReadAt>,
 }
 
-/// A run of a tensor's bytes that lie together in the file.
+/// Bytes of a tensor that are adjacent in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Piece {
-    /// The first byte's position in the tensor.
+pub(super) struct Extent {
+    /// The first byte's position in the stored tensor.
     pub(super) start: usize,
     /// The first byte's position in the file.
     pub(super) offset: u64,
@@ -31,45 +32,64 @@ pub(super) struct Piece {
 
 /// What a format's parser finds out about one tensor.
 ///
-/// The parser vouches for it: pieces follow each other without gaps, lie within the file, and add up to the bytes that shape
-/// and dtype need, a number that fits `usize`.
+/// The parser guarantees that extents follow each other without gaps, lie within the file, and
+/// add up to the bytes that shape and element type need, a number that fits `usize`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct Stored {
     pub(super) name: Arc<str>,
     pub(super) dtype: DType,
+    /// Whether the file has float64, of which `dtype`, float32, is read.
+    pub(super) is_float64: bool,
     pub(super) shape: Vec<usize>,
-    pub(super) pieces: Vec<Piece>,
+    pub(super) extents: Vec<Extent>,
 }
 
-impl Entry {
-    /// An entry whose bytes lie together.
+impl Stored {
+    /// A tensor in these extents. `element` is one that is read.
+    pub(super) fn new(
+        name: &str,
+        element: Element,
+        shape: Vec<usize>,
+        extents: Vec<Extent>,
+    ) -> Self {
+        let (dtype, is_float64) = match element {
+            Element::Float(dtype) => (dtype, false),
+            Element::Float64 | Element::Other(_) => (DType::F32, true),
+        };
+        Stored {
+            name: name.into(),
+            dtype,
+            is_float64,
+            shape,
+            extents,
+        }
+    }
+
+    /// A tensor whose bytes are adjacent.
     pub(super) fn contiguous(
         name: &str,
-        dtype: DType,
+        element: Element,
         shape: Vec<usize>,
         offset: u64,
         len: usize,
     ) -> Self {
-        Entry {
-            name: name.into(),
-            dtype,
-            shape,
-            pieces: vec![Piece {
-                start: 0,
-                offset,
-                len,
-            }],
-        }
+        let extent = Extent {
+            start: 0,
+            offset,
+            len,
+        };
+        Self::new(name, element, shape, vec![extent])
     }
 }
 
-/// The bytes that an array of this shape has, if they can be counted: its sizes can be multiplied in any order, those of zero
-/// left out, so that no view of it overflows.
-pub(super) fn byte_len(shape: &[usize], dtype: DType) -> Option<usize> {
+/// The bytes that a stored array of this shape has, if they can be counted: its sizes can be
+/// multiplied in any order, those of zero left out, so that no view of it overflows. Nothing for
+/// elements that are not read.
+pub(super) fn byte_len(shape: &[usize], element: Element) -> Option<usize> {
     let some = shape
         .iter()
         .filter(|size| **size > 0)
-        .try_fold(dtype.size(), |bytes, size| bytes.checked_mul(*size))?;
+        .try_fold(element.size()?, |bytes, size| bytes.checked_mul(*size))?;
     Some(if shape.contains(&0) { 0 } else { some })
 }
 
@@ -84,48 +104,45 @@ struct View {
 
 /// A view of one tensor of a checkpoint. It holds no tensor bytes, and cloning it is cheap.
 ///
-/// Its name and layout are Flax's, whatever the file's are: see [`Tensor::stored_name`] and [`Tensor::stored_shape`] for those.
+/// Its name and layout are Flax's, whatever the file's are: see [`Tensor::stored_name`] and
+/// [`Tensor::stored_shape`] for those.
 #[derive(Clone)]
 pub struct Tensor {
     file: Arc<DataFile>,
-    entry: Arc<Entry>,
-    /// The array that has the elements, where they are in chunks and not in pieces of the file.
+    stored: Arc<Stored>,
+    /// The array with the elements, where they are in chunks and not in extents of the file.
     array: Option<Arc<Array>>,
     view: Option<Arc<View>>,
     byte_len: usize,
 }
 
 impl Tensor {
-    pub(super) fn new(file: Arc<DataFile>, entry: Entry) -> Self {
-        let byte_len = entry
-            .pieces
+    pub(super) fn new(file: Arc<DataFile>, stored: Stored) -> Self {
+        let bytes = stored
+            .extents
             .last()
             .map_or(0, |last| last.start.saturating_add(last.len));
         Tensor {
             file,
-            entry: Arc::new(entry),
+            byte_len: bytes / (1 + usize::from(stored.is_float64)),
+            stored: Arc::new(stored),
             array: None,
             view: None,
-            byte_len,
         }
     }
 
     /// A tensor of this name whose elements are in an array's chunks.
     pub(super) fn chunked(name: &str, array: Arc<Array>) -> Self {
-        let (dtype, shape) = (array.dtype(), array.shape().to_vec());
+        let element = Element::Float(array.dtype());
+        let shape = array.shape().to_vec();
         let file = DataFile {
             path: array.file(),
             source: Box::new(Vec::new()),
         };
         Tensor {
             file: Arc::new(file),
-            byte_len: byte_len(&shape, dtype).unwrap_or_default(),
-            entry: Arc::new(Entry {
-                name: name.into(),
-                dtype,
-                shape,
-                pieces: Vec::new(),
-            }),
+            byte_len: byte_len(&shape, element).unwrap_or_default(),
+            stored: Arc::new(Stored::new(name, element, shape, Vec::new())),
             array: Some(array),
             view: None,
         }
@@ -169,8 +186,8 @@ impl Tensor {
     /// The part of this tensor with these indices of dimension `dim`: a view, no copy.
     ///
     /// # Errors
-    /// [`Error::Slice`] where the tensor has no such part, or a dimension that is stored as several (heads and head_dim) is cut
-    /// within one of the outer's steps.
+    /// [`Error::Slice`] where the tensor has no such part, or a dimension that is stored as several
+    /// (heads and head_dim) is cut within one of the outer's steps.
     pub fn slice(&self, dim: usize, range: Range<usize>) -> Result<Self> {
         match self.layout().sliced(dim, &range) {
             Some(layout) => Ok(self.viewed(self.shared_name(), layout)),
@@ -189,7 +206,7 @@ impl Tensor {
     pub(super) fn layout(&self) -> Layout {
         match &self.view {
             Some(view) => view.layout.clone(),
-            None => Layout::stored(&self.entry.shape),
+            None => Layout::stored(&self.stored.shape),
         }
     }
 
@@ -209,25 +226,44 @@ impl Tensor {
 
     /// The name, joined by slashes: `model/layers/0/self_attn/q_proj/kernel`.
     pub fn name(&self) -> &str {
-        self.view.as_ref().map_or(&self.entry.name, |v| &v.name)
+        self.view.as_ref().map_or(&self.stored.name, |v| &v.name)
     }
 
     pub(super) fn shared_name(&self) -> Arc<str> {
-        Arc::clone(self.view.as_ref().map_or(&self.entry.name, |v| &v.name))
+        Arc::clone(self.view.as_ref().map_or(&self.stored.name, |v| &v.name))
     }
 
-    /// The element type that it is stored in. Where stored values are changed to be the model's, [`Tensor::read_into`] computes
-    /// them in float32 and rounds once.
+    /// The element type that it is read in: the stored one, or float32 where float64 is stored.
+    /// Where stored values are changed to be the model's, [`Tensor::read_into`] computes them in
+    /// float32 and rounds once.
     pub fn dtype(&self) -> DType {
-        self.entry.dtype
+        self.stored.dtype
     }
 
     /// The dimensions, outermost first; empty for a scalar.
     pub fn shape(&self) -> &[usize] {
-        self.view.as_ref().map_or(&self.entry.shape, |v| &v.shape)
+        self.view.as_ref().map_or(&self.stored.shape, |v| &v.shape)
     }
 
-    /// The number of bytes: the product of the shape times the element's size.
+    /// numpy's name of the element type that the file has it in.
+    pub fn stored_dtype(&self) -> &'static str {
+        match self.stored.is_float64 {
+            true => Element::Float64.name(),
+            false => self.dtype().numpy_name(),
+        }
+    }
+
+    /// The bytes that the file has it in.
+    pub fn stored_bytes(&self) -> u64 {
+        self.byte_len as u64 * (1 + u64::from(self.stored.is_float64))
+    }
+
+    /// Whether the file has it in float64, of which float32 is read.
+    pub(super) fn is_float64(&self) -> bool {
+        self.stored.is_float64
+    }
+
+    /// The number of bytes as they are read: the product of the shape times the element's size.
     pub fn byte_len(&self) -> usize {
         self.byte_len
     }
@@ -237,24 +273,27 @@ impl Tensor {
         &self.file.path
     }
 
-    /// The name that the file has it by. Several tensors can come from one that is stored.
+    /// Its name in the file. Several tensors can be views of one stored tensor.
     pub fn stored_name(&self) -> &str {
-        &self.entry.name
+        &self.stored.name
     }
 
     /// The shape that the file has it in.
     pub fn stored_shape(&self) -> &[usize] {
-        &self.entry.shape
+        &self.stored.shape
     }
 
-    /// Fills `out` with the tensor's bytes from `byte_offset` on: elements in C order, little endian.
+    /// Fills `out` with the tensor's bytes from `byte_offset` on: elements in C order, little
+    /// endian.
     ///
-    /// The bytes go from the file straight into `out`. Any number of threads may read at once. Where the file has the elements
-    /// in another order, each run of them is read by itself: [`Tensor::read_into`] reads whole tensors faster then.
+    /// The bytes go from the file straight into `out`. Any number of threads may read at once.
+    /// Where the file has the elements in another order, each run of them is read by itself:
+    /// [`Tensor::read_into`] reads whole tensors faster then.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] where the tensor has not that many bytes; [`Error::Read`] where the file cannot be read, or has
-    /// become shorter since it was opened; [`Error::Orbax`] where a chunk is damaged. What `out` then holds is unspecified.
+    /// [`Error::OutOfRange`] where the tensor has fewer bytes; [`Error::Read`] where the
+    /// file cannot be read, or has become shorter since it was opened; [`Error::Orbax`] where a chunk
+    /// is damaged. What `out` then holds is unspecified.
     pub fn read_at(&self, byte_offset: usize, out: &mut [u8]) -> Result<()> {
         if byte_offset
             .checked_add(out.len())
@@ -270,7 +309,7 @@ impl Tensor {
         };
         let size = self.dtype().size();
         let mut axes = view.layout.axes();
-        // The elements of one run lie together in the file.
+        // The elements of one run are adjacent in the file.
         let run = match axes.last() {
             Some(Axis { size, stride: 1 }) => {
                 let size = *size;
@@ -310,23 +349,57 @@ impl Tensor {
 
     /// Fills `out` with bytes in the stored order. The range lies within them.
     pub(super) fn read_stored(&self, byte_offset: usize, out: &mut [u8]) -> Result<()> {
-        // Pieces are contiguous and end at the stored bytes' end, so that no sum here overflows and no difference is negative.
-        let pieces = &self.entry.pieces;
-        let first = pieces.partition_point(|piece| piece.start + piece.len <= byte_offset);
+        match self.stored.is_float64 {
+            false => self.read_raw(byte_offset, out),
+            true => self.read_float64(byte_offset, out),
+        }
+    }
+
+    /// The same where the file has float64 and float32 is wanted.
+    fn read_float64(&self, byte_offset: usize, out: &mut [u8]) -> Result<()> {
+        const ELEMENTS: usize = 1 << 13;
         let (mut at, mut rest) = (byte_offset, out);
-        for piece in pieces.iter().skip(first) {
+        while !rest.is_empty() {
+            // A range may begin and end within an element.
+            let (first, within) = (at / 4, at % 4);
+            let count = (within + rest.len()).div_ceil(4).min(ELEMENTS);
+            let mut wide = vec![0; count * 8];
+            self.read_raw(first * 8, &mut wide)?;
+            let narrow = wide.as_chunks().0.iter().flat_map(|element| {
+                let value = f64::from_le_bytes(*element);
+                (value as f32).to_le_bytes()
+            });
+            let len = (count * 4 - within).min(rest.len());
+            let (now, later) = rest.split_at_mut(len);
+            for (byte, value) in now.iter_mut().zip(narrow.skip(within)) {
+                *byte = value;
+            }
+            at += len;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Fills `out` with bytes as the file has them.
+    fn read_raw(&self, byte_offset: usize, out: &mut [u8]) -> Result<()> {
+        // Extents are contiguous and end at the stored bytes' end, so that no sum here overflows
+        // and no difference is negative.
+        let extents = &self.stored.extents;
+        let first = extents.partition_point(|extent| extent.start + extent.len <= byte_offset);
+        let (mut at, mut rest) = (byte_offset, out);
+        for extent in extents.iter().skip(first) {
             if rest.is_empty() {
                 break;
             }
-            let within = at - piece.start;
-            let (now, later) = rest.split_at_mut(rest.len().min(piece.len - within));
-            let offset = piece.offset + within as u64;
+            let within = at - extent.start;
+            let (now, later) = rest.split_at_mut(rest.len().min(extent.len - within));
+            let offset = extent.offset + within as u64;
             self.file
                 .source
                 .read_exact_at(now, offset)
                 .map_err(|source| Error::Read {
                     file: self.file.path.clone(),
-                    tensor: self.entry.name.to_string(),
+                    tensor: self.stored.name.to_string(),
                     offset,
                     source,
                 })?;
@@ -341,7 +414,7 @@ impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tensor")
             .field("file", &self.file.path)
-            .field("entry", &self.entry)
+            .field("stored", &self.stored)
             .field("view", &self.view)
             .finish()
     }

@@ -1,4 +1,4 @@
-//! `gemma-xla bench`: how fast a model runs here, beside what the machine's memory allows.
+//! `gemma-xla bench`: how fast a model runs here, compared with the machine's memory bandwidth.
 
 use std::io::IsTerminal;
 use std::process::{Command, Stdio};
@@ -10,7 +10,8 @@ use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
 
 use super::Outcome;
-use super::model::ModelArgs;
+use super::model::{ModelArgs, load};
+use super::terminal::{self, Page};
 use crate::bench::{
     BenchOptions, GrowthOptions, GrowthPoint, bandwidth, growth, measure, median,
     peak_resident_bytes, warm_up, work,
@@ -18,7 +19,7 @@ use crate::bench::{
 use crate::compile_cache::CompileCache;
 use crate::engine::{Engine, Times};
 
-/// How long reading is measured, each time.
+/// The duration of one measurement of read bandwidth.
 const READ_TIME: Duration = Duration::from_millis(400);
 
 /// The most that the run's own cache of compiled programs holds.
@@ -29,16 +30,18 @@ const CACHE_BYTES: u64 = 1 << 30;
 pub struct BenchArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Prompts that are run together; with --growth the most of them [default: 1; with --growth 64]
+    /// Number of prompts that run together; with --growth the maximum [default: 1; with --growth
+    /// 64]
     #[arg(long, value_name = "B", value_parser = RangedU64ValueParser::<usize>::new().range(1..=65536))]
     batch_size: Option<usize>,
-    /// Tokens of each prompt; with --growth of the longest, with its new tokens [default: 32; with --growth 8192]
+    /// Tokens of each prompt; with --growth of the longest, new tokens included [default: 32; with
+    /// --growth 8192]
     #[arg(long, value_name = "P", value_parser = RangedU64ValueParser::<usize>::new().range(1..=i32::MAX as u64))]
     prompt_tokens: Option<usize>,
-    /// New tokens of each prompt; end-of-sequence tokens do not end it
+    /// New tokens of each prompt; end-of-sequence tokens are ignored
     #[arg(long, value_name = "N", default_value_t = 97, value_parser = RangedU64ValueParser::<usize>::new().range(2..=i32::MAX as u64))]
     max_new_tokens: usize,
-    /// Runs that count, after one that does not
+    /// Measured runs, after a warm-up run
     #[arg(long, value_name = "R", default_value_t = 3, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     repeat: usize,
     /// Measure how a step's time grows instead: with the context, the batch, and the steps run
@@ -49,7 +52,7 @@ pub struct BenchArgs {
     json: bool,
 }
 
-/// What ran.
+/// What was measured.
 #[derive(Serialize)]
 struct Subject {
     model: String,
@@ -81,7 +84,8 @@ struct Report {
     decode_tokens_per_s: f64,
     decode_bandwidth_gbs: f64,
     decode_bandwidth_ratio: f64,
-    /// Of this process until the end of loading, and until its end; null where the system does not say.
+    /// Of this process until the end of loading, and until its end; null where the system does not
+    /// say.
     load_peak_rss_bytes: Option<u64>,
     peak_rss_bytes: Option<u64>,
     /// Of each run: its prefill, and the time of a step in each call of the decode loop.
@@ -93,19 +97,21 @@ struct Report {
 pub fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
     let mut options = args.model.options();
     options.ignore_eos = true;
-    // A cache of its own: the first run compiles whatever was run before, and the second finds what the first has kept.
+    // A cache of its own: the first run compiles whatever was run before, and the second finds what
+    // the first has kept.
     let cache = tempfile::tempdir().context("cannot make a temporary folder")?;
     options.compile_cache = CompileCache::in_folder(cache.path().to_owned(), CACHE_BYTES);
-    let engine = args.model.load_with(&options)?;
+    let loaded = load(&args.model.located()?.model, &options)?;
+    let engine = loaded.engine();
     if args.growth {
-        return run_growth(args, &engine);
+        return run_growth(args, engine);
     }
     let load_peak_rss_bytes = peak_resident_bytes();
-    let report = run_bench(args, &engine, load_peak_rss_bytes)?;
+    let report = run_bench(args, engine, load_peak_rss_bytes)?;
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        terminal::print_json(&report)?;
     } else {
-        print(&report);
+        print(&report)?;
     }
     Ok(Outcome::Done)
 }
@@ -177,13 +183,14 @@ fn subject(args: &BenchArgs, engine: &Engine) -> Subject {
         model: args.model.model.display().to_string(),
         dtype: engine.spec().compute.to_string(),
         device: engine.device_kind().to_owned(),
-        mesh: engine.spec().geometry.mesh.to_string(),
+        mesh: engine.spec().mesh.to_string(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         version: env!("CARGO_PKG_VERSION"),
     }
 }
 
-/// Measures reading in a process of its own, since its buffer must not count as memory of the model's run.
+/// Measures reading in a process of its own, since its buffer must not count as memory of the
+/// model's run.
 fn read_bandwidth_apart() -> anyhow::Result<f64> {
     let program = std::env::current_exe().context("cannot tell this program's own file")?;
     let output = Command::new(&program)
@@ -206,14 +213,15 @@ fn read_bandwidth_apart() -> anyhow::Result<f64> {
 /// `gemma-xla read-bandwidth`.
 pub fn print_read_bandwidth() -> anyhow::Result<Outcome> {
     let found = bandwidth::read_bandwidth(&bandwidth::buffer(), READ_TIME);
-    println!("{found}");
+    terminal::print(&format!("{found}\n"))?;
     Ok(Outcome::Done)
 }
 
-fn print(r: &Report) {
+fn print(r: &Report) -> anyhow::Result<()> {
     let s = &r.subject;
-    let row = |name: &str, value: String| println!("{name:<16} {value}");
-    println!(
+    let mut out = Page::default();
+    writeln!(
+        out,
         "{} {} on {} ({} cores), mesh {}: batch {}, {} prompt and {} new tokens, median of {}",
         s.model,
         s.dtype,
@@ -224,17 +232,18 @@ fn print(r: &Report) {
         r.prompt_tokens,
         r.max_new_tokens,
         r.repeat
-    );
+    )?;
+    let mut row = |name: &str, value: String| writeln!(out, "{name:<16} {value}");
     row(
         "parameters",
         format!("{:.3} GB", r.parameter_bytes as f64 / 1e9),
-    );
-    row("memory reads", format!("{:.1} GB/s", r.read_bandwidth_gbs));
-    row("load", format!("{:.2} s, {:.2} GB/s", r.load_s, r.load_gbs));
+    )?;
+    row("memory reads", format!("{:.1} GB/s", r.read_bandwidth_gbs))?;
+    row("load", format!("{:.2} s, {:.2} GB/s", r.load_s, r.load_gbs))?;
     row(
         "programs",
         format!("{:.2} s, again {:.2} s", r.compile_s, r.compile_cached_s),
-    );
+    )?;
     row(
         "prefill",
         format!(
@@ -242,17 +251,17 @@ fn print(r: &Report) {
             r.prefill_s * 1e3,
             r.prefill_tflops
         ),
-    );
+    )?;
     row(
         "decode",
         format!(
-            "{:.2} ms a step, {:.1} tokens/s, {:.1} GB/s: {:.2} of memory reads",
+            "{:.2} ms per step, {:.1} tokens/s, {:.1} GB/s: {:.2} of memory reads",
             r.decode_step_s * 1e3,
             r.decode_tokens_per_s,
             r.decode_bandwidth_gbs,
             r.decode_bandwidth_ratio
         ),
-    );
+    )?;
     if let (Some(load), Some(peak)) = (r.load_peak_rss_bytes, r.peak_rss_bytes) {
         let of_parameters = |bytes: u64| bytes as f64 / r.parameter_bytes.max(1) as f64;
         row(
@@ -264,8 +273,9 @@ fn print(r: &Report) {
                 load as f64 / 1e9,
                 of_parameters(load)
             ),
-        );
+        )?;
     }
+    out.print()
 }
 
 /// `--growth`.
@@ -283,10 +293,10 @@ fn run_growth(args: &BenchArgs, engine: &Engine) -> anyhow::Result<Outcome> {
         max_new_tokens: new_tokens,
         steps: 1024,
     };
-    let terminal = std::io::stderr().is_terminal();
+    let is_terminal = std::io::stderr().is_terminal();
     let found = growth(engine, &options, |point| {
-        if terminal {
-            eprintln!("{}", growth_line(point));
+        if is_terminal {
+            terminal::note(growth_line(point));
         }
     })?;
     if args.json {
@@ -299,19 +309,22 @@ fn run_growth(args: &BenchArgs, engine: &Engine) -> anyhow::Result<Outcome> {
         }
         let subject = subject(args, engine);
         let growth = &found;
-        println!("{}", serde_json::to_string(&Report { subject, growth })?);
+        terminal::print_json(&Report { subject, growth })?;
         return Ok(Outcome::Done);
     }
-    println!("batch  prompt   ms a step     GB/s  prefill s");
+    let mut out = Page::default();
+    writeln!(out, "batch  prompt ms per step     GB/s  prefill s")?;
     for point in found.contexts.iter().chain(&found.batches) {
-        println!("{}", growth_line(point));
+        writeln!(out, "{}", growth_line(point))?;
     }
-    println!(
-        "{} steps: {:.3} ms a step in the first half, {:.3} ms in the second",
+    writeln!(
+        out,
+        "{} steps: {:.3} ms per step in the first half, {:.3} ms in the second",
         found.steps.steps,
         found.steps.first_half_step_s * 1e3,
         found.steps.second_half_step_s * 1e3
-    );
+    )?;
+    out.print()?;
     Ok(Outcome::Done)
 }
 

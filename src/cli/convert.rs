@@ -1,4 +1,4 @@
-//! `gemma-xla convert`: the same weights in another form.
+//! `gemma-xla convert`: the same weights in another format.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Outcome;
 use super::source::{leave_interrupts, locate};
+use super::terminal;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::write::{Staging, WriteError, WriteFormat, WriteOptions, write};
 use crate::config::CONFIG_FILE;
 use crate::dtype::DType;
 use crate::hub::Wanted;
+use crate::input_file;
+use crate::source::open_checkpoint;
 
 /// Options of `convert`.
 #[derive(Args)]
@@ -26,26 +29,26 @@ pub struct ConvertArgs {
     /// Branch, tag or commit of a model on the Hub
     #[arg(long)]
     revision: Option<String>,
-    /// Folder to make; configuration and tokenizer are copied into it
+    /// Folder to create; configuration and tokenizer are copied into it
     #[arg(value_name = "DESTINATION")]
     destination: PathBuf,
-    /// Form of the weights
-    #[arg(long, value_name = "FORM")]
-    to: Form,
+    /// Format of the weights
+    #[arg(long, value_name = "FORMAT")]
+    to: Format,
     /// Cast every tensor: bf16, f16 or f32 [default: each keeps its own]
     #[arg(long)]
     dtype: Option<DType>,
-    /// Most bytes of tensors in a file of msgpack or safetensors; npz is one file always
+    /// Most bytes of tensors in a file of msgpack or safetensors; npz is always one file
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = parse_size)]
     max_shard_size: u64,
-    /// Replace DESTINATION, if all it has is a checkpoint
+    /// Replace DESTINATION if it has nothing in it but a checkpoint
     #[arg(long)]
     force: bool,
 }
 
-/// The forms that weights are written in.
+/// The formats that weights are written in.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Form {
+enum Format {
     /// As Flax saves it: Flax's names and layouts
     Msgpack,
     /// As numpy.savez saves it: Flax's names joined by slashes, Flax's layouts
@@ -61,28 +64,28 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
     let interrupted = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
 
-    let checkpoint = Checkpoint::open(&source)?;
     let folder = folder_of(&source);
+    let checkpoint = open_checkpoint(&source)?.parameters_only(is_tied(folder)?)?;
     refuse_nesting(folder, &args.destination)?;
     let staging = match Staging::beside(&args.destination, args.force) {
         Err(error @ WriteError::Exists { .. }) => bail!("{error}; --force replaces it"),
         staging => staging?,
     };
-    let companions = staging.copy_companions(folder)?;
+    let companions = staging.copy_companions(folder, args.dtype)?;
     if !companions.contains(&CONFIG_FILE) {
         tracing::warn!("{} has no {CONFIG_FILE} to copy", folder.display());
     }
 
     let options = WriteOptions {
         format: match args.to {
-            Form::Msgpack => WriteFormat::Msgpack,
-            Form::Npz => WriteFormat::Npz,
-            Form::Safetensors => WriteFormat::Safetensors,
+            Format::Msgpack => WriteFormat::Msgpack,
+            Format::Npz => WriteFormat::Npz,
+            Format::Safetensors => WriteFormat::Safetensors,
         },
         dtype: args.dtype,
         max_shard_bytes: args.max_shard_size,
     };
-    let bar = progress_bar(written_bytes(&checkpoint, args.dtype));
+    let bar = terminal::bar(progress_bar(written_bytes(&checkpoint, args.dtype)));
     let written = write(&checkpoint, staging.path(), &options, &mut |bytes| {
         bar.inc(bytes);
         match interrupted.load(Ordering::Relaxed) {
@@ -91,26 +94,64 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
         }
     });
     bar.finish_and_clear();
-    let files = match written {
-        Ok(files) => files,
+    let written = match written {
+        Ok(written) => written,
         Err(WriteError::Interrupted) => return Ok(Outcome::Interrupted),
         Err(error) => return Err(error.into()),
     };
     staging.commit()?;
-    eprintln!(
+    warn_of_overflow(&written.overflowed, args.dtype);
+    terminal::note(format_args!(
         "{}: {} tensors in {} of {}",
         args.destination.display(),
         checkpoint.tensors().len(),
-        match files.len() {
+        match written.files.len() {
             1 => "1 file".to_owned(),
             count => format!("{count} files"),
         },
         options.format
-    );
+    ));
     Ok(Outcome::Done)
 }
 
-/// The folder with what belongs to a checkpoint: itself, or the one that its file is in.
+/// Whether the configuration beside a checkpoint ties the head to the embedding, which it does
+/// unless it says otherwise. Without one, a head is a parameter like any other.
+fn is_tied(folder: &Path) -> anyhow::Result<bool> {
+    const LIMIT: u64 = 1 << 24;
+    let file = folder.join(CONFIG_FILE);
+    let content = match input_file::read(&file, LIMIT) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        read => read.with_context(|| format!("cannot read {}", file.display()))?,
+    };
+    // What else is wrong with the file does not matter here: it is copied as it is.
+    let Some(config) = content.and_then(|text| {
+        serde_json::from_slice::<serde_json::Map<_, serde_json::Value>>(&text).ok()
+    }) else {
+        return Ok(false);
+    };
+    Ok(config
+        .get("tie_word_embeddings")
+        .and_then(serde_json::Value::as_bool)
+        .unwrap_or(true))
+}
+
+fn warn_of_overflow(overflowed: &[(String, u64)], dtype: Option<DType>) {
+    let (Some((name, most)), Some(dtype)) = (overflowed.first(), dtype) else {
+        return;
+    };
+    let all: u64 = overflowed.iter().map(|(_, count)| count).sum();
+    let values = match all {
+        1 => "1 value is too large for".to_owned(),
+        all => format!("{all} values are too large for"),
+    };
+    tracing::warn!(
+        "{values} {dtype} and became infinite, in {} tensors; \
+         tensor {name:?} has most of them, {most}",
+        overflowed.len()
+    );
+}
+
+/// The folder of a checkpoint: itself, or the one that its file is in.
 pub(super) fn folder_of(source: &Path) -> &Path {
     match source.parent() {
         _ if source.is_dir() => source,
@@ -119,7 +160,7 @@ pub(super) fn folder_of(source: &Path) -> &Path {
     }
 }
 
-/// The source is still being read while the destination is replaced: neither may be in the other.
+/// The source is read while the destination is replaced: neither may be in the other.
 fn refuse_nesting(source: &Path, destination: &Path) -> anyhow::Result<()> {
     let Ok(existing) = destination.canonicalize() else {
         return Ok(());
@@ -128,7 +169,7 @@ fn refuse_nesting(source: &Path, destination: &Path) -> anyhow::Result<()> {
         .canonicalize()
         .with_context(|| format!("cannot open {}", source.display()))?;
     if source.starts_with(&existing) {
-        bail!("{}: has the source in it", destination.display());
+        bail!("{}: contains the source", destination.display());
     }
     Ok(())
 }
@@ -150,7 +191,8 @@ fn progress_bar(total: u64) -> ProgressBar {
     )
 }
 
-/// Reads a number of bytes with a unit, as huggingface_hub does: `5GB` is 5 · 10^9, `5GiB` is 5 · 2^30.
+/// Reads a number of bytes with a unit, as huggingface_hub does: `5GB` is 5 · 10^9, `5GiB` is 5 ·
+/// 2^30.
 fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit: u64 = match text.get(digits.len()..).unwrap_or_default() {
@@ -174,7 +216,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
         .parse()
         .map_err(|_| "not a whole number of bytes, such as 5GB".to_owned())?;
     match number.checked_mul(unit) {
-        Some(0) => Err("must be more than nothing".to_owned()),
+        Some(0) => Err("must be at least 1 byte".to_owned()),
         Some(bytes) => Ok(bytes),
         None => Err("too many bytes".to_owned()),
     }

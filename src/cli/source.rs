@@ -1,4 +1,4 @@
-//! From what names a model, a path or a name on the Hub, to where its files are.
+//! Resolves a model's name, a path or a repository on the Hub, to the folder with its files.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,12 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use anyhow::Context;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use super::terminal;
 use crate::hub::{Error, Event, RepoId, Settings, Snapshot, Wanted, fetch};
 
-/// A file or folder that is there is itself. Anything else is taken for a repository on the Hub: what is `wanted` of it is
-/// downloaded where the cache lacks it, and the folder with it is given. Standard error says what was taken.
+/// Finds the files of a model. An existing file or folder is used as it is. Anything else is a
+/// repository on the Hub: the `wanted` files that the cache lacks are downloaded, and the folder
+/// with them is returned. Standard error says what was used.
 pub(super) fn locate(
     model: &Path,
     revision: Option<&str>,
@@ -20,11 +22,21 @@ pub(super) fn locate(
     if model.exists() {
         if let Some(revision) = revision {
             let model = model.display();
-            eprintln!(
-                "warning: --revision {revision} means nothing here: {model} is not on the Hub but on this machine"
-            );
+            terminal::warn(format_args!(
+                "--revision {revision} is ignored: {model} is on this machine, not on the Hub"
+            ));
         }
-        return Ok(model.to_path_buf());
+        return Ok(match (wanted, model.parent()) {
+            // A file of a checkpoint stands for its folder, where the weights do not matter.
+            (Wanted::Configuration, Some(parent)) if model.is_file() => {
+                if parent == Path::new("") {
+                    PathBuf::from(".")
+                } else {
+                    parent.to_path_buf()
+                }
+            }
+            _ => model.to_path_buf(),
+        });
     }
     let no_such = || format!("{}: no such file or folder", model.display());
     let repo: RepoId = model
@@ -39,15 +51,15 @@ pub(super) fn locate(
     });
     progress.bars.clear().ok();
     let snapshot = match fetched {
-        // It may have been meant as a folder.
+        // The name may have been meant as a folder.
         Err(error @ Error::RepoNotFound { .. }) => return Err(error).with_context(no_such),
         fetched => fetched?,
     };
-    eprintln!("{}", summary(&repo, &snapshot));
+    terminal::note(summary(&repo, &snapshot));
     Ok(snapshot.folder)
 }
 
-/// What was taken, in a line.
+/// One line on what was used.
 fn summary(repo: &RepoId, snapshot: &Snapshot) -> String {
     let what = match &snapshot.weights {
         Some(weights) => weights.clone(),
@@ -64,10 +76,10 @@ fn summary(repo: &RepoId, snapshot: &Snapshot) -> String {
     )
 }
 
-/// Set while an interruption is to end the process at once, with the status that it has for that.
+/// Set while an interruption ends the process at once with its exit status.
 static EXITS: LazyLock<Arc<AtomicBool>> = LazyLock::new(Default::default);
 
-/// From here on SIGINT ends the process with 130: a download needs no care, the next one goes on where it was.
+/// From here on SIGINT ends the process with 130: the next download resumes where this one stopped.
 fn exit_on_interrupts() -> anyhow::Result<()> {
     if !EXITS.swap(true, Ordering::Relaxed) {
         signal_hook::flag::register_conditional_shutdown(
@@ -79,12 +91,12 @@ fn exit_on_interrupts() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// From here on SIGINT is what the caller makes of it.
+/// From here on the caller handles SIGINT.
 pub(super) fn leave_interrupts() {
     EXITS.store(false, Ordering::Relaxed);
 }
 
-/// Bars on standard error, which are not drawn where that is no terminal, and lines there for what has to be known.
+/// Progress bars on standard error, drawn only on a terminal, and lines for what must be known.
 #[derive(Default)]
 struct Progress {
     bars: MultiProgress,
@@ -96,7 +108,7 @@ impl Progress {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Begun { file, size, kept } => {
-                let bar = self.bars.add(bar(file, size));
+                let bar = self.bars.add(terminal::bar(bar(file, size)));
                 bar.set_position(kept);
                 bar.reset_eta();
                 files.insert(file.to_owned(), bar);
@@ -112,7 +124,7 @@ impl Progress {
                 }
             }
             Event::Waiting { what, why, pause } => {
-                // An address is in what is said of it.
+                // The reason already begins with the address.
                 let what = match why.starts_with(what) {
                     true => String::new(),
                     false => format!("{what}: "),
@@ -128,13 +140,15 @@ impl Progress {
                 ));
             }
             Event::Stale { why } => {
-                self.say(&format!("warning: {why}; taking what the cache has"));
+                self.bars.suspend(|| {
+                    terminal::warn(format_args!("{why}; using what is in the cache"));
+                });
             }
         }
     }
 
     fn say(&self, line: &str) {
-        self.bars.suspend(|| eprintln!("{line}"));
+        self.bars.suspend(|| terminal::note(line));
     }
 }
 
@@ -152,5 +166,5 @@ fn bar(file: &str, size: Option<u64>) -> ProgressBar {
     let style =
         ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.with_style(style.progress_chars("=> "))
-        .with_prefix(file.to_owned())
+        .with_prefix(terminal::escaped_line(file).into_owned())
 }

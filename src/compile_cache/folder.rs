@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::Key;
+use crate::whole_file::{Mode, UNFINISHED, WholeFile};
 
 const MAGIC: &[u8] = b"gemma-xla cache entry 1\n";
 const EXTENSION: &str = "program";
-/// What the name of a file begins with while it is written.
-const UNFINISHED: &str = ".unfinished-";
 /// When a file that is still being written belongs to a process that is gone.
 const ABANDONED: Duration = Duration::from_secs(60 * 60);
 
@@ -27,12 +26,12 @@ impl Folder {
         Self { path, max_bytes }
     }
 
-    /// Where the entry of a key is, or would be.
+    /// The path of a key's entry, whether or not it exists.
     pub fn entry(&self, key: &Key) -> PathBuf {
         self.path.join(format!("{key}.{EXTENSION}"))
     }
 
-    /// The entry of a key, if there is one. That it is used is noted in its time of modification.
+    /// The entry of a key, if there is one. Its time of modification is set to now.
     pub fn read(&self, key: &Key) -> Option<Vec<u8>> {
         let path = self.entry(key);
         match self.try_read(&path, key) {
@@ -60,15 +59,15 @@ impl Folder {
             .read_to_end(&mut bytes)?;
         let header = [MAGIC, key.as_bytes()].concat();
         if !bytes.starts_with(&header) {
-            return Err(io::Error::other("not the entry that its name says"));
+            return Err(io::Error::other("not the entry of its name"));
         }
         bytes.drain(..header.len());
-        // In a folder that cannot be written to, entries keep their age, and are not removed either.
+        // In a read-only folder entries keep their age, and are not removed either.
         let _ = file.set_modified(SystemTime::now());
         Ok(bytes)
     }
 
-    /// Keeps an entry, or warns that it cannot be kept.
+    /// Writes an entry, or warns that it cannot be written.
     pub fn write(&self, key: &Key, bytes: &[u8]) {
         let written = self.try_write(key, bytes).and_then(|()| self.make_room());
         if let Err(error) = written {
@@ -85,18 +84,18 @@ impl Folder {
             .recursive(true)
             .mode(0o700)
             .create(&self.path)?;
-        let mut file = tempfile::Builder::new()
-            .prefix(UNFINISHED)
-            .tempfile_in(&self.path)?;
+        // Not waited for until it is on the disk: its checksum would show a file that a power cut
+        // left without its contents.
+        let mut file = WholeFile::create(&self.entry(key), Mode::Exactly(0o600), false)?;
         file.write_all(MAGIC)?;
         file.write_all(key.as_bytes())?;
         file.write_all(bytes)?;
-        // Its checksum would show a file that a power cut left without its contents.
-        file.persist(self.entry(key)).map_err(|error| error.error)?;
-        Ok(())
+        // No sync: the checksum detects a file that a power failure left incomplete.
+        file.commit()
     }
 
-    /// Removes the entries used longest ago until the rest is within bounds, and what killed processes left.
+    /// Removes the least recently used entries until the rest is within bounds, and unfinished
+    /// files of killed processes.
     fn make_room(&self) -> io::Result<()> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.path)? {

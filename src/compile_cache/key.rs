@@ -1,4 +1,4 @@
-//! What tells one compiled program from another.
+//! The key of a compiled program.
 
 use std::fmt;
 
@@ -6,14 +6,15 @@ use sha2::{Digest, Sha256};
 
 use crate::pjrt::{self, Client, CompileOptions};
 
-/// Changed whenever entries of an older version must not be loaded.
+/// Changed whenever older entries must not be loaded.
 const VERSION: &str = "gemma-xla compile cache 1";
-/// Variables that plugins take flags from, which change what they compile.
+/// Variables with flags that change what plugins compile.
 const FLAG_VARIABLES: [&str; 4] = ["XLA_FLAGS", "LIBTPU_INIT_ARGS", "PJRT_NPROC", "NPROC"];
 
-/// A SHA-256 over everything that a compiled program hangs on: the serialized module, the compile options, the plugin's build
-/// ([`Plugin::fingerprint`](pjrt::Plugin::fingerprint)), platform and kinds of devices, this host's processor where it is the device, and the environment's
-/// compiler flags. It prints as hexadecimal.
+/// A SHA-256 over everything that a compiled program depends on: the serialized module, the compile
+/// options, the plugin's build ([`Plugin::fingerprint`](pjrt::Plugin::fingerprint)), platform and
+/// kinds of devices, this host's processor where it is the device, and the environment's compiler
+/// flags. It prints as hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key([u8; 32]);
 
@@ -39,14 +40,18 @@ impl Key {
         if client.platform_name() == "cpu" {
             hasher.part(processor().as_bytes());
         }
-        for name in FLAG_VARIABLES {
-            hasher.part(
-                std::env::var_os(name)
-                    .unwrap_or_default()
-                    .as_encoded_bytes(),
-            );
-        }
+        hasher.flags();
         Ok(Self(hasher.finish()))
+    }
+
+    /// The key of something that follows from these parts and from the environment's compiler
+    /// flags alone.
+    pub(crate) fn of_parts(parts: &[&[u8]]) -> Self {
+        let mut hasher = Hasher::default();
+        hasher.part(VERSION.as_bytes());
+        parts.iter().for_each(|part| hasher.part(part));
+        hasher.flags();
+        Self(hasher.finish())
     }
 
     /// The key's bytes.
@@ -67,7 +72,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Hashes parts such that no two lists of parts are the same bytes.
+/// Hashes a list of parts such that different lists give different input bytes.
 #[derive(Default)]
 pub(crate) struct Hasher(Sha256);
 
@@ -77,13 +82,21 @@ impl Hasher {
         self.0.update(bytes);
     }
 
+    /// The environment's compiler flags.
+    fn flags(&mut self) {
+        for name in FLAG_VARIABLES {
+            let value = std::env::var_os(name).unwrap_or_default();
+            self.part(value.as_encoded_bytes());
+        }
+    }
+
     pub fn finish(self) -> [u8; 32] {
         self.0.finalize().into()
     }
 }
 
-/// The host's processor: XLA compiles for its instruction set and its number of threads, and a home folder may be shared
-/// between machines that differ.
+/// The host's processor: XLA compiles for its instruction set and number of threads, and different
+/// machines may share a home folder.
 fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = |name: &str| info.lines().find(|line| line.starts_with(name));

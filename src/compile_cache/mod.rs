@@ -1,10 +1,11 @@
-//! Compiled programs, kept on disk between runs.
+//! Compiled programs, stored on disk between runs.
 //!
-//! An entry is one file, named by the [`Key`] of what was compiled: the program, the options, the plugin's build, the kind
-//! of device, and whatever else the compiler's output hangs on. It is written beside its final name and renamed, so that an entry is whole
-//! or not there whatever happens to the process; several processes may fill one folder at once, and the last of equal
-//! entries stays. An entry that is damaged, or not what its name says, is replaced with a warning. Nothing that is wrong with
-//! the folder stops the program: it compiles, as without a cache.
+//! An entry is one file, named by the [`Key`] of what was compiled: the program, the options, the
+//! plugin's build, the kind of device, and whatever else the compiler's output depends on. It is
+//! written under a temporary name and renamed, so that an entry is complete or absent whatever
+//! happens to the process; several processes may fill one folder at once, and the last of equal
+//! entries stays. An entry that is damaged, or does not match its name, is replaced with a warning.
+//! Problems with the folder never stop the program: it compiles, as without a cache.
 
 mod folder;
 mod key;
@@ -15,15 +16,16 @@ pub(crate) use key::Hasher;
 pub use key::Key;
 
 use crate::cache_dir::{cache_dir, process_variables};
-use crate::pjrt::{self, Client, CompileOptions, Executable};
+use crate::pjrt::{self, CheckedExecutable, Client, CompileOptions, Executable};
 use folder::Folder;
 
 /// The variable that names the folder, or is `off`.
 const VARIABLE: &str = "GEMMA_XLA_CACHE";
-/// The most bytes that the folder holds after an entry was added; the entries that were used longest ago make way.
+/// The most bytes that the folder holds after an entry was added; the least recently used entries
+/// are removed.
 const MAX_BYTES: u64 = 2 << 30;
 
-/// A folder of compiled programs; or none (the default), where every program is compiled anew.
+/// A folder of compiled programs; or none (the default), where every program is compiled.
 #[derive(Clone, Debug, Default)]
 pub struct CompileCache {
     folder: Option<Folder>,
@@ -39,8 +41,8 @@ pub enum Origin {
 }
 
 impl CompileCache {
-    /// The cache that the environment names: `$GEMMA_XLA_CACHE` (`off` for none), else `gemma-xla/programs` in the user's
-    /// cache folder.
+    /// The cache that the environment names: `$GEMMA_XLA_CACHE` (`off` for none), else
+    /// `gemma-xla/programs` in the user's cache folder.
     pub fn from_environment() -> Self {
         match cache_dir(&process_variables, VARIABLE, "programs") {
             Some(folder) if folder.as_os_str() != "off" => Self::in_folder(folder, MAX_BYTES),
@@ -55,10 +57,11 @@ impl CompileCache {
         }
     }
 
-    /// The program, loaded on the devices of the options: from the cache, or compiled and then kept there.
+    /// The program, loaded on the devices of the options: from the cache, or compiled and then kept
+    /// there.
     ///
     /// # Errors
-    /// As [`Client::compile_module`]. What is wrong with the cache is a warning.
+    /// As [`Client::compile_module`]. Problems with the cache are warnings.
     pub fn load_or_compile(
         &self,
         client: &Client,
@@ -71,7 +74,7 @@ impl CompileCache {
         };
         let key = Key::new(client, module, options)?;
         if let Some(bytes) = folder.read(&key) {
-            match client.deserialize(&bytes) {
+            match load(client, &bytes) {
                 Ok(executable) => return Ok((executable, Origin::Cached)),
                 Err(error) => tracing::warn!(
                     "compile cache: {}: {error}; compiling it again",
@@ -82,9 +85,28 @@ impl CompileCache {
         let executable = compile()?;
         match executable.serialize() {
             Ok(bytes) => folder.write(&key, &bytes),
-            // A plugin need not be able to.
+            // A plugin need not support it.
             Err(error) => tracing::debug!("compile cache: {}: {error}", module.name()),
         }
         Ok((executable, Origin::Compiled))
     }
+
+    /// The bytes kept under a key, if there are any.
+    pub(crate) fn read(&self, key: &Key) -> Option<Vec<u8>> {
+        self.folder.as_ref()?.read(key)
+    }
+
+    /// Keeps bytes under a key. What is wrong with the cache is a warning.
+    pub(crate) fn write(&self, key: &Key, bytes: &[u8]) {
+        if let Some(folder) = &self.folder {
+            folder.write(key, bytes);
+        }
+    }
+}
+
+/// Loads an entry of the cache. The folder is trusted: it is the user's own, created without write
+/// access for others.
+fn load(client: &Client, bytes: &[u8]) -> pjrt::Result<Executable> {
+    let plugin = client.plugin().fingerprint()?;
+    client.load_checked(&CheckedExecutable::from_trusted_folder(&plugin, bytes)?)
 }

@@ -6,7 +6,8 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Activation {
-    /// `0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`, the tanh approximation of GELU (Hendrycks and Gimpel, 2016).
+    /// `0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`, the tanh approximation of GELU (Hendrycks and
+    /// Gimpel, 2016).
     GeluTanh,
     /// `x·Φ(x)`, GELU by the error function (Hendrycks and Gimpel, 2016).
     GeluExact,

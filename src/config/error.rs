@@ -1,8 +1,9 @@
-//! What can be wrong with a model's configuration.
+//! Errors of a model's configuration.
 
 use std::path::PathBuf;
 
-/// Why a configuration could not be used. Each message is one line that names the file and, where there is one, the key.
+/// Why a configuration could not be used. Each message is one line that names the file and, where
+/// there is one, the key.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -11,7 +12,7 @@ pub enum ConfigError {
     Read {
         /// The configuration file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
@@ -28,19 +29,19 @@ pub enum ConfigError {
     Json {
         /// The configuration file.
         file: PathBuf,
-        /// Where and how the text departs from JSON.
+        /// Where and how the text is malformed.
         #[source]
         source: serde_json::Error,
     },
-    /// The file is JSON, but no object of keys and values.
+    /// The file is JSON, but not an object.
     #[error("{}: expected a JSON object, found {found}", file.display())]
     NotAnObject {
         /// The configuration file.
         file: PathBuf,
-        /// What stands there.
+        /// The value found.
         found: String,
     },
-    /// A key that has no default is not there, or is null.
+    /// A key without a default is missing or null.
     #[error("{}: key \"{key}\" is missing", file.display())]
     MissingKey {
         /// The configuration file.
@@ -57,7 +58,7 @@ pub enum ConfigError {
         key: &'static str,
         /// What the key holds in a usable configuration.
         expected: &'static str,
-        /// The value that stands there, shortened.
+        /// The value found, shortened.
         found: String,
     },
     /// A key's value has the right type, but no model can have it.
@@ -67,7 +68,7 @@ pub enum ConfigError {
         file: PathBuf,
         /// The key.
         key: &'static str,
-        /// The value that stands there, shortened.
+        /// The value found, shortened.
         found: String,
         /// What a value must satisfy.
         reason: String,
@@ -96,7 +97,7 @@ pub enum ConfigError {
     UnknownActivation {
         /// The configuration file.
         file: PathBuf,
-        /// The name that stands there.
+        /// The name found.
         found: String,
         /// The names that are known, comma separated.
         known: String,

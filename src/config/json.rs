@@ -1,19 +1,19 @@
 //! Typed access to the keys of one configuration file.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use super::ConfigError;
+use crate::input_file::{self, without_byte_order_mark};
 
 /// The largest configuration file that is read. Real ones have a few kilobytes.
 const MAX_FILE: u64 = 1 << 24;
 /// The most characters of a value that a message repeats.
 const MAX_SHOWN: usize = 60;
 
-/// The top-level object of a configuration file. A null value counts as an absent key, unless a method says otherwise.
+/// The top-level object of a configuration file. A null value counts as an absent key, unless a
+/// method says otherwise.
 pub(super) struct Object<'a> {
     file: &'a Path,
     keys: Map<String, Value>,
@@ -25,24 +25,20 @@ pub(super) fn read_text(file: &Path) -> Result<String, ConfigError> {
         file: file.to_path_buf(),
         source,
     };
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(failed(std::io::Error::other("not a regular file")));
-    }
-    let mut text = String::new();
-    let read = File::open(file)
-        .and_then(|opened| opened.take(MAX_FILE + 1).read_to_string(&mut text))
-        .map_err(failed)?;
-    if read as u64 > MAX_FILE {
+    let Some(content) = input_file::read(file, MAX_FILE).map_err(failed)? else {
         return Err(ConfigError::TooLarge {
             file: file.to_path_buf(),
             limit: MAX_FILE,
         });
+    };
+    match std::str::from_utf8(without_byte_order_mark(&content)) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(error) => Err(failed(std::io::Error::other(error))),
     }
-    Ok(text)
 }
 
 impl<'a> Object<'a> {
-    /// Parses `text`, which `file` held.
+    /// Parses `text`, the content of `file`.
     pub(super) fn parse(file: &'a Path, text: &str) -> Result<Self, ConfigError> {
         match serde_json::from_str(text) {
             Ok(Value::Object(keys)) => Ok(Object { file, keys }),
@@ -57,12 +53,12 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Whether the key is there, be its value null or not.
+    /// Whether the key exists, whether or not its value is null.
     pub(super) fn has(&self, key: &str) -> bool {
         self.keys.contains_key(key)
     }
 
-    /// The value, where the key is there and not null.
+    /// The value, where the key exists and is not null.
     pub(super) fn value(&self, key: &str) -> Option<&Value> {
         self.keys.get(key).filter(|value| !value.is_null())
     }
@@ -88,7 +84,7 @@ impl<'a> Object<'a> {
         self.typed(key, "true or false", Value::as_bool)
     }
 
-    /// A number that is finite in float32, as computations have it.
+    /// A number that is finite in float32, the dtype of computations.
     pub(super) fn number(&self, key: &'static str) -> Result<Option<f64>, ConfigError> {
         self.typed(key, "a number", |value| {
             value.as_f64().filter(|number| (*number as f32).is_finite())
@@ -163,7 +159,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// The error that the key has no default and is not there.
+    /// The error for a missing key that has no default.
     pub(super) fn missing(&self, key: &'static str) -> ConfigError {
         ConfigError::MissingKey {
             file: self.file.to_path_buf(),
@@ -171,7 +167,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// The error that no model can have this value.
+    /// The error for a value that no model can have.
     pub(super) fn bad(
         &self,
         key: &'static str,

@@ -1,8 +1,8 @@
 //! A model's geometry and constants, from its config.json and generation_config.json.
 //!
-//! Keys and defaults are those of `GemmaConfig` in Transformers 4.57. The keys that decide the shapes of parameters have
-//! no default here: a configuration without them was not written for a Gemma, and a guess would surface later as
-//! a shape that does not fit.
+//! Keys and defaults are those of `GemmaConfig` in Transformers 4.57. The keys that decide the
+//! shapes of parameters have no default here: a configuration without them was not written for a
+//! Gemma, and a guess would surface later as a shape that does not fit.
 
 mod activation;
 mod error;
@@ -28,12 +28,14 @@ pub const FLAX_ROPE_THETA: f64 = 10_000.0;
 
 /// The largest extent of one dimension: positions and ids are 32-bit integers on the device.
 const MAX_SIZE: usize = i32::MAX as usize;
-/// The most layers. Far above any model, low enough that a list of every layer's parameters stays small.
+/// The most layers. Far above any model, low enough that a list of every layer's parameters stays
+/// small.
 const MAX_LAYERS: usize = 4096;
 /// The most elements of one parameter, such that its bytes in float32 can be addressed.
 const MAX_ELEMENTS: usize = isize::MAX as usize / 4;
 
-/// What a Gemma is made of. Every size is at least 1, and no product of two sizes that makes a parameter overflows.
+/// The geometry and constants of a Gemma. Every size is at least 1, and no product of two sizes
+/// that makes a parameter overflows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GemmaConfig {
     /// Rows of the embedding, columns of the logits.
@@ -46,8 +48,8 @@ pub struct GemmaConfig {
     pub num_hidden_layers: usize,
     /// Number of query heads; a multiple of `num_key_value_heads`.
     pub num_attention_heads: usize,
-    /// Number of key and value heads. Where the key is absent, the number of query heads, as Transformers documents it (its
-    /// class has 16 there, which agrees for the 7B model).
+    /// Number of key and value heads. Where the key is absent, the number of query heads, as
+    /// Transformers documents it (its class has 16 there, which agrees for the 7B model).
     pub num_key_value_heads: usize,
     /// Width of one head; even. Not `hidden_size / num_attention_heads` in general.
     pub head_dim: usize,
@@ -55,22 +57,26 @@ pub struct GemmaConfig {
     pub max_position_embeddings: usize,
     /// Added to the mean of squares in each RMSNorm (default 1e-6).
     pub rms_norm_eps: f64,
-    /// Base of the rotary angles: pair `i` of a head turns by `position / rope_theta^(2i / head_dim)` (default 10000).
+    /// Base of the rotary angles: pair `i` of a head turns by `position / rope_theta^(2i /
+    /// head_dim)` (default 10000).
     pub rope_theta: f64,
-    /// Whether logits use the embedding transposed (default), and not an `lm_head/kernel` of their own.
+    /// Whether logits use the embedding transposed (default), and not an `lm_head/kernel` of their
+    /// own.
     pub tie_word_embeddings: bool,
     /// Whether the q, k, v and o projections have biases (default false).
     pub attention_bias: bool,
-    /// The activation of the MLP's gate: what `hidden_activation` says, else the tanh approximation of GELU, whatever
-    /// `hidden_act` says.
+    /// The activation of the MLP's gate: what `hidden_activation` says, else the tanh approximation
+    /// of GELU, whatever `hidden_act` says.
     pub activation: Activation,
-    /// The tokens that end a row (default 1), without duplicates; empty where the configuration has none.
+    /// The tokens that end a row (default 1), without duplicates; empty where the configuration has
+    /// none.
     pub eos_token_ids: Vec<u32>,
     /// The padding token (default 0); none where the key is null. See [`GemmaConfig::padding_id`].
     pub pad_token_id: Option<u32>,
     /// The token that begins a text (default 2); none where the key is null.
     pub bos_token_id: Option<u32>,
-    /// The dtype that `dtype` or `torch_dtype` names, where it is one of ours. A hint only: checkpoints carry their own.
+    /// The dtype that `dtype` or `torch_dtype` names, where it is one of ours. A hint only:
+    /// checkpoints carry their own.
     pub torch_dtype: Option<DType>,
 }
 
@@ -78,7 +84,8 @@ impl GemmaConfig {
     /// Reads config.json and, where there is one, generation_config.json in `dir`.
     ///
     /// # Errors
-    /// Where a file cannot be read or is no JSON object, where a key is missing, of the wrong type or impossible.
+    /// A file that cannot be read or is not a JSON object, and a key that is missing, has the wrong
+    /// type or has an impossible value.
     pub fn from_dir(dir: &Path) -> Result<Self, ConfigError> {
         let file = dir.join(CONFIG_FILE);
         let mut config = Self::from_json(&file, &json::read_text(&file)?)?;
@@ -132,8 +139,8 @@ impl GemmaConfig {
         Ok(config)
     }
 
-    /// Lets the text of a generation_config.json override the special tokens: those of its keys that are there and not
-    /// null win over config.json. `file` is the name that errors give it.
+    /// Lets the text of a generation_config.json override the special tokens: its keys
+    /// that exist and are not null override config.json. `file` is the name that errors give it.
     ///
     /// # Errors
     /// As [`GemmaConfig::from_dir`].
@@ -151,7 +158,8 @@ impl GemmaConfig {
         Ok(())
     }
 
-    /// The token that fills rows: `pad_token_id`, else, as Transformers' `generate` does, the first eos token, else 0.
+    /// The token that fills rows: `pad_token_id`, else, as Transformers' `generate` does, the first
+    /// eos token, else 0.
     pub fn padding_id(&self) -> u32 {
         self.pad_token_id
             .or_else(|| self.eos_token_ids.first().copied())
@@ -173,13 +181,13 @@ impl GemmaConfig {
         self.num_attention_heads / self.num_key_value_heads
     }
 
-    /// Whether Flax would compute other rotary angles than this configuration asks for: Transformers' Flax Gemma does
-    /// not read `rope_theta` and always uses [`FLAX_ROPE_THETA`].
+    /// Whether Flax would compute other rotary angles than this configuration asks for:
+    /// Transformers' Flax Gemma does not read `rope_theta` and always uses [`FLAX_ROPE_THETA`].
     pub fn rope_theta_differs_from_flax(&self) -> bool {
         self.rope_theta != FLAX_ROPE_THETA
     }
 
-    /// Checks what no single key shows. `keys` gives the values for messages.
+    /// Checks conditions on several keys. `keys` gives the values for messages.
     fn check_geometry(&self, keys: &Object) -> Result<(), ConfigError> {
         if !self
             .num_attention_heads
@@ -255,8 +263,8 @@ fn check_model_type(file: &Path, keys: &Object) -> Result<(), ConfigError> {
     }
 }
 
-/// Transformers' Flax Gemma obeys `hidden_activation`; without one it takes the tanh approximation and ignores the
-/// legacy `hidden_act`.
+/// Transformers' Flax Gemma obeys `hidden_activation`; without one it takes the tanh approximation
+/// and ignores the legacy `hidden_act`.
 fn activation(file: &Path, keys: &Object) -> Result<Activation, ConfigError> {
     match keys.string("hidden_activation")? {
         None => Ok(Activation::GeluTanh),
@@ -276,8 +284,8 @@ fn rms_norm_eps(keys: &Object) -> Result<f64, ConfigError> {
     Ok(eps)
 }
 
-/// The base stands in `rope_theta`, or, as Transformers 5 writes it, in `rope_parameters`. Scaled positions, which Flax's
-/// Gemma has not, are refused rather than ignored.
+/// The base stands in `rope_theta`, or, as Transformers 5 writes it, in `rope_parameters`. Scaled
+/// positions, which Flax's Gemma does not have, are refused rather than ignored.
 fn rope_theta(keys: &Object) -> Result<f64, ConfigError> {
     let parameters = keys.object("rope_parameters")?;
     for (key, scaling) in [

@@ -5,14 +5,14 @@ use super::GemmaConfig;
 /// The names, as [`GemmaConfig::named`] takes them.
 pub const GEOMETRIES: [&str; 2] = ["gemma-2b", "gemma-7b"];
 
-/// What the config.json of google/gemma-2b says where it matters here.
+/// The keys of google/gemma-2b's config.json that are used here.
 const GEMMA_2B: &str = r#"{
     "model_type": "gemma", "torch_dtype": "bfloat16",
     "vocab_size": 256000, "hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 18,
     "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256, "max_position_embeddings": 8192
 }"#;
 
-/// The same of google/gemma-7b.
+/// The same for google/gemma-7b.
 const GEMMA_7B: &str = r#"{
     "model_type": "gemma", "torch_dtype": "bfloat16",
     "vocab_size": 256000, "hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28,
@@ -35,7 +35,6 @@ impl GemmaConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::DType;
     use crate::model::parameters;
 
     #[test]
@@ -45,10 +44,7 @@ mod tests {
             .zip([2_506_172_416_usize, 8_537_680_896])
         {
             let config = GemmaConfig::named(name).expect(name);
-            let found: usize = parameters(&config, DType::BF16, |_| DType::BF16)
-                .iter()
-                .map(|p| p.shape.iter().product::<usize>())
-                .sum();
+            let found: usize = parameters(&config).iter().map(|p| p.elements()).sum();
             assert_eq!(found, count, "{name}");
         }
         assert_eq!(GemmaConfig::named("gemma-3b"), None);

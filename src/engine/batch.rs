@@ -1,17 +1,32 @@
 //! One batch on its way: left-padded prompts, a prefill, then decode loops on the device.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use super::core::{DeviceCaches, Engine};
 use super::devices::PerDevice;
-use super::generate::{FinishReason, GenerateOptions, GenerateSummary, Generation, Observer};
-use super::programs::{BatchPrograms, CHUNK};
+use super::error::{Error, Result};
+use super::generation::{Event, GenerateOptions, GenerateSummary, Generation, Row};
+use super::program_key::{BatchPrograms, CHUNK};
 use super::prompts::PaddedPrompts;
-use super::{Engine, Error, ProgramKey, Result};
-use crate::model::programs::{DecodeShape, decode_result};
+use crate::model::programs::{Decode, DecodeInputs};
 use crate::sharding::Mesh;
 
 /// Steps a call when somebody watches the tokens come.
 const STREAMED_CHUNK: usize = 1;
+
+/// Who is told what happens, and can stop it.
+pub(super) type Tell<'a, B> = &'a mut dyn FnMut(Event<'_>) -> ControlFlow<B>;
+
+/// Returns what breaks, as a result.
+macro_rules! or_break {
+    ($flow:expr) => {
+        if let ControlFlow::Break(why) = $flow {
+            return Ok(ControlFlow::Break(why));
+        }
+    };
+}
+pub(super) use or_break;
 
 /// A batch on its way.
 pub(super) struct BatchRun<'a> {
@@ -24,13 +39,6 @@ pub(super) struct BatchRun<'a> {
     rows: Vec<Row>,
 }
 
-struct Row {
-    token_ids: Vec<u32>,
-    /// New tokens that this row may have.
-    limit: usize,
-    finished: Option<FinishReason>,
-}
-
 impl<'a> BatchRun<'a> {
     pub fn new(
         engine: &'a Engine,
@@ -39,136 +47,116 @@ impl<'a> BatchRun<'a> {
         first: usize,
         options: &GenerateOptions,
     ) -> Self {
-        let mesh = engine.spec.geometry.mesh;
-        let prefill = size.div_ceil(mesh.data);
+        let spec = engine.spec();
+        let prefill = size.div_ceil(spec.mesh.data);
         let rows_layout = RowsLayout {
-            mesh,
+            mesh: spec.mesh,
             prefill,
-            decode: engine.spec.decode_rows(prefill),
+            decode: spec.decode_rows(prefill),
         };
-        let positions = engine.spec.config.max_position_embeddings;
-        let rows = prompts
-            .iter()
-            .map(|prompt| Row {
-                token_ids: Vec::new(),
-                limit: options.max_new_tokens.min(positions - prompt.len()),
-                finished: None,
-            })
-            .collect();
+        let positions = spec.config.max_position_embeddings;
+        let limit = |prompt: &Vec<u32>| options.max_new_tokens.min(positions - prompt.len());
         Self {
             engine,
             prompts,
             rows_layout,
             first,
             stream: options.stream,
-            rows,
+            rows: prompts.iter().map(limit).map(Row::new).collect(),
         }
     }
 
     /// Prefill, then decode until every row is finished. Rows are reported in order, each once all before
-    /// it are.
-    pub fn run(
+    /// it are. Breaks with what `tell` breaks with.
+    pub fn run<B>(
         &mut self,
-        observer: &mut dyn Observer,
+        tell: Tell<'_, B>,
         summary: &mut GenerateSummary,
-    ) -> Result<()> {
+    ) -> Result<ControlFlow<B>> {
         let longest = self.prompts.iter().map(Vec::len).max().unwrap_or(1);
         let new_tokens = self.rows.iter().map(|row| row.limit).max().unwrap_or(1);
         let layout = self.rows_layout;
         let rows = layout.prefill_rows();
-        let programs = BatchPrograms::new(&self.engine.spec, rows, longest, new_tokens);
+        let programs = BatchPrograms::new(self.engine.spec(), rows, longest, new_tokens);
         let prompts = PaddedPrompts::new(self.prompts, programs.prompt(), self.pad());
         let mut reported = 0;
 
         let (first_tokens, mut caches, took) = prompts.prefill(self.engine, &programs, rows)?;
-        observer.prefilled(took);
+        or_break!(tell(Event::Prefilled(took)));
         let mut token = vec![self.pad(); layout.decode_rows()];
         let mut position = vec![0; layout.decode_rows()];
         for (row, prompt) in self.prompts.iter().enumerate() {
             token[layout.decode_row(row)] = first_tokens[row];
             position[layout.decode_row(row)] = prompt.len() as i32;
-            self.accept(row, &first_tokens[row..=row], observer);
+            or_break!(self.accept(row, &first_tokens[row..=row], tell));
         }
-        self.report(&mut reported, observer, summary);
+        or_break!(self.report(&mut reported, tell, summary));
 
         let decode_row = |row| layout.decode_row(row);
         let rows = layout.decode_rows();
         let mask = prompts.key_mask(rows, programs.decode.cache, decode_row);
         let dims = [layout.decode as i64, programs.decode.cache as i64];
-        let key_mask = self.engine.devices.upload_rows_s32(&mask, &dims)?;
+        let key_mask = self.engine.devices().upload_rows_s32(&mask, &dims)?;
         let mut slot = programs.prompt();
         while reported < self.rows.len() {
-            if observer.interrupted() {
-                summary.interrupted = true;
-                return Ok(());
-            }
-            let left = self
-                .rows
-                .iter()
-                .filter(|row| row.finished.is_none())
-                .map(|row| row.limit - row.token_ids.len())
-                .max()
-                .unwrap_or(0);
+            let left = self.rows.iter().map(Row::left).max().unwrap_or(0);
             let step = if self.stream { STREAMED_CHUNK } else { CHUNK };
-            let state = DecodeInput {
-                shape: programs.decode,
+            let call = DecodeCall {
+                program: programs.decode,
+                key_mask: &key_mask,
                 limit: left.min(step),
                 slot,
                 position: &position,
                 token: &token,
             };
-            let chunk = self.decode(state, &key_mask, caches)?;
-            observer.decoded(chunk.steps, chunk.took);
+            let chunk = self.decode(call, &caches)?;
+            let (steps, took) = (chunk.steps, chunk.took);
+            summary.steps += steps;
+            or_break!(tell(Event::Decoded { steps, took }));
             caches = chunk.caches;
-            slot += chunk.steps;
-            position.iter_mut().for_each(|p| *p += chunk.steps as i32);
+            slot += steps;
+            position.iter_mut().for_each(|p| *p += steps as i32);
             token = chunk.last;
-            summary.steps += chunk.steps;
             for row in 0..self.rows.len() {
-                let tokens = &chunk.tokens[layout.decode_row(row) * CHUNK..][..chunk.steps];
-                self.accept(row, tokens, observer);
+                let tokens = &chunk.tokens[layout.decode_row(row) * CHUNK..][..steps];
+                or_break!(self.accept(row, tokens, tell));
             }
-            self.report(&mut reported, observer, summary);
+            or_break!(self.report(&mut reported, tell, summary));
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
-    fn decode(
-        &self,
-        input: DecodeInput<'_>,
-        key_mask: &PerDevice,
-        caches: Vec<PerDevice>,
-    ) -> Result<DecodeChunk> {
+    fn decode(&self, input: DecodeCall<'_>, caches: &DeviceCaches) -> Result<DecodeChunk> {
         let engine = self.engine;
-        let devices = &engine.devices;
-        let program = engine.program(ProgramKey::Decode(input.shape))?;
+        let devices = engine.devices();
+        let program = engine.ready(input.program)?;
         let start = Instant::now();
         let mut done = vec![1_u8; self.rows_layout.decode_rows()];
         for (row, state) in self.rows.iter().enumerate() {
             done[self.rows_layout.decode_row(row)] = u8::from(state.finished.is_some());
         }
-        let dims = [input.shape.rows as i64];
+        let dims = [input.program.rows as i64];
         let limit = devices.upload_scalar(input.limit as i32)?;
         let slot = devices.upload_scalar(input.slot as i32)?;
         let position = devices.upload_rows_s32(input.position, &dims)?;
         let token = devices.upload_rows_s32(input.token, &dims)?;
         let done = devices.upload_rows(&done, hlo::ElementType::Pred, &dims)?;
-        let mut rest = vec![key_mask, &limit, &slot, &position, &token, &done];
-        rest.extend(&caches);
-        let mut results = engine.run(&program, &rest)?;
-        expect_results(
-            "decode",
-            &results,
-            decode_result::CACHES + 2 * engine.spec.config.num_hidden_layers,
-        )?;
-        let caches = results.split_off(decode_result::CACHES);
-        let steps = devices.read_s32(&results[decode_result::STEPS])?;
+        let inputs = DecodeInputs {
+            key_mask: input.key_mask,
+            limit: &limit,
+            slot: &slot,
+            position: &position,
+            token: &token,
+            done: &done,
+        };
+        let outcome = engine.call(&program, inputs, caches)?;
+        let steps = devices.read_s32(&outcome.results.steps)?;
         let steps = steps.first().copied().unwrap_or(0);
         let chunk = DecodeChunk {
-            tokens: devices.read_s32(&results[decode_result::TOKENS])?,
+            tokens: devices.read_s32(&outcome.results.tokens)?,
             steps: usize::try_from(steps).unwrap_or(0).min(input.limit),
-            last: devices.read_s32(&results[decode_result::LAST])?,
-            caches,
+            last: devices.read_s32(&outcome.results.last)?,
+            caches: outcome.caches,
             took: start.elapsed(),
         };
         if chunk.steps == 0 {
@@ -184,56 +172,48 @@ impl<'a> BatchRun<'a> {
     }
 
     /// Takes new tokens of a row up to its end.
-    fn accept(&mut self, row: usize, tokens: &[i32], observer: &mut dyn Observer) {
-        let eos = &self.engine.spec.config.eos_token_ids;
-        let state = &mut self.rows[row];
-        let before = state.token_ids.len();
-        for &token in tokens {
-            if state.finished.is_some() {
-                break;
-            }
-            let token = token as u32;
-            state.token_ids.push(token);
-            if eos.contains(&token) {
-                state.finished = Some(FinishReason::Eos);
-            } else if state.token_ids.len() == state.limit {
-                state.finished = Some(FinishReason::Length);
-            }
+    fn accept<B>(&mut self, row: usize, tokens: &[i32], tell: Tell<'_, B>) -> ControlFlow<B> {
+        let eos = &self.engine.spec().config.eos_token_ids;
+        let new = self.rows[row].accept(tokens, eos);
+        if self.stream && !new.is_empty() {
+            let index = self.first + row;
+            return tell(Event::Tokens { index, new });
         }
-        if self.stream && state.token_ids.len() > before {
-            observer.tokens(self.first + row, &state.token_ids[before..]);
-        }
+        ControlFlow::Continue(())
     }
 
     /// Reports finished rows, in order, from `reported` on.
-    fn report(
+    fn report<B>(
         &mut self,
         reported: &mut usize,
-        observer: &mut dyn Observer,
+        tell: Tell<'_, B>,
         summary: &mut GenerateSummary,
-    ) {
+    ) -> ControlFlow<B> {
         while let Some(row) = self.rows.get_mut(*reported) {
             let Some(finish_reason) = row.finished else {
                 break;
             };
             summary.new_tokens += row.token_ids.len();
-            observer.finished(Generation {
+            let generation = Generation {
                 index: self.first + *reported,
                 token_ids: std::mem::take(&mut row.token_ids),
                 finish_reason,
-            });
+            };
             *reported += 1;
+            tell(Event::Finished(generation))?;
         }
+        ControlFlow::Continue(())
     }
 
     fn pad(&self) -> i32 {
-        self.engine.spec.config.padding_id() as i32
+        self.engine.spec().config.padding_id() as i32
     }
 }
 
 /// What a call of the decode program starts from.
-struct DecodeInput<'a> {
-    shape: DecodeShape,
+struct DecodeCall<'a> {
+    program: Decode,
+    key_mask: &'a PerDevice,
     limit: usize,
     slot: usize,
     position: &'a [i32],
@@ -246,7 +226,7 @@ struct DecodeChunk {
     tokens: Vec<i32>,
     steps: usize,
     last: Vec<i32>,
-    caches: Vec<PerDevice>,
+    caches: DeviceCaches,
     took: Duration,
 }
 
@@ -276,19 +256,4 @@ impl RowsLayout {
     fn decode_row(self, row: usize) -> usize {
         row / self.prefill * self.decode + row % self.prefill
     }
-}
-
-pub(super) fn expect_results(
-    program: &'static str,
-    results: &[PerDevice],
-    expected: usize,
-) -> Result<()> {
-    if results.len() == expected {
-        return Ok(());
-    }
-    Err(Error::UnexpectedResult {
-        program,
-        expected: format!("{expected} arrays"),
-        found: results.len().to_string(),
-    })
 }

@@ -1,6 +1,6 @@
 //! Buffers over a mesh: one on each device, and how rows of a batch go to and come from them.
 
-use super::{Error, Result};
+use super::error::{Error, Result};
 use crate::executables;
 use crate::pjrt::{Buffer, Client, Device, Executable, ExecuteOptions};
 use crate::sharding::Mesh;
@@ -32,8 +32,8 @@ impl Devices {
     /// # Errors
     /// Fewer devices than the mesh has, or none of this process among them.
     pub fn new(client: Client, mesh: Mesh) -> Result<Self> {
-        let problem = |problem: String| Error::Option {
-            option: "--mesh",
+        let problem = |problem: String| Error::Argument {
+            argument: "mesh",
             problem,
         };
         let mut devices = client.devices().to_vec();
@@ -70,10 +70,6 @@ impl Devices {
 
     pub fn client(&self) -> &Client {
         &self.client
-    }
-
-    pub fn mesh(&self) -> Mesh {
-        self.mesh
     }
 
     /// The replicas of this process.
@@ -135,9 +131,12 @@ impl Devices {
         dims: &[i64],
     ) -> Result<PerDevice> {
         let each = self.local.iter().map(|Replica { index, device }| {
-            Ok(self
-                .client
-                .buffer_from_host(bytes(*index), dims, element_type, device)?)
+            Ok(Buffer::from_host(
+                device,
+                bytes(*index),
+                dims,
+                element_type,
+            )?)
         });
         Ok(PerDevice(each.collect::<Result<_>>()?))
     }

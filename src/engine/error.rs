@@ -28,10 +28,16 @@ pub enum Error {
     Kernel(#[from] crate::kernel::Error),
     /// The model cannot be split over the mesh.
     #[error(transparent)]
-    Geometry(#[from] crate::sharding::GeometryError),
+    Split(#[from] crate::sharding::SplitError),
     /// Executables cannot be saved or loaded.
     #[error(transparent)]
     Executables(#[from] crate::executables::Error),
+    /// The tokenizer cannot be read or used.
+    #[error(transparent)]
+    Tokenizer(#[from] crate::tokenizer::Error),
+    /// Text was given to a model without a tokenizer.
+    #[error("the model has neither tokenizer.json nor tokenizer.model; give token ids")]
+    NoTokenizer,
     /// A prompt without tokens.
     #[error("prompt {index} is empty")]
     EmptyPrompt {
@@ -74,12 +80,20 @@ pub enum Error {
         /// Elements of `attention_mask`.
         mask: usize,
     },
-    /// An option whose value cannot be used.
-    #[error("{option}: {problem}")]
-    Option {
-        /// The option's name on the command line.
-        option: &'static str,
+    /// A reference of another model, or with nothing to compare.
+    #[error("{}: {problem}", file.display())]
+    Reference {
+        /// Its file.
+        file: std::path::PathBuf,
         /// What is wrong with it.
+        problem: String,
+    },
+    /// An argument whose value cannot be used.
+    #[error("{argument}: {problem}")]
+    Argument {
+        /// The argument's name.
+        argument: &'static str,
+        /// What is wrong with its value.
         problem: String,
     },
     /// The device returned something other than what the program promises.

@@ -1,6 +1,8 @@
 //! The whole forward pass on given ids, for comparison with another implementation.
 
-use super::{Engine, Error, ProgramKey, Result};
+use super::core::Engine;
+use super::error::{Error, Result};
+use crate::model::programs::{Forward, PromptInputs};
 
 /// Logits and hidden states of a batch, row-major float32.
 #[derive(Clone, Debug)]
@@ -25,7 +27,7 @@ impl Engine {
         input_ids: &[i32],
         attention_mask: &[i32],
     ) -> Result<ForwardOutput> {
-        let config = &self.spec.config;
+        let config = &self.spec().config;
         let sizes_fit = batch.checked_mul(length) == Some(input_ids.len())
             && input_ids.len() == attention_mask.len()
             && !input_ids.is_empty();
@@ -54,7 +56,7 @@ impl Engine {
             }
         }
         // Every group of the data axis takes as many rows; those past the batch repeat the last one.
-        let mesh = self.spec.geometry.mesh;
+        let mesh = self.spec().mesh;
         let rows = batch.div_ceil(mesh.data);
         let padded = |values: &[i32]| {
             let mut values = values.to_vec();
@@ -62,36 +64,26 @@ impl Engine {
             values.extend(last.repeat(rows * mesh.data - batch + 1));
             values
         };
-        let program = self.program(ProgramKey::Forward {
+        let program = self.ready(Forward {
             batch: rows,
             length,
         })?;
+        let devices = self.devices();
         let dims = [rows as i64, length as i64];
-        let ids = self.devices.upload_rows_s32(&padded(input_ids), &dims)?;
-        let mask = self
-            .devices
-            .upload_rows_s32(&padded(attention_mask), &dims)?;
-        let results = self.run(&program, &[&ids, &mask])?;
-        let expected = config.num_hidden_layers + 2;
-        if results.len() != expected {
-            return Err(Error::UnexpectedResult {
-                program: "forward",
-                expected: format!("{expected} arrays"),
-                found: format!("{}", results.len()),
-            });
-        }
-        let mut arrays = results
-            .iter()
-            .map(|buffers| {
-                let mut rows_of_all = self.devices.read(buffers, |b| Ok(b.to_vec_f32()?))?;
-                rows_of_all.truncate(rows_of_all.len() / (rows * mesh.data) * batch);
-                Ok(rows_of_all)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let hidden_states = arrays.split_off(1);
+        let inputs = PromptInputs {
+            input_ids: devices.upload_rows_s32(&padded(input_ids), &dims)?,
+            attention_mask: devices.upload_rows_s32(&padded(attention_mask), &dims)?,
+        };
+        let results = self.call(&program, inputs.as_ref(), &[])?.results;
+        let read = |buffers| {
+            let mut rows_of_all = devices.read(buffers, |b| Ok(b.to_vec_f32()?))?;
+            rows_of_all.truncate(rows_of_all.len() / (rows * mesh.data) * batch);
+            Ok(rows_of_all)
+        };
+        let states = results.hidden_states.iter();
         Ok(ForwardOutput {
-            logits: arrays.pop().unwrap_or_default(),
-            hidden_states,
+            logits: read(&results.logits)?,
+            hidden_states: states.map(read).collect::<Result<_>>()?,
         })
     }
 }

@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::batch::expect_results;
-use super::devices::PerDevice;
-use super::programs::BatchPrograms;
-use super::{Engine, ProgramKey, Result};
+use super::core::{DeviceCaches, Engine};
+use super::error::Result;
+use super::program_key::BatchPrograms;
+use crate::model::programs::{ExtendInputs, PromptInputs};
 
 /// Prompts of a batch, padded on the left to one length.
 pub(super) struct PaddedPrompts<'a> {
@@ -39,53 +39,53 @@ impl<'a> PaddedPrompts<'a> {
         mask
     }
 
-    /// Runs the prompts through `programs`, in `rows` rows of all groups: the next token of each, the caches, and the time it took
-    /// without compiling.
+    /// Runs the prompts through `programs`, in `rows` rows of all groups: the next token of each, the caches, and the
+    /// time it took without compiling.
     pub fn prefill(
         &self,
         engine: &Engine,
         programs: &BatchPrograms,
         rows: usize,
-    ) -> Result<(Vec<i32>, Vec<PerDevice>, Duration)> {
-        let first = engine.program(ProgramKey::Prefill(programs.prefill))?;
+    ) -> Result<(Vec<i32>, DeviceCaches, Duration)> {
+        let first = engine.ready(programs.prefill)?;
         let further = match programs.extensions {
             0 => None,
-            _ => Some(engine.program(ProgramKey::Extend(programs.extend))?),
+            _ => Some(engine.ready(programs.extend)?),
         };
         let start = Instant::now();
-        let devices = &engine.devices;
-        let count = 1 + 2 * engine.spec.config.num_hidden_layers;
+        let devices = engine.devices();
 
         let columns = 0..programs.prefill.prompt;
         let dims = [programs.prefill.batch as i64, columns.len() as i64];
-        let ids = devices.upload_rows_s32(&self.ids(rows, &columns), &dims)?;
-        let mask = devices.upload_rows_s32(&self.mask(rows, &columns), &dims)?;
-        let mut results = engine.run(&first, &[&ids, &mask])?;
-        expect_results("prefill", &results, count)?;
+        let inputs = PromptInputs {
+            input_ids: devices.upload_rows_s32(&self.ids(rows, &columns), &dims)?,
+            attention_mask: devices.upload_rows_s32(&self.mask(rows, &columns), &dims)?,
+        };
+        let mut outcome = engine.call(&first, inputs.as_ref(), &[])?;
 
         if let Some(program) = further {
             let shape = programs.extend;
             let key_mask = self.key_mask(rows, shape.cache, |index| index);
             let cache_dims = [shape.batch as i64, shape.cache as i64];
-            let key_mask = devices.upload_rows_s32(&key_mask, &cache_dims)?;
+            let mut key_mask = devices.upload_rows_s32(&key_mask, &cache_dims)?;
             let dims = [shape.batch as i64, shape.chunk as i64];
             for slot in (columns.end..self.length).step_by(shape.chunk) {
                 let columns = slot..slot + shape.chunk;
-                let ids = devices.upload_rows_s32(&self.ids(rows, &columns), &dims)?;
-                let position = devices.upload_rows_s32(&self.positions(rows, &columns), &dims)?;
-                let slot = devices.upload_scalar(slot as i32)?;
-                let mut arguments = vec![&ids, &position, &key_mask, &slot];
-                let caches = results.split_off(1);
-                arguments.extend(&caches);
-                results = engine.run(&program, &arguments)?;
-                expect_results("extend", &results, count)?;
+                let position = self.positions(rows, &columns);
+                let inputs = ExtendInputs {
+                    input_ids: devices.upload_rows_s32(&self.ids(rows, &columns), &dims)?,
+                    position: devices.upload_rows_s32(&position, &dims)?,
+                    key_mask,
+                    slot: devices.upload_scalar(slot as i32)?,
+                };
+                outcome = engine.call(&program, inputs.as_ref(), &outcome.caches)?;
+                key_mask = inputs.key_mask;
             }
         }
-        let caches = results.split_off(1);
-        let tokens = devices.read_s32(&results[0])?;
+        let tokens = devices.read_s32(&outcome.results.token)?;
         let took = start.elapsed();
         engine.record(|times| times.prefill += took);
-        Ok((tokens, caches, took))
+        Ok((tokens, outcome.caches, took))
     }
 
     /// Token ids of some columns, [rows, columns].

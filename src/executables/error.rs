@@ -1,4 +1,4 @@
-//! Why executables cannot be saved or loaded.
+//! Errors in saving and loading executables.
 
 use std::path::PathBuf;
 
@@ -13,18 +13,18 @@ pub enum Error {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The manifest is none.
-    #[error("--executables: {}: no manifest: {problem}", path.display())]
+    /// The manifest is invalid.
+    #[error("--executables: {}: invalid manifest: {problem}", path.display())]
     Manifest {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
     },
-    /// The executables were compiled for something else than what is to run them.
+    /// The executables were compiled for another target.
     #[error("--executables: {}: compiled for {what} {saved}, and this is {here}", path.display())]
     Target {
         /// The manifest.
@@ -43,11 +43,12 @@ pub enum Error {
         path: PathBuf,
         /// The program, with its shapes.
         program: String,
-        /// Those that there are, comma separated.
+        /// The existing ones, comma separated.
         saved: String,
     },
-    /// The executable of these shapes is that of another model, or of another version of this program.
-    #[error("--executables: {}: its {program} is of another program (hash {saved}, expected {expected})", path.display())]
+    /// The executable of these shapes belongs to another model, or to another version of this
+    /// program.
+    #[error("--executables: {}: its {program} belongs to another program (hash {saved}, expected {expected})", path.display())]
     OtherProgram {
         /// The manifest.
         path: PathBuf,
@@ -58,25 +59,25 @@ pub enum Error {
         /// The hash of the program that would be compiled.
         expected: String,
     },
-    /// The file is not what was written.
+    /// The file is damaged.
     #[error("--executables: {}: damaged: its SHA-256 is {actual}, and the manifest has {expected}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What the manifest has.
+        /// The hash in the manifest.
         expected: String,
-        /// What the file has.
+        /// The hash of the file.
         actual: String,
     },
-    /// The plugin does not take the file.
+    /// The plugin refuses the file.
     #[error("--executables: {}: {source}", path.display())]
     Plugin {
         /// The file.
         path: PathBuf,
-        /// What it says.
+        /// The plugin's error.
         source: pjrt::Error,
     },
-    /// The plugin cannot say what is needed for a manifest.
+    /// The plugin does not provide what a manifest needs.
     #[error(transparent)]
     Pjrt(#[from] pjrt::Error),
 }

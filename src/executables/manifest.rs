@@ -1,4 +1,4 @@
-//! What a folder of executables says of itself.
+//! The manifest of a folder of executables.
 
 use std::path::Path;
 
@@ -14,14 +14,14 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 /// Changed whenever an older manifest must not be read.
 const FORMAT: &str = "gemma-xla executables 1";
 
-/// All that is in the folder.
+/// The contents of the folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     format: String,
     /// What all of its executables were compiled for.
     pub target: Target,
     /// The executables.
-    pub executables: Vec<Entry>,
+    pub executables: Vec<SavedProgram>,
 }
 
 /// What executables are compiled for.
@@ -41,12 +41,12 @@ pub struct Target {
 
 /// One executable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct SavedProgram {
     /// What it does: `prefill` or `decode`.
     pub program: String,
     /// Its shapes on a device, by name.
     pub shapes: std::collections::BTreeMap<String, usize>,
-    /// What [`program_hash`](super::program_hash) gives of it.
+    /// Its [`program_hash`](super::program_hash).
     pub program_hash: String,
     /// The file's name in the folder.
     pub file: String,
@@ -77,7 +77,7 @@ impl Target {
         })
     }
 
-    /// That what was compiled for this runs on `here`.
+    /// Checks that what was compiled for this target runs on `here`.
     pub(super) fn check(&self, path: &Path, here: &Self) -> Result<()> {
         for (what, saved, here) in [
             ("platform", &self.platform, &here.platform),
@@ -102,7 +102,7 @@ impl Target {
     }
 }
 
-impl Entry {
+impl SavedProgram {
     /// The program and its shapes, for messages: `decode (rows 8, cache 1024, chunk 32)`.
     pub fn describe(&self) -> String {
         let shapes: Vec<_> = self
@@ -126,7 +126,7 @@ impl Manifest {
     /// Reads the manifest at `path`.
     ///
     /// # Errors
-    /// A file that cannot be read or is no manifest.
+    /// A file that cannot be read or is not a manifest.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Io {
             path: path.to_owned(),
@@ -142,12 +142,12 @@ impl Manifest {
             return Err(wrong(format!("its format is '{found}', not '{FORMAT}'")));
         }
         for entry in &manifest.executables {
-            // The name is joined to the folder, and must not lead out of it.
+            // The name is joined to the folder, and must not leave it.
             let mut parts = Path::new(&entry.file).components();
             let plain = matches!(parts.next(), Some(std::path::Component::Normal(_)));
             if !plain || parts.next().is_some() {
                 let file: String = entry.file.chars().take(64).collect();
-                return Err(wrong(format!("'{file}' is no file in its folder")));
+                return Err(wrong(format!("'{file}' is not a file name in its folder")));
             }
         }
         Ok(manifest)

@@ -1,8 +1,10 @@
-//! Compiled programs in a folder of the user's: compiled on one machine, loaded on another instead of being compiled there.
+//! Compiled programs in a folder of the user: compiled on one machine, and loaded on another
+//! instead of being compiled there.
 //!
-//! The folder has a file a program and a manifest that says what each is. Nothing is loaded before the manifest agrees with the
-//! plugin's build, the devices and the very program that would be compiled else, and before the file is whole. That guards against
-//! mistakes; whoever can write to the folder can have code run in the process that loads from it.
+//! The folder has one file per program and a manifest that describes them. Nothing is loaded unless
+//! the manifest matches the plugin's build, the devices and the exact program that would be
+//! compiled otherwise, and the file is complete. That guards against mistakes; whoever can write to
+//! the folder can run code in the process that loads from it.
 
 mod error;
 mod manifest;
@@ -10,7 +12,7 @@ mod saved;
 mod write;
 
 pub use error::{Error, Result};
-pub use manifest::{Entry, MANIFEST_FILE, Manifest, Target};
+pub use manifest::{MANIFEST_FILE, Manifest, SavedProgram, Target};
 pub use saved::SavedExecutables;
 pub use write::{NewExecutable, save};
 
@@ -19,7 +21,8 @@ use sha2::{Digest, Sha256};
 use crate::compile_cache::Hasher;
 use crate::pjrt::{self, CompileOptions};
 
-/// The hash of a program and of how it is compiled: the serialized module, and the options with its layouts.
+/// The hash of a program and of how it is compiled: the serialized module, and the options with its
+/// layouts.
 ///
 /// # Errors
 /// Options that cannot be encoded.

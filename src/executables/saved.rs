@@ -1,13 +1,13 @@
-//! Loading what was saved.
+//! Loading saved executables.
 
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
-use super::manifest::{Entry, MANIFEST_FILE, Manifest, Target};
+use super::manifest::{MANIFEST_FILE, Manifest, SavedProgram, Target};
 use super::{program_hash, sha256};
-use crate::pjrt::{Client, CompileOptions, Executable};
+use crate::pjrt::{self, CheckedExecutable, Client, CompileOptions, Executable};
 
-/// A folder of executables whose manifest agrees with what is to run them.
+/// A folder of executables whose manifest matches the devices that are to run them.
 #[derive(Clone, Debug)]
 pub struct SavedExecutables {
     folder: PathBuf,
@@ -15,7 +15,7 @@ pub struct SavedExecutables {
 }
 
 impl SavedExecutables {
-    /// Opens a folder, for devices that are as `here` says.
+    /// Opens a folder for the devices that `here` describes.
     ///
     /// # Errors
     /// A missing or unreadable manifest, and executables for something else.
@@ -29,14 +29,16 @@ impl SavedExecutables {
         })
     }
 
-    /// Loads the executable of `module`. `wanted` has its name and shapes; the rest of it is not read.
+    /// Loads the executable of `module`. `wanted` gives its name and shapes; its other fields are
+    /// ignored.
     ///
     /// # Errors
-    /// No executable of these shapes, one of another program, a file that is damaged or that the plugin refuses.
+    /// No executable of these shapes, one of another program, a file that is damaged or that the
+    /// plugin refuses.
     pub fn load(
         &self,
         client: &Client,
-        wanted: &Entry,
+        wanted: &SavedProgram,
         module: &hlo::Module,
         options: &CompileOptions,
     ) -> Result<Executable> {
@@ -53,7 +55,7 @@ impl SavedExecutables {
                 .manifest
                 .executables
                 .iter()
-                .map(Entry::describe)
+                .map(SavedProgram::describe)
                 .collect();
             return Err(Error::Missing {
                 path: manifest,
@@ -83,8 +85,13 @@ impl SavedExecutables {
                 actual,
             });
         }
-        client
-            .deserialize(&bytes)
-            .map_err(|source| Error::Plugin { path, source })
+        load_checked(client, &bytes).map_err(|source| Error::Plugin { path, source })
     }
+}
+
+/// Loads a file that matches the manifest. The folder is trusted: the user has named it as one of
+/// executables to run.
+fn load_checked(client: &Client, bytes: &[u8]) -> pjrt::Result<Executable> {
+    let plugin = client.plugin().fingerprint()?;
+    client.load_checked(&CheckedExecutable::from_trusted_folder(&plugin, bytes)?)
 }

@@ -1,24 +1,26 @@
-//! Saving what was compiled.
+//! Saving compiled programs.
 
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
-use super::manifest::{Entry, MANIFEST_FILE, Manifest, Target};
+use super::manifest::{MANIFEST_FILE, Manifest, SavedProgram, Target};
 use super::sha256;
+use crate::whole_file::{Mode, WholeFile};
 
 /// An executable to save.
 pub struct NewExecutable {
-    /// What the manifest is to say of it; the file's name, hash and size are filled in.
-    pub entry: Entry,
-    /// What [`CompiledProgram::serialize`](crate::pjrt::CompiledProgram::serialize) gave.
+    /// Its entry in the manifest; the file's name, hash and size are filled in.
+    pub entry: SavedProgram,
+    /// What [`CompiledExecutable::serialize`](crate::pjrt::CompiledExecutable::serialize) gave.
     pub bytes: Vec<u8>,
 }
 
-/// Saves executables in `folder`, which is made where it is missing, and returns the manifest's path.
+/// Saves executables in `folder`, which is created if it is missing, and returns the manifest's
+/// path.
 ///
-/// What a manifest there lists already stays, where it was compiled for the same target; else it is replaced.
+/// An existing manifest keeps its entries if it is for the same target; otherwise it is replaced.
 ///
 /// # Errors
 /// A folder that cannot be written to.
@@ -38,14 +40,14 @@ pub fn save(folder: &Path, target: &Target, executables: Vec<NewExecutable>) -> 
         let file = format!("{}-{hash}.executable", entry.program);
         write(folder, &file, &bytes).map_err(failed(&folder.join(&file)))?;
         manifest.executables.retain(|old| old.file != file);
-        manifest.executables.push(Entry {
+        manifest.executables.push(SavedProgram {
             sha256: sha256(&bytes),
             bytes: bytes.len() as u64,
             file,
             ..entry
         });
     }
-    // Last, so that it never names what is not there.
+    // Last, so that it never names a missing file.
     let text = serde_json::to_vec_pretty(&manifest).map_err(|error| Error::Manifest {
         path: path.clone(),
         problem: error.to_string(),
@@ -54,20 +56,10 @@ pub fn save(folder: &Path, target: &Target, executables: Vec<NewExecutable>) -> 
     Ok(path)
 }
 
-/// Writes a file that is whole or not there.
+/// Writes a file atomically.
 fn write(folder: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = tempfile::Builder::new()
-        .prefix(".unfinished-")
-        .tempfile_in(folder)?;
+    // Others may read it: these files are meant to be copied to another machine.
+    let mut file = WholeFile::create(&folder.join(name), Mode::Exactly(0o644), true)?;
     file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    // Temporary files are for their owner alone; these are meant to be taken to another machine.
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        file.as_file()
-            .set_permissions(fs::Permissions::from_mode(0o644))?;
-    }
-    file.persist(folder.join(name)).map_err(|e| e.error)?;
-    Ok(())
+    file.commit()
 }

@@ -2,11 +2,12 @@
 
 use serde::Deserialize;
 
-use super::http::{Client, Failure, malformed};
+use super::http::Client;
 use super::repo::{encode_part, encode_path, is_path_within, is_plain_name};
+use super::response::{Failure, malformed};
 use super::{Error, Result};
 
-/// A revision at one moment.
+/// The state of a revision at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Listing {
     /// Its commit.
@@ -44,8 +45,8 @@ impl Client<'_> {
     /// The commit and the files of a revision.
     ///
     /// # Errors
-    /// [`Error::RepoNotFound`] and [`Error::RevisionNotFound`] where there is none; what [`Client::json`] says; names that leave
-    /// their folder.
+    /// [`Error::RepoNotFound`] and [`Error::RevisionNotFound`] where there is none; the errors of
+    /// [`Client::json`]; names that leave their folder.
     pub(super) fn listing(&self, revision: &str) -> Result<Listing> {
         let url = format!("{}/revision/{}", self.api(), encode_part(revision));
         let info: Info = match self.json(&url) {
@@ -55,7 +56,7 @@ impl Client<'_> {
             info => info.map_err(|failure| *failure.error)?,
         };
         if !is_plain_name(&info.sha) {
-            let problem = format!("{:?} as the name of a commit", info.sha);
+            let problem = format!("invalid name of a commit: {:?}", info.sha);
             return Err(*malformed(&url, &problem).error);
         }
         let files: Vec<String> = info
@@ -75,7 +76,7 @@ impl Client<'_> {
         })
     }
 
-    /// What is not there when a revision is not: itself, or the whole repository.
+    /// The error for a revision that is missing: its own, or that of a missing repository.
     fn not_found(&self, revision: &str, failure: Failure) -> Error {
         if failure.code != "RepoNotFound"
             && let Ok(refs) = self.json::<Refs>(&format!("{}/refs", self.api()))

@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 
 use super::repo::is_plain_name;
 use super::{Error, RepoId, Result};
+use crate::whole_file::{Mode, WholeFile};
 
-/// A repository's folder: `blobs`, `snapshots` and `refs`, with its locks beside.
+/// A repository's folder: `blobs`, `snapshots` and `refs`, and its locks.
 pub(super) struct RepoCache {
     folder: PathBuf,
     locks: PathBuf,
 }
 
-/// Keeps other processes, Python's too, from writing a blob. Dropped, or with the process, it is gone.
+/// Keeps other processes, Python's too, from writing a blob until it is dropped or the process
+/// ends.
 pub(super) struct Lock {
     _file: Option<File>,
 }
@@ -30,12 +32,12 @@ impl RepoCache {
         &self.folder
     }
 
-    /// Where the content with this ETag is, once it is whole.
+    /// The path of the content with this ETag, once it is complete.
     pub(super) fn blob(&self, etag: &str) -> PathBuf {
         self.folder.join("blobs").join(etag)
     }
 
-    /// Where it grows.
+    /// The path of the partial content.
     pub(super) fn incomplete(&self, etag: &str) -> PathBuf {
         self.folder.join("blobs").join(format!("{etag}.incomplete"))
     }
@@ -45,18 +47,19 @@ impl RepoCache {
         self.folder.join("snapshots").join(commit)
     }
 
-    /// The names of a commit's files that are there, those in folders left out.
+    /// The names of a commit's files that are present, without those in folders.
     pub(super) fn files(&self, commit: &str) -> Vec<String> {
         let entries = fs::read_dir(self.snapshot(commit)).into_iter().flatten();
         entries
             .filter_map(|entry| entry.ok())
-            // What a link leads to has to be there.
+            // The target of a link must exist.
             .filter(|entry| entry.path().is_file())
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect()
     }
 
-    /// The commit that a revision was when it was last asked for; a commit is its own.
+    /// The commit that a revision referred to when it was last requested; a commit refers to
+    /// itself.
     pub(super) fn commit_of(&self, revision: &str) -> Result<Option<String>> {
         let path = self.folder.join("refs").join(revision);
         match fs::read_to_string(&path) {
@@ -79,7 +82,7 @@ impl RepoCache {
         }
     }
 
-    /// Notes which commit a revision is.
+    /// Records the commit of a revision.
     pub(super) fn set_commit(&self, revision: &str, commit: &str) -> Result<()> {
         if revision == commit
             || self
@@ -94,7 +97,7 @@ impl RepoCache {
         replace(&path, |file| io::Write::write_all(file, commit.as_bytes()))
     }
 
-    /// Puts a link to a whole blob in a commit's folder.
+    /// Makes a link to a complete blob in a commit's folder.
     pub(super) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<()> {
         let pointer = self.snapshot(commit).join(file);
         if pointer.exists() {
@@ -102,7 +105,7 @@ impl RepoCache {
         }
         let folder = pointer.parent().unwrap_or(&self.folder);
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        // A link that leads nowhere.
+        // A dangling link.
         if pointer.is_symlink() {
             fs::remove_file(&pointer).map_err(Error::io(&pointer))?;
         }
@@ -120,7 +123,7 @@ impl RepoCache {
         }
     }
 
-    /// Takes the lock of a blob. `waiting` is called once where another process has it.
+    /// Takes the lock of a blob. `waiting` is called once if another process holds it.
     pub(super) fn lock(&self, etag: &str, waiting: impl FnOnce()) -> Result<Lock> {
         fs::create_dir_all(&self.locks).map_err(Error::io(&self.locks))?;
         let path = self.locks.join(format!("{etag}.lock"));
@@ -146,7 +149,8 @@ impl RepoCache {
                 Ok(()) if is_removed(&file) => {}
                 Ok(()) => return Ok(Lock { _file: Some(file) }),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // A file system without locks: contents are checked and renamed into place, so the worst is work done twice.
+                // A file system without locks: contents are checked and renamed atomically, so at
+                // worst work is done twice.
                 Err(e) if e.kind() == io::ErrorKind::Unsupported => {
                     return Ok(Lock { _file: None });
                 }
@@ -156,7 +160,8 @@ impl RepoCache {
     }
 }
 
-/// Whether whoever had the lock before has removed its file: then a lock on it keeps nobody out.
+/// Whether the lock's previous holder has removed its file: then a lock on it excludes no other
+/// process.
 fn is_removed(file: &File) -> bool {
     #[cfg(unix)]
     {
@@ -171,25 +176,12 @@ fn is_removed(file: &File) -> bool {
 }
 
 /// Writes a small file beside its place and renames it.
-fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut beside = tempfile::Builder::new()
-        .prefix(".beside-")
-        .tempfile_in(folder)
-        .map_err(Error::io(folder))?;
-    write(beside.as_file_mut()).map_err(Error::io(path))?;
-    #[cfg(unix)]
-    {
-        // Temporary files are for their owner alone; the cache may be shared.
-        use std::os::unix::fs::PermissionsExt;
-        let mode = fs::Permissions::from_mode(0o644);
-        beside
-            .as_file()
-            .set_permissions(mode)
-            .map_err(Error::io(path))?;
-    }
-    beside.persist(path).map_err(|e| Error::io(path)(e.error))?;
-    Ok(())
+fn replace(path: &Path, write: impl FnOnce(&mut WholeFile) -> io::Result<()>) -> Result<()> {
+    // Others may read it: the cache may be shared.
+    let mut beside =
+        WholeFile::create(path, Mode::Exactly(0o644), false).map_err(Error::io(path))?;
+    write(&mut beside).map_err(Error::io(path))?;
+    beside.commit().map_err(Error::io(path))
 }
 
 #[cfg(unix)]

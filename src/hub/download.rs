@@ -7,8 +7,9 @@ use ureq::http::Method;
 
 use super::cache::RepoCache;
 use super::events::Event;
-use super::http::{Client, malformed};
+use super::http::Client;
 use super::repo::is_plain_name;
+use super::response::malformed;
 use super::transfer::Transfer;
 use super::{Error, Result};
 
@@ -17,12 +18,12 @@ pub(super) struct Download<'a> {
     pub(super) client: &'a Client<'a>,
     pub(super) cache: &'a RepoCache,
     pub(super) commit: &'a str,
-    /// Set when another file has failed: the rest is not worth waiting for.
+    /// Set when another file has failed: the others stop.
     pub(super) stop: &'a AtomicBool,
 }
 
 impl Download<'_> {
-    /// Puts a file of the commit in the cache. Gives whether anything had to be transferred.
+    /// Downloads a file of the commit to the cache. Returns whether anything had to be transferred.
     pub(super) fn file(&self, file: &str) -> Result<bool> {
         if self.cache.snapshot(self.commit).join(file).is_file() {
             return Ok(false);
@@ -59,7 +60,7 @@ impl Download<'_> {
     /// The ETag and the size of a file.
     fn headers(&self, file: &str, address: &str) -> Result<(String, Option<u64>)> {
         let answer = match self.client.request(&Method::HEAD, address, file) {
-            // Some mirrors serve files only.
+            // Some mirrors serve only files.
             Err(failure) if matches!(failure.status, Some(405 | 501)) => {
                 self.client.request(&Method::GET, address, file)
             }
@@ -76,7 +77,9 @@ impl Download<'_> {
         })?;
         match answer.file.etag {
             Some(etag) if is_plain_name(&etag) => Ok((etag, answer.file.size)),
-            Some(etag) => Err(*malformed(address, &format!("{etag:?} as ETag of {file}")).error),
+            Some(etag) => {
+                Err(*malformed(address, &format!("invalid ETag of {file}: {etag:?}")).error)
+            }
             None => Err(*malformed(address, &format!("no ETag of {file}")).error),
         }
     }

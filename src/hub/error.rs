@@ -1,4 +1,4 @@
-//! What can go wrong between a repository's name and its files.
+//! Errors in fetching a repository's files.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,25 +6,25 @@ use std::path::PathBuf;
 /// A result whose error says what is wrong with a repository, its server or the cache.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a model could not be had from the Hub. Each message is one line.
+/// Why a model could not be fetched from the Hub. Each message is one line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A text that cannot be a repository's name.
-    #[error("{name:?}: not a name on the Hub, as google/gemma-2b is one: {problem}")]
+    /// An invalid repository name.
+    #[error("{name:?}: not a repository name like google/gemma-2b: {problem}")]
     RepoName {
         /// The text.
         name: String,
-        /// What no such name has.
+        /// What is wrong with it.
         problem: &'static str,
     },
-    /// A text that cannot be a revision's name.
+    /// An invalid revision name.
     #[error("{revision:?}: not the name of a revision")]
     RevisionName {
         /// The text.
         revision: String,
     },
-    /// A variable of the environment has a value that cannot be used.
+    /// An environment variable has an invalid value.
     #[error("{variable}: {problem}")]
     Setting {
         /// The variable.
@@ -32,7 +32,7 @@ pub enum Error {
         /// What is wrong with its value.
         problem: String,
     },
-    /// The server wants someone who has accepted the model's licence.
+    /// The server gives access only to accounts that have accepted the model's licence.
     #[error("{repo}: no access{}: accept the licence on {page} and set HF_TOKEN to a token of that account{}",
         in_brackets(detail), if *with_token { "; the token that was sent does not have access" } else { "" })]
     NoAccess {
@@ -40,20 +40,20 @@ pub enum Error {
         repo: String,
         /// Its page.
         page: String,
-        /// What the server said, or its status.
+        /// The server's message, or its status.
         detail: String,
         /// Whether a token was sent.
         with_token: bool,
     },
     /// The server knows no such repository, or does not show it.
-    #[error("{repo}: no such repository on {endpoint}, or not a public one: then accept the licence on {page}, where it has one, and set \
-        HF_TOKEN to a token with access{}", if *with_token { "; the token that was sent has none" } else { "" })]
+    #[error("{repo}: no such repository on {endpoint}, or it is not public: if so, accept its licence on {page} and \
+        set HF_TOKEN to a token with access{}", if *with_token { "; the token that was sent has none" } else { "" })]
     RepoNotFound {
         /// The repository.
         repo: String,
         /// The server.
         endpoint: String,
-        /// The repository's page, if there were one.
+        /// The page that the repository would have.
         page: String,
         /// Whether a token was sent.
         with_token: bool,
@@ -65,10 +65,10 @@ pub enum Error {
         repo: String,
         /// The revision asked for.
         revision: String,
-        /// The branches and tags that there are.
+        /// The existing branches and tags.
         known: Vec<String>,
     },
-    /// The repository lists a file, or its index names one, and the server does not have it.
+    /// The repository lists a file, or its index names one, that the server does not have.
     #[error("{repo}: {file}: not in revision {revision}{}", named_by(index))]
     FileNotFound {
         /// The repository.
@@ -80,7 +80,7 @@ pub enum Error {
         /// The index that names it, or nothing.
         index: String,
     },
-    /// A revision has no weights in a form that this program reads.
+    /// A revision has no weights in a format that this program reads.
     #[error("{repo}: revision {revision} has no weights (looked for {looked_for})")]
     NoWeights {
         /// The repository.
@@ -101,53 +101,56 @@ pub enum Error {
     /// An index of shards that was downloaded is malformed.
     #[error(transparent)]
     Index(#[from] crate::checkpoint::Error),
-    /// No connection, or one that breaks whenever it is tried.
+    /// No connection, or one that breaks in every attempt.
     #[error("{url}: {problem}")]
     Unreachable {
-        /// What was asked for.
+        /// The address of the request.
         url: String,
-        /// Why there was no answer.
+        /// Why there was no response.
         problem: String,
     },
-    /// The server has had too many requests and did not relent.
+    /// The server refused further requests after all retries.
     #[error("{url}: too many requests (status 429){}", after(wait))]
     TooManyRequests {
-        /// What was asked for.
+        /// The address of the request.
         url: String,
-        /// The seconds that the server wants between requests, where it says.
+        /// The seconds that the server asks to wait, where it does.
         wait: Option<u64>,
     },
-    /// The server answered with a failure, again and again where that could pass.
-    #[error("{url}: the server answered {status}{}", in_brackets(detail))]
+    /// The server responded with a failure, in every retry where it could be transient.
+    #[error(
+        "{url}: the server responded with status {status}{}",
+        in_brackets(detail)
+    )]
     Status {
-        /// What was asked for.
+        /// The address of the request.
         url: String,
         /// The HTTP status.
         status: u16,
-        /// What it said beside that.
+        /// Its message.
         detail: String,
     },
-    /// The server's answer is not what the Hub gives.
+    /// The response is not one of the Hub.
     #[error("{url}: {problem}")]
-    Answer {
-        /// What was asked for.
+    Response {
+        /// The address of the request.
         url: String,
-        /// What is wrong with the answer.
+        /// What is wrong with the response.
         problem: String,
     },
-    /// A download broke off, again and again.
+    /// A download was interrupted in every attempt.
     #[error(
-        "{file}: the download broke off after {arrived} bytes{}: {problem}; run again to go on from there",
+        "{file}: the download was interrupted after {arrived} bytes{}: {problem}; run again to resume it",
         of_bytes(size)
     )]
     Broken {
         /// The file.
         file: String,
-        /// The bytes that are there.
+        /// The bytes that have arrived.
         arrived: u64,
         /// The bytes it should have, where known.
         size: Option<u64>,
-        /// How it broke off the last time.
+        /// The last interruption.
         problem: String,
     },
     /// A file has another size than the server announced.
@@ -157,19 +160,19 @@ pub enum Error {
         file: String,
         /// The size announced.
         expected: u64,
-        /// The size of what came.
+        /// The size of the received file.
         found: u64,
     },
-    /// A file's content is not what its ETag says.
+    /// A file's content does not match its ETag.
     #[error("{file}: {algorithm} is {found}, expected {expected}; nothing was kept")]
     WrongHash {
         /// The file.
         file: String,
         /// The hash function.
         algorithm: &'static str,
-        /// The hash that the ETag is.
+        /// The hash in the ETag.
         expected: String,
-        /// The hash of what came.
+        /// The hash of the received content.
         found: String,
     },
     /// A file's ETag changed between two requests.
@@ -177,19 +180,19 @@ pub enum Error {
     WrongEtag {
         /// The file.
         file: String,
-        /// The ETag at first.
+        /// The first ETag.
         expected: String,
         /// The ETag later.
         found: String,
     },
-    /// No request may be made, and the cache has not all that is needed.
+    /// Requests are turned off, and the cache lacks something.
     #[error("{repo}: HF_HUB_OFFLINE is set, and {} has {lacking}", cache.display())]
     Offline {
         /// The repository.
         repo: String,
         /// The cache's folder of it.
         cache: PathBuf,
-        /// What it lacks, as "no revision main".
+        /// What is missing, such as "no revision main".
         lacking: String,
     },
     /// A file or folder of the cache cannot be read or written.
@@ -197,20 +200,20 @@ pub enum Error {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
 impl Error {
-    /// Makes an [`Error::Io`] of a path and what the system said of it.
+    /// Makes an [`Error::Io`] of a path and the system's error.
     pub(super) fn io(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Error::Io { path, source }
     }
 
-    /// Whether the server could not be asked: then what the cache has is as good as it gets.
+    /// Whether the server could not be reached: then the cache's files are used.
     pub(super) fn is_absence(&self) -> bool {
         match self {
             Error::Unreachable { .. } | Error::TooManyRequests { .. } => true,

@@ -1,8 +1,8 @@
-//! What is told of a download while it goes on.
+//! Events of a download in progress.
 
 use std::time::Duration;
 
-/// Something that happened. Files are named as in the repository.
+/// An event. Files are named as in the repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -12,41 +12,41 @@ pub enum Event<'a> {
         file: &'a str,
         /// Its bytes, where known.
         size: Option<u64>,
-        /// The bytes that an earlier attempt left.
+        /// The bytes that are left of an earlier attempt.
         kept: u64,
     },
-    /// A file has this many bytes now; fewer than before where it had to be begun anew.
+    /// A file has this many bytes now; fewer than before where its download had to restart.
     Reached {
         /// The file.
         file: &'a str,
         /// Its bytes so far.
         bytes: u64,
     },
-    /// A file is whole and in its place.
+    /// A file is complete and has its final name.
     Ended {
         /// The file.
         file: &'a str,
     },
-    /// A request failed in a way that may pass, and will be made again after a pause.
+    /// A request failed, perhaps temporarily, and is retried after a pause.
     Waiting {
-        /// What was asked for: a file, or an address.
+        /// What was requested: a file, or an address.
         what: &'a str,
         /// What went wrong.
         why: &'a str,
         /// The pause.
         pause: Duration,
     },
-    /// Another process is downloading this file; it is waited for.
+    /// Another process is downloading this file; this one waits for it.
     Locked {
         /// The file.
         file: &'a str,
     },
-    /// The server could not be asked; what the cache has is used.
+    /// The server could not be reached; the cache's files are used.
     Stale {
-        /// Why it could not.
+        /// Why not.
         why: &'a str,
     },
 }
 
-/// Is told of events, from several threads.
+/// A callback for events, called from several threads.
 pub type Observer<'a> = dyn Fn(Event<'_>) + Sync + 'a;

@@ -23,7 +23,7 @@ pub struct Snapshot {
     pub folder: PathBuf,
     /// The revision: the one asked for, else the one that was chosen.
     pub revision: String,
-    /// The commit that it is.
+    /// Its commit.
     pub commit: String,
     /// The file with the weights, or the index of those; none where no weights were wanted.
     pub weights: Option<String>,
@@ -33,21 +33,22 @@ pub struct Snapshot {
     pub transferred: usize,
 }
 
-/// What is to be had, and where it was found.
+/// The chosen files, and where they were found.
 struct Choice {
     revision: String,
     listing: Listing,
     weights: Option<Weights>,
 }
 
-/// Sees to it that the cache has what is wanted of a revision.
+/// Ensures that the cache has the wanted files of a revision.
 ///
-/// Where no revision is named it is [`MAIN`] if that has Flax weights, else [`FLAX`] if there is one with Flax weights, else [`MAIN`]. Where
-/// the Hub cannot be asked, or may not be by [`Settings::offline`], it is what the cache has, if that is all that is needed.
+/// By default the revision is [`MAIN`] if that has Flax weights, else [`FLAX`] if there is one with
+/// Flax weights, else [`MAIN`]. Where the Hub cannot be reached, or [`Settings::offline`] forbids
+/// it, the cache's files are used if they are complete.
 ///
 /// # Errors
-/// A repository, revision or file that is not there or not shown; a server that cannot be reached, fails or gives what cannot be
-/// right; a cache that cannot be written; weights that are not there.
+/// A repository, revision or file that does not exist or is not visible; a server that cannot be
+/// reached, fails or gives an invalid response; a cache that cannot be written; missing weights.
 pub fn fetch(
     repo: &RepoId,
     revision: Option<&str>,
@@ -69,7 +70,7 @@ pub fn fetch(
     let client = Client::new(repo, settings, observer)?;
     let choice = match choose(repo, revision, wanted, |revision| client.listing(revision)) {
         Err(error) if error.is_absence() => {
-            // Python does so too: a model that was downloaded runs on a train.
+            // Python does so too: a model that was downloaded works without a network.
             let Ok(snapshot) = cached(&cache, repo, revision, wanted)? else {
                 return Err(error);
             };
@@ -83,7 +84,7 @@ pub fn fetch(
     download(&client, &cache, wanted, choice)
 }
 
-/// Chooses the revision and the weights in it. `list` gives a revision's files.
+/// Chooses the revision and the weights in it. `list` returns a revision's files.
 fn choose(
     repo: &RepoId,
     revision: Option<&str>,
@@ -145,7 +146,7 @@ fn download(
     let mut rest = files.clone();
     match &weights {
         Some(weights) if weights.is_index => {
-            // The index has to be here for its shards to be known.
+            // The index must be present for its shards to be known.
             transferred += usize::from(download.file(&weights.file)?);
             let path = cache.snapshot(&listing.commit).join(&weights.file);
             for shard in shard_names(&path)? {
@@ -171,7 +172,8 @@ fn download(
             .collect::<Vec<_>>(),
     );
     files.sort();
-    // Only now: until all is there, the commit that the revision was before is the one to use without the Hub.
+    // Only now: until all files are present, the revision's previous commit is the one to use
+    // without the Hub.
     cache.set_commit(&revision, &listing.commit)?;
     Ok(Snapshot {
         folder: cache.snapshot(&listing.commit),
@@ -183,7 +185,7 @@ fn download(
     })
 }
 
-/// Downloads files, several at a time. The first error ends all.
+/// Downloads files, several at a time. The first error stops all.
 fn in_parallel(download: &Download<'_>, files: &[String], workers: usize) -> Result<usize> {
     let queue: Mutex<VecDeque<&String>> = Mutex::new(files.iter().collect());
     let failed: Mutex<Option<Error>> = Mutex::new(None);
@@ -200,7 +202,7 @@ fn in_parallel(download: &Download<'_>, files: &[String], workers: usize) -> Res
             match download.file(file) {
                 Ok(new) => transferred += usize::from(new),
                 Err(error) => {
-                    // Those that stop after it have nothing to say.
+                    // The errors of downloads that it stopped say nothing new.
                     failed
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
@@ -228,13 +230,13 @@ fn in_parallel(download: &Download<'_>, files: &[String], workers: usize) -> Res
     }
 }
 
-/// The shards that a downloaded index names; names that are no plain file's are refused.
+/// The shards that a downloaded index names; names that are not those of plain files are refused.
 fn shard_names(index: &std::path::Path) -> Result<Vec<String>> {
     let text = std::fs::read(index).map_err(Error::io(index))?;
     Ok(shards(index, &text)?.into_keys().collect())
 }
 
-/// What the cache has, if that is all that is needed; else what it lacks.
+/// The cache's files, if they are complete; otherwise what is missing.
 fn cached(
     cache: &RepoCache,
     repo: &RepoId,

@@ -1,12 +1,13 @@
-//! Hashes that ETags are.
+//! ETags that are hashes.
 
 use std::fmt::Write;
 
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-/// Hashes a file's content while it arrives, to compare it with its ETag: the Hub's is the SHA-256 of a large file, and git's name for
-/// the content, a SHA-1 with a header, of a small one. A plain SHA-1 is taken too. Other ETags say nothing of the content.
+/// Hashes a file's content while it arrives, to compare it with its ETag: the Hub's is the SHA-256
+/// of a large file, and git's name for the content, a SHA-1 with a header, of a small one. A plain
+/// SHA-1 is taken too. Other ETags say nothing about the content.
 #[derive(Clone)]
 pub(super) enum Check {
     Sha256(Sha256),
@@ -14,7 +15,7 @@ pub(super) enum Check {
     None,
 }
 
-/// A content that is not what its ETag says.
+/// A content that does not match its ETag.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Mismatch {
     pub(super) algorithm: &'static str,
@@ -48,7 +49,7 @@ impl Check {
         }
     }
 
-    /// Compares all that was hashed with the ETag.
+    /// Compares the hash of all bytes with the ETag.
     pub(super) fn finish(self, etag: &str) -> Result<(), Mismatch> {
         let compare = |algorithm, found: String| match found.eq_ignore_ascii_case(etag) {
             true => Ok(()),

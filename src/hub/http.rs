@@ -1,21 +1,23 @@
-//! Requests: redirects followed by hand, so that the token goes to the Hub alone; failures told apart by whether they may pass.
+//! Requests: redirects are followed here, so that the token is sent to the Hub alone, and transient
+//! failures are retried.
 
-use std::io::{self, Read};
-use std::net::IpAddr;
+use std::io;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use ureq::http::{HeaderMap, Method, Request, Response, Uri, header};
+use ureq::Agent;
+use ureq::http::{HeaderMap, Method, Request, header};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body};
 
-use super::access::{self, FileHeaders};
+use super::address::{is_loopback, join, origin, without_query};
 use super::events::{Event, Observer};
+use super::response::{Failure, FileHeaders, FileResponse, Retry, failure, malformed, unanswered};
 use super::{Error, RepoId, Result, Settings};
 
 /// Redirects that are followed in a row.
 const MAX_HOPS: usize = 10;
-/// The most that is read of an answer that is kept in memory: a listing of a hundred thousand files has some ten megabytes.
+/// The most that is read of a response that is kept in memory: a listing of a hundred thousand
+/// files has some ten megabytes.
 const MAX_TEXT: u64 = 1 << 26;
 
 /// Makes requests for one repository.
@@ -24,36 +26,6 @@ pub(super) struct Client<'a> {
     pub(super) repo: &'a RepoId,
     pub(super) settings: &'a Settings,
     pub(super) observer: &'a Observer<'a>,
-}
-
-/// An answer that is no failure.
-pub(super) struct Answer {
-    /// What its headers and those of the redirects to it say of a file.
-    pub(super) file: FileHeaders,
-    pub(super) response: Response<Body>,
-}
-
-/// A request that failed.
-pub(super) struct Failure {
-    pub(super) error: Box<Error>,
-    /// The HTTP status, where there was one.
-    pub(super) status: Option<u16>,
-    /// The Hub's own word for what is wrong, or nothing.
-    pub(super) code: String,
-    pub(super) retry: Retry,
-}
-
-/// Whether a failure may pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Retry {
-    /// It stays.
-    Never,
-    /// It may, but hardly: one more attempt.
-    Once,
-    /// It may.
-    Again,
-    /// It does after so many seconds, says the server.
-    After(u64),
 }
 
 impl<'a> Client<'a> {
@@ -80,7 +52,7 @@ impl<'a> Client<'a> {
         }
         let mut config = Agent::config_builder();
         if origin(&settings.endpoint).is_some_and(|(_, host, _)| is_loopback(&host)) {
-            // Whatever proxy the environment names is for what lies beyond this machine.
+            // A proxy from the environment is for other machines.
             config = config.proxy(None);
         }
         let config = config
@@ -104,14 +76,15 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// Makes a request once, redirects included. `from` asks for the bytes from there on, and `tag` only if the content is still the same.
+    /// Makes a request once, redirects included. `from` requests the bytes from that offset on, and
+    /// `tag` only if the content is unchanged.
     pub(super) fn send(
         &self,
         method: &Method,
         url: &str,
         from: u64,
         tag: Option<&str>,
-    ) -> std::result::Result<Answer, Failure> {
+    ) -> std::result::Result<FileResponse, Failure> {
         let hub = origin(&self.settings.endpoint);
         let mut url = url.to_owned();
         let mut file = FileHeaders::default();
@@ -142,34 +115,42 @@ impl<'a> Client<'a> {
             if status.is_redirection() {
                 let (next, is_relative) = next_hop(&url, response.headers())?;
                 if is_relative {
-                    // The file has another name at the Hub, and only there is its own ETag said. Python has it so too.
+                    // The file has another name at the Hub, whose response has its own ETag. Python
+                    // does the same.
                     file = FileHeaders::default();
                 } else if *method == Method::HEAD && file.is_known() {
-                    // A file's headers come with the redirect to where its content is: nobody need be asked there.
-                    return Ok(Answer { file, response });
+                    // A file's headers come with the redirect to its content: no further request is
+                    // needed.
+                    return Ok(FileResponse { file, response });
                 }
                 url = next;
                 continue;
             }
             if status.is_success() || status.as_u16() == 416 {
-                return Ok(Answer { file, response });
+                return Ok(FileResponse { file, response });
             }
-            return Err(access::failure(self, &url, at_hub, &mut response));
+            return Err(failure(
+                self.repo,
+                self.settings,
+                &url,
+                at_hub,
+                &mut response,
+            ));
         }
         Err(malformed(&url, "too many redirects"))
     }
 
-    /// Makes a request until it succeeds or there is no point in more. `what` names it to whoever waits.
+    /// Makes a request until it succeeds or retrying is pointless. `what` names it in events.
     pub(super) fn request(
         &self,
         method: &Method,
         url: &str,
         what: &str,
-    ) -> std::result::Result<Answer, Failure> {
+    ) -> std::result::Result<FileResponse, Failure> {
         self.persist(what, || self.send(method, url, 0, None))
     }
 
-    /// Asks for JSON.
+    /// Requests JSON.
     pub(super) fn json<T: DeserializeOwned>(&self, url: &str) -> std::result::Result<T, Failure> {
         let text = self.persist(&without_query(url), || {
             let mut answer = self.send(&Method::GET, url, 0, None)?;
@@ -182,7 +163,7 @@ impl<'a> Client<'a> {
                 .map_err(|error| unanswered(url, error))
         })?;
         serde_json::from_slice(&text)
-            .map_err(|error| malformed(url, &format!("not the JSON that the Hub gives: {error}")))
+            .map_err(|error| malformed(url, &format!("not the Hub's JSON: {error}")))
     }
 
     fn persist<T>(
@@ -204,7 +185,8 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Waits before the next attempt; or says that there is to be none, after so many failures in a row.
+    /// Waits before the next attempt, and returns whether there is to be one after this many
+    /// failures in a row.
     pub(super) fn waits_after(&self, what: &str, failure: &Failure, failures: u32) -> bool {
         let retries = &self.settings.retries;
         let most = match failure.retry {
@@ -233,166 +215,15 @@ impl<'a> Client<'a> {
     }
 }
 
-/// The start of what a failed request's answer says.
-pub(super) fn beginning(response: &mut Response<Body>) -> Vec<u8> {
-    let mut text = Vec::new();
-    // What is said beside the status is a courtesy; where it cannot be read it is not missed.
-    let _ = response
-        .body_mut()
-        .as_reader()
-        .take(1 << 14)
-        .read_to_end(&mut text);
-    text
-}
-
-/// A server's answer that cannot be used, and would not be better the next time.
-pub(super) fn malformed(url: &str, problem: &str) -> Failure {
-    Failure {
-        error: Box::new(Error::Answer {
-            url: without_query(url),
-            problem: problem.to_owned(),
-        }),
-        status: None,
-        code: String::new(),
-        retry: Retry::Never,
-    }
-}
-
-/// A request without an answer, or with one that ended too early.
-fn unanswered(url: &str, error: ureq::Error) -> Failure {
-    let retry = match &error {
-        ureq::Error::HostNotFound => Retry::Once,
-        ureq::Error::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused => Retry::Once,
-        // Bytes that came and are not what they should be, as a certificate that is not trusted.
-        ureq::Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => Retry::Never,
-        ureq::Error::Io(_)
-        | ureq::Error::Timeout(_)
-        | ureq::Error::ConnectionFailed
-        | ureq::Error::Protocol(_) => Retry::Again,
-        _ => Retry::Never,
-    };
-    let problem = match error {
-        ureq::Error::Io(error) => error.to_string(),
-        ureq::Error::HostNotFound => "no such host".to_owned(),
-        ureq::Error::Timeout(_) => "no answer in time".to_owned(),
-        error => error.to_string(),
-    };
-    Failure {
-        error: Box::new(Error::Unreachable {
-            url: without_query(url),
-            problem,
-        }),
-        status: None,
-        code: String::new(),
-        retry,
-    }
-}
-
-/// Where a redirect leads, and whether it says so without naming a server.
+/// The target of a redirect, and whether it is relative, without a server's name.
 fn next_hop(url: &str, headers: &HeaderMap) -> std::result::Result<(String, bool), Failure> {
     let location = headers
         .get(header::LOCATION)
         .and_then(|value| value.to_str().ok())
-        .ok_or_else(|| malformed(url, "a redirect to nowhere"))?;
+        .ok_or_else(|| malformed(url, "a redirect without a location"))?;
     let is_relative = origin(location).is_none() && !location.starts_with("//");
     match join(url, location).filter(|next| origin(next).is_some()) {
         Some(next) => Ok((next, is_relative)),
-        None => Err(malformed(url, "a redirect to no http address")),
-    }
-}
-
-/// The address that a reference means at another address (RFC 3986, section 5, without dot segments).
-fn join(base: &str, reference: &str) -> Option<String> {
-    let reference = reference.split('#').next().unwrap_or_default();
-    if reference.contains("://") && origin(reference).is_some() {
-        return Some(reference.to_owned());
-    }
-    let (scheme, rest) = base.split_once("://")?;
-    if let Some(authority) = reference.strip_prefix("//") {
-        return Some(format!("{scheme}://{authority}"));
-    }
-    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    if reference.starts_with('/') {
-        return Some(format!("{scheme}://{authority}{reference}"));
-    }
-    let path = path.split('?').next().unwrap_or_default();
-    let folder = path
-        .rfind('/')
-        .and_then(|end| path.get(..=end))
-        .unwrap_or("/");
-    Some(format!("{scheme}://{authority}{folder}{reference}"))
-}
-
-/// Who answers at an address: scheme, host and port; or nothing where it is no http address.
-pub(super) fn origin(url: &str) -> Option<(String, String, u16)> {
-    let uri: Uri = url.parse().ok()?;
-    let port = match uri.scheme_str()? {
-        "http" => 80,
-        "https" => 443,
-        _ => return None,
-    };
-    Some((
-        uri.scheme_str()?.to_owned(),
-        uri.host()?.to_ascii_lowercase(),
-        uri.port_u16().unwrap_or(port),
-    ))
-}
-
-fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
-}
-
-/// An address as messages have it: what stands behind the question mark may be a secret.
-pub(super) fn without_query(url: &str) -> String {
-    url.split('?').next().unwrap_or_default().to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn references_are_joined_to_their_base() {
-        let base = "http://hub:80/a/b?c=d/e";
-        for (reference, joined) in [
-            ("https://cdn/x?y", "https://cdn/x?y"),
-            ("//cdn/x", "http://cdn/x"),
-            ("/x#part", "http://hub:80/x"),
-            ("x", "http://hub:80/a/x"),
-            ("?url=https://y", "http://hub:80/a/?url=https://y"),
-        ] {
-            assert_eq!(
-                join(base, reference).as_deref(),
-                Some(joined),
-                "{reference}"
-            );
-        }
-        assert_eq!(join("http://hub", "x").as_deref(), Some("http://hub/x"));
-    }
-
-    #[test]
-    fn this_machine_is_known() {
-        for host in ["localhost", "127.0.0.1", "[::1]"] {
-            assert!(is_loopback(host), "{host}");
-        }
-        for host in ["hub", "127.0.0.1.example", "10.0.0.1", ""] {
-            assert!(!is_loopback(host), "{host}");
-        }
-    }
-
-    #[test]
-    fn an_origin_is_scheme_host_and_port() {
-        assert_eq!(origin("http://Hub/x"), origin("http://hub:80"));
-        assert_ne!(origin("http://hub:81"), origin("http://hub"));
-        assert_ne!(origin("https://hub"), origin("http://hub"));
-        assert_ne!(origin("http://hub.evil.example"), origin("http://hub"));
-        assert_ne!(
-            origin("http://evil@hub:80").map(|o| o.1),
-            Some("evil".to_owned())
-        );
-        for none in ["", "hub", "ftp://hub", "http://", "file:///etc"] {
-            assert_eq!(origin(none), None, "{none}");
-        }
+        None => Err(malformed(url, "a redirect to an address that is not http")),
     }
 }

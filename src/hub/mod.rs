@@ -1,14 +1,17 @@
-//! The Hugging Face Hub: a model's files by repository and revision, in the cache that Python's huggingface_hub has too.
+//! The Hugging Face Hub: a model's files by repository and revision, in the cache that Python's
+//! huggingface_hub uses too.
 //!
-//! [`fetch`] asks for the files of a revision, takes those that a checkpoint needs with the weights in one form, and puts what the
-//! cache lacks there: `models--ORG--NAME/blobs/ETAG` holds contents, `snapshots/COMMIT/FILE` links to them, and `refs/REVISION` names a
-//! commit. What Python has downloaded is found, and the reverse.
+//! [`fetch`] lists the files of a revision, selects those that a checkpoint needs with the weights
+//! in one format, and downloads what the cache lacks: `models--ORG--NAME/blobs/ETAG` holds
+//! contents, `snapshots/COMMIT/FILE` links to them, and `refs/REVISION` names a commit. What Python
+//! has downloaded is found, and the reverse.
 //!
-//! A file grows as `blobs/ETAG.incomplete` and gets its name when its size and its hash, where the ETag is one, are right. So
-//! a download that is cut, or whose process is killed, goes on where it was, and no half file is ever under a final name. A lock
-//! that Python takes too keeps two processes from writing one file.
+//! A file is written as `blobs/ETAG.incomplete` and renamed when its size and, where the ETag is
+//! one, its hash are right. So a download that is interrupted, or whose process is killed, resumes,
+//! and no partial file ever has its final name. A lock that Python takes too keeps two processes
+//! from writing one file.
 
-mod access;
+mod address;
 mod api;
 mod cache;
 mod download;
@@ -18,6 +21,7 @@ mod fetch;
 mod hash;
 mod http;
 mod repo;
+mod response;
 mod select;
 mod settings;
 mod transfer;

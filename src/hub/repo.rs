@@ -1,4 +1,4 @@
-//! Names: of repositories, revisions, files, and what servers call their contents.
+//! Names of repositories, revisions, files, and contents.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{Error, Result};
 
-/// What stands for itself in a part of a path.
+/// The characters that need no encoding in a part of a path.
 const PART: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -39,8 +39,8 @@ impl fmt::Display for RepoId {
 impl FromStr for RepoId {
     type Err = Error;
 
-    /// Reads a name by the rules of huggingface_hub: letters, digits, `-`, `_` and `.`, at most 96 of them, with one slash; no `--` and no
-    /// `..`; neither `-` nor `.` at the ends of a part.
+    /// Reads a name by the rules of huggingface_hub: letters, digits, `-`, `_` and `.`, at most 96
+    /// of them, with one slash; no `--` and no `..`; neither `-` nor `.` at the ends of a part.
     fn from_str(text: &str) -> Result<Self> {
         let refused = |problem| Error::RepoName {
             name: text.to_owned(),
@@ -60,7 +60,9 @@ impl FromStr for RepoId {
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
             {
-                return Err(refused("it has other than letters, digits, -, _ and ."));
+                return Err(refused(
+                    "it has characters other than letters, digits, -, _ and .",
+                ));
             }
             if part.starts_with(['-', '.']) || part.ends_with(['-', '.']) {
                 return Err(refused("a part of it begins or ends with - or ."));
@@ -76,7 +78,8 @@ impl FromStr for RepoId {
     }
 }
 
-/// Checks that a revision is a name that can be a path below `refs`, as branches, tags, `refs/pr/1` and commits are.
+/// Checks that a revision is a name that can be a path below `refs`, as branches, tags, `refs/pr/1`
+/// and commits are.
 pub(super) fn check_revision(revision: &str) -> Result<()> {
     if is_path_within(revision) && !revision.contains(char::is_whitespace) {
         Ok(())
@@ -87,13 +90,14 @@ pub(super) fn check_revision(revision: &str) -> Result<()> {
     }
 }
 
-/// Whether a path with slashes stays within the folder that it is joined to, in any system's notation.
+/// Whether a path with slashes stays within the folder that it is joined to, in any system's
+/// notation.
 pub(super) fn is_path_within(path: &str) -> bool {
     path.split('/').all(|part| !matches!(part, "" | "." | ".."))
         && !path.contains(|c: char| matches!(c, '\\' | ':') || c.is_control())
 }
 
-/// Whether a text that a server gave can be the name of a file in the cache, with a suffix behind it.
+/// Whether a string from a server can be the name of a file in the cache, with a suffix appended.
 pub(super) fn is_plain_name(name: &str) -> bool {
     (1..=200).contains(&name.len())
         && !name.starts_with('.')
@@ -102,12 +106,12 @@ pub(super) fn is_plain_name(name: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
-/// Writes a text as one part of a path in an address: slashes are encoded too.
+/// Encodes a string as one part of a path in an address: slashes are encoded too.
 pub(super) fn encode_part(text: &str) -> String {
     utf8_percent_encode(text, PART).to_string()
 }
 
-/// Writes a path in an address: slashes stay.
+/// Encodes a path in an address: slashes stay.
 pub(super) fn encode_path(path: &str) -> String {
     path.split('/')
         .map(encode_part)

@@ -8,13 +8,13 @@ use crate::checkpoint::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Wanted {
-    /// Configuration, tokenizer and the weights in one form.
+    /// Configuration, tokenizer and the weights in one format.
     Checkpoint,
     /// `config.json` and `generation_config.json` alone.
     Configuration,
 }
 
-/// Small files beside the weights, wanted where they are there.
+/// Small files beside the weights, downloaded where they exist.
 const COMPANIONS: [&str; 7] = [
     "config.json",
     "generation_config.json",
@@ -24,10 +24,10 @@ const COMPANIONS: [&str; 7] = [
     "chat_template.jinja",
     "chat_template.json",
 ];
-/// Tokenizers; the first that is there is taken.
+/// Tokenizers; the first that exists is taken.
 const TOKENIZERS: [&str; 2] = ["tokenizer.json", "tokenizer.model"];
 
-/// A file that leads to all weights: it has them, or is the index of those that do.
+/// A file that gives access to all weights: it contains them, or is the index of those that do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Weights {
     pub(super) file: String,
@@ -35,7 +35,8 @@ pub(super) struct Weights {
     pub(super) is_flax: bool,
 }
 
-/// The weights that a folder with these files is opened by: the same as [`crate::checkpoint::Checkpoint::open`] finds.
+/// The weights by which a folder with these files is opened: the same that
+/// [`crate::checkpoint::Checkpoint::open`] finds.
 pub(super) fn weights(files: &[String]) -> Option<Weights> {
     let known = [(FLAX_FILE, false, true), (FLAX_INDEX_FILE, true, true)]
         .into_iter()
@@ -74,7 +75,7 @@ pub(super) fn looked_for() -> String {
     names.join(", ")
 }
 
-/// The files beside the weights that are wanted and there.
+/// The files beside the weights that are wanted and exist.
 pub(super) fn companions(files: &[String], wanted: Wanted) -> Vec<String> {
     let there = |name: &&str| files.iter().any(|file| file == name);
     let mut names: Vec<&str> = Vec::new();

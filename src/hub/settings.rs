@@ -1,4 +1,4 @@
-//! What the environment says of the Hub, by the names that huggingface_hub has.
+//! The settings of the Hub from the environment, with the names that huggingface_hub uses.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -14,10 +14,10 @@ const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 pub struct Token(String);
 
 impl Token {
-    /// Takes a token's text, or nothing where it is blank.
+    /// Reads a token; none where it is blank.
     ///
     /// # Errors
-    /// A text that cannot be sent in a header; `source` is where it comes from.
+    /// A string that cannot be sent in a header; `source` is where it comes from.
     pub fn new(text: &str, source: &'static str) -> Result<Option<Self>> {
         let text = text.trim();
         if text.is_empty() {
@@ -26,7 +26,7 @@ impl Token {
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(Error::Setting {
                 variable: source,
-                problem: "not a token: it has other than visible ASCII characters".to_owned(),
+                problem: "not a token: it has characters that are not visible ASCII".to_owned(),
             });
         }
         Ok(Some(Self(text.to_owned())))
@@ -44,14 +44,14 @@ impl fmt::Debug for Token {
     }
 }
 
-/// How often a request that failed is made again, and after what pauses.
+/// How often a failed request is retried, and after which pauses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retries {
-    /// Requests in a row that may fail.
+    /// The number of failures in a row after which a request is given up.
     pub attempts: u32,
     /// The pause after the first; each next one is twice as long.
     pub first_pause: Duration,
-    /// The longest pause, and the longest that a server's wish for one is granted.
+    /// The longest pause, and the longest that is granted to a server that asks for one.
     pub longest_pause: Duration,
 }
 
@@ -66,7 +66,7 @@ impl Default for Retries {
 }
 
 impl Retries {
-    /// The pause after so many failures in a row, one being the first.
+    /// The pause after this many failures in a row, counted from one.
     pub(super) fn pause(&self, failures: u32) -> Duration {
         let doubled = 1u32
             .checked_shl(failures.saturating_sub(1))
@@ -77,7 +77,7 @@ impl Retries {
     }
 }
 
-/// Where the Hub is, what it is told, and where its files are kept.
+/// The address of the Hub, what is sent to it, and where its files are stored.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The server's address, without a slash at its end.
@@ -86,25 +86,26 @@ pub struct Settings {
     pub cache: PathBuf,
     /// The account's token. It is sent to the endpoint alone.
     pub token: Option<Token>,
-    /// Make no request: use what the cache has.
+    /// Make no request: use the cache's files.
     pub offline: bool,
-    /// How long to wait for an answer to begin.
+    /// How long to wait for a response to begin.
     pub answer_timeout: Duration,
     /// How long a connection may be silent.
     pub silence_timeout: Duration,
     /// Certificates to trust instead of Mozilla's, in PEM form.
     pub certificates: Option<PathBuf>,
-    /// How failures are borne.
+    /// How failures are retried.
     pub retries: Retries,
     /// Files that are downloaded at a time.
     pub workers: usize,
 }
 
 impl Settings {
-    /// What this process's environment says: `HF_ENDPOINT`, `HF_HUB_CACHE` (else `HUGGINGFACE_HUB_CACHE`, else `hub` in `HF_HOME`, which
-    /// is `$XDG_CACHE_HOME/huggingface` or `~/.cache/huggingface`), `HF_TOKEN` (else the file that `HF_TOKEN_PATH` names, else
-    /// `token` in `HF_HOME`), `HF_HUB_DISABLE_IMPLICIT_TOKEN`, `HF_HUB_OFFLINE`, `HF_HUB_ETAG_TIMEOUT`, `HF_HUB_DOWNLOAD_TIMEOUT`, and
-    /// `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE` or `SSL_CERT_FILE`.
+    /// The settings of this process's environment: `HF_ENDPOINT`, `HF_HUB_CACHE` (else
+    /// `HUGGINGFACE_HUB_CACHE`, else `hub` in `HF_HOME`, which is `$XDG_CACHE_HOME/huggingface` or
+    /// `~/.cache/huggingface`), `HF_TOKEN` (else the file that `HF_TOKEN_PATH` names, else `token`
+    /// in `HF_HOME`), `HF_HUB_DISABLE_IMPLICIT_TOKEN`, `HF_HUB_OFFLINE`, `HF_HUB_ETAG_TIMEOUT`,
+    /// `HF_HUB_DOWNLOAD_TIMEOUT`, and `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE` or `SSL_CERT_FILE`.
     ///
     /// # Errors
     /// Values that cannot be used; no home folder where one is needed.
@@ -146,14 +147,14 @@ impl Settings {
                 let file = path("HF_TOKEN_PATH").or_else(|| Some(home?.join("token")));
                 match file.map(std::fs::read_to_string) {
                     Some(Ok(token)) => Token::new(&token, "HF_TOKEN_PATH")?,
-                    // Without the file nobody has logged in.
+                    // Without the file the user has not logged in.
                     _ => None,
                 }
             }
         };
         let endpoint = text("HF_ENDPOINT")?.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
         let endpoint = endpoint.trim_end_matches('/').to_owned();
-        if super::http::origin(&endpoint).is_none() {
+        if super::address::origin(&endpoint).is_none() {
             return Err(setting(
                 "HF_ENDPOINT",
                 "not an address that begins with http:// or https://",
@@ -188,7 +189,7 @@ fn truth(value: &str) -> bool {
         .any(|yes| value.eq_ignore_ascii_case(yes))
 }
 
-/// A path in whose front `~` stands for the user's home.
+/// A path that may begin with `~` for the user's home.
 fn expand(value: &OsString, home: Option<&Path>) -> PathBuf {
     let path = Path::new(value);
     match (path.strip_prefix("~"), home) {

@@ -1,4 +1,4 @@
-//! One content from the Hub to its place, through interruptions, and checked.
+//! The transfer of one content from the Hub: resumed after interruptions, and checked.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -9,30 +9,31 @@ use ureq::http::{HeaderMap, Method, header};
 
 use super::events::Event;
 use super::hash::Check;
-use super::http::{Answer, Client, Failure, Retry, malformed};
+use super::http::Client;
+use super::response::{Failure, FileResponse, Retry, malformed};
 use super::{Error, Result};
 
-/// The bytes that are read at a time.
+/// Bytes that are read at a time.
 const CHUNK: usize = 1 << 18;
 
 /// Why an attempt at a transfer ended before the file did.
 enum Break {
-    /// It may go on.
+    /// It may resume.
     Passing(Failure),
-    /// It will not.
+    /// It cannot.
     Fatal(Error),
 }
 
-/// One content on its way.
+/// The transfer of one content.
 pub(super) struct Transfer<'a> {
     pub(super) client: &'a Client<'a>,
-    /// Set when another file has failed: the rest is not worth waiting for.
+    /// Set when another file has failed: the others stop.
     pub(super) stop: &'a AtomicBool,
     pub(super) file: &'a str,
     pub(super) address: &'a str,
     pub(super) etag: &'a str,
     pub(super) size: Option<u64>,
-    /// Where it grows.
+    /// The path of the partial content.
     pub(super) path: PathBuf,
 }
 
@@ -41,12 +42,12 @@ struct Partial {
     file: File,
     bytes: u64,
     check: Check,
-    /// What the server that has the content called it in this run.
+    /// The ETag that the content's server gave in this run.
     tag: Option<String>,
 }
 
 impl Transfer<'_> {
-    /// Transfers what is lacking, checks the whole, and gives it its name.
+    /// Transfers what is missing, checks the content, and renames it.
     pub(super) fn run(&self, blob: &Path) -> Result<()> {
         let mut partial = self.open()?;
         let mut kept = partial.bytes;
@@ -57,14 +58,15 @@ impl Transfer<'_> {
         });
         loop {
             self.complete(&mut partial)?;
-            // A content that was begun here, and not by who knows whom, is not begun again if it is wrong.
+            // A content that was transferred by this process alone is not transferred again if it
+            // is wrong.
             match self.verify(&partial) {
                 Err(_) if kept > 0 => {
                     kept = 0;
                     self.reset(&mut partial)?;
                 }
                 Err(error) => {
-                    // It would be wrong the next time too.
+                    // It would be wrong again.
                     let _ = fs::remove_file(&self.path);
                     return Err(error);
                 }
@@ -77,7 +79,7 @@ impl Transfer<'_> {
         Ok(())
     }
 
-    /// Opens what an earlier attempt left, and hashes it.
+    /// Opens what is left of an earlier attempt, and hashes it.
     fn open(&self) -> Result<Partial> {
         let mut file = OpenOptions::new()
             .read(true)
@@ -109,7 +111,7 @@ impl Transfer<'_> {
         Ok(partial)
     }
 
-    /// Throws away what has arrived.
+    /// Discards what has arrived.
     fn reset(&self, partial: &mut Partial) -> Result<()> {
         partial.file.set_len(0).map_err(Error::io(&self.path))?;
         partial
@@ -125,7 +127,8 @@ impl Transfer<'_> {
         Ok(())
     }
 
-    /// Transfers until all is there, through as many interruptions as are borne.
+    /// Transfers until the content is complete, through as many interruptions as the settings
+    /// allow.
     fn complete(&self, partial: &mut Partial) -> Result<()> {
         let mut failures = 0;
         loop {
@@ -137,7 +140,7 @@ impl Transfer<'_> {
                 Ok(()) => return Ok(()),
                 Err(Break::Fatal(error)) => return Err(error),
                 Err(Break::Passing(failure)) => {
-                    // What moves, however slowly, arrives.
+                    // Any progress resets the count of failures.
                     failures = if partial.bytes > before {
                         1
                     } else {
@@ -145,7 +148,7 @@ impl Transfer<'_> {
                     };
                     if !self.client.waits_after(self.file, &failure, failures) {
                         return Err(match (failure.status, failure.retry) {
-                            // What broke off is a transfer, if there was an answer at all.
+                            // It is an interrupted transfer only if there was a response at all.
                             (None, Retry::Again) if partial.bytes > 0 => Error::Broken {
                                 file: self.file.to_owned(),
                                 arrived: partial.bytes,
@@ -160,7 +163,7 @@ impl Transfer<'_> {
         }
     }
 
-    /// Makes one request for what is lacking and takes what comes.
+    /// Makes one request for what is missing and stores the response.
     fn attempt(&self, partial: &mut Partial) -> std::result::Result<(), Break> {
         let client = self.client;
         let answer = client
@@ -172,7 +175,7 @@ impl Transfer<'_> {
             )
             .map_err(Break::Passing)?;
         if answer.response.status().as_u16() == 416 {
-            // It has no bytes from there on; so what is here is not of this file.
+            // The server has no bytes from this offset on, so what is here is not of this file.
             self.reset(partial).map_err(Break::Fatal)?;
             let mut failure = malformed(self.address, "no such part (status 416)");
             failure.retry = Retry::Once;
@@ -202,7 +205,7 @@ impl Transfer<'_> {
             let chunk = buffer.get(..count).unwrap_or(&buffer);
             let after = partial.bytes + count as u64;
             if let Some(size) = self.size.filter(|&size| after > size) {
-                // Nothing of it can be trusted.
+                // None of it can be trusted.
                 let _ = fs::remove_file(&self.path);
                 return Err(Break::Fatal(self.wrong_size(size, after)));
             }
@@ -219,8 +222,8 @@ impl Transfer<'_> {
         }
     }
 
-    /// Sees to it that what comes goes where it belongs: the server may send the rest, as asked, or all.
-    fn place(&self, answer: &Answer, partial: &mut Partial) -> Result<()> {
+    /// Prepares for the response: the server may send the rest, as requested, or the whole content.
+    fn place(&self, answer: &FileResponse, partial: &mut Partial) -> Result<()> {
         if let Some(found) = answer.file.etag.as_ref().filter(|etag| *etag != self.etag) {
             return Err(Error::WrongEtag {
                 file: self.file.to_owned(),
@@ -231,7 +234,9 @@ impl Transfer<'_> {
         let headers = answer.response.headers();
         let bad = |problem: &str| *malformed(self.address, problem).error;
         let (start, total) = match answer.response.status().as_u16() {
-            206 => content_range(headers).ok_or_else(|| bad("a part without its place"))?,
+            206 => {
+                content_range(headers).ok_or_else(|| bad("a part without a valid Content-Range"))?
+            }
             _ => (0, length(headers)),
         };
         if let (Some(expected), Some(found)) = (self.size, total)
@@ -243,11 +248,11 @@ impl Transfer<'_> {
         match start {
             start if start == partial.bytes => Ok(()),
             0 => self.reset(partial),
-            _ => Err(bad("another part than was asked for")),
+            _ => Err(bad("not the part that was requested")),
         }
     }
 
-    /// Holds size and hash against what the Hub said.
+    /// Compares size and hash with what the Hub stated.
     fn verify(&self, partial: &Partial) -> Result<()> {
         if let Some(size) = self.size.filter(|&size| size != partial.bytes) {
             return Err(self.wrong_size(size, partial.bytes));
@@ -275,7 +280,7 @@ impl Transfer<'_> {
     fn broken(&self, problem: &str) -> Break {
         Break::Passing(Failure {
             error: Box::new(Error::Unreachable {
-                url: super::http::without_query(self.address),
+                url: super::address::without_query(self.address),
                 problem: problem.to_owned(),
             }),
             status: None,
@@ -315,13 +320,11 @@ fn read(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// What is said of a connection that broke.
+/// The message for a connection that broke.
 fn said(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => "the connection was closed".to_owned(),
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
-            "nothing came for too long".to_owned()
-        }
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => "no data arrived in time".to_owned(),
         _ => error.to_string(),
     }
 }

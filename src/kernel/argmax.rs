@@ -1,23 +1,25 @@
-//! The greatest of each row.
+//! The maximum of each row.
 
 use half::bf16;
 use hlo::ElementType;
 
 use super::pool::{Parts, Pool};
-use crate::pjrt::{CallResult, CustomCall, Operand};
+use crate::pjrt::{Attributes, CallResult, CustomCall, Operand};
 
-/// The name that programs find the greatest of each row by.
+/// The name that programs call the maximum of each row by.
 ///
-/// Operand: [rows, n], n at least 1, bfloat16 or float32, row-major. Results: the greatest element of each row, \[rows\] of that type,
-/// and its position, s32 \[rows\]: of equal ones the first, and the first NaN where there is one, as [`hlo::Builder::argmax`] has it.
+/// Operand: [rows, n], n at least 1, bfloat16 or float32, row-major. Results: the maximum of each
+/// row, \[rows\] of that type, and its index, s32 \[rows\]: the first of equal elements, and the
+/// first NaN where there is one, as [`hlo::Builder::argmax`] defines it.
 ///
-/// XLA:CPU compares the elements one by one, which at a large vocabulary takes a noticeable part of a decode step.
+/// XLA:CPU compares the elements one by one, which takes a noticeable part of a decode step where
+/// the vocabulary is large.
 pub const ARGMAX: &str = "gemma_xla_argmax";
 
-/// Elements from which on all threads look.
-const LOOK_TOGETHER: usize = 1 << 16;
-/// Elements whose greatest is found before it is asked where it stands.
-const STRETCH: usize = 1 << 10;
+/// The number of elements from which on all threads search.
+const SEARCH_TOGETHER: usize = 1 << 16;
+/// Elements whose maximum is found before its index is.
+const BLOCK: usize = 1 << 10;
 
 /// [`ARGMAX`].
 pub(super) struct Argmax;
@@ -25,15 +27,20 @@ pub(super) struct Argmax;
 impl CustomCall for Argmax {
     const TARGET: &'static str = ARGMAX;
 
-    fn call(operands: &[Operand<'_>], results: &mut [CallResult<'_>]) -> Result<(), String> {
+    fn call(
+        attributes: &Attributes<'_>,
+        operands: &[Operand<'_>],
+        results: &mut [CallResult<'_>],
+    ) -> Result<(), String> {
+        attributes.only(&[])?;
         let ([x], [value, position]) = (operands, results) else {
             return Err("takes one operand and has two results".to_owned());
         };
         let &[rows, _] = x.dims() else {
-            return Err("takes a matrix".to_owned());
+            return Err("the operand is not a matrix".to_owned());
         };
         if value.dims() != [rows] || position.dims() != [rows] {
-            return Err(format!("{rows} rows have as many greatest elements"));
+            return Err(format!("{rows} rows need as many values and indices"));
         }
         let positions = position.as_s32_mut();
         let found = match x.element_type() {
@@ -41,7 +48,7 @@ impl CustomCall for Argmax {
             ElementType::F32 => rows_argmax(x.as_f32(), value.as_f32_mut(), positions),
             _ => None,
         };
-        found.ok_or_else(|| format!("{} of {:?} is not offered", x.element_type(), x.dims()))
+        found.ok_or_else(|| format!("{} of {:?} is not supported", x.element_type(), x.dims()))
     }
 }
 
@@ -74,7 +81,8 @@ macro_rules! ordered {
 ordered!(f32, i32, 0x7fff_ffff, 0x7f80_0000);
 ordered!(bf16, i16, 0x7fff, 0x7f80);
 
-/// Writes each row's greatest element and its position; none where the types are not those, or the rows have no elements or too many.
+/// Writes each row's maximum and its index; none where a type is wrong, or the rows have no
+/// elements or too many.
 fn rows_argmax<T: Ordered>(
     x: Option<&[T]>,
     values: Option<&mut [T]>,
@@ -90,32 +98,32 @@ fn rows_argmax<T: Ordered>(
         return None;
     }
     let (values, positions) = (Parts::new(values, 1), Parts::new(positions, 1));
-    let look = |row: usize| {
+    let search = |row: usize| {
         let elements = &x[row * width..(row + 1) * width];
         let position = argmax(elements);
-        // SAFETY: each row is looked at once.
+        // SAFETY: each row is searched once.
         let (to_value, to_position) = unsafe { (values.part(row), positions.part(row)) };
         to_value[0] = elements[position];
         to_position[0] = position as i32;
     };
-    if x.len() >= LOOK_TOGETHER {
-        Pool::global().run(rows, &look);
+    if x.len() >= SEARCH_TOGETHER {
+        Pool::global().run(rows, &search);
     } else {
-        (0..rows).for_each(look);
+        (0..rows).for_each(search);
     }
     Some(())
 }
 
-/// The position of the first of the greatest elements.
+/// The index of the first maximum.
 fn argmax<T: Ordered>(elements: &[T]) -> usize {
     let mut best = T::LOWEST;
     let mut first = 0;
-    for (number, stretch) in elements.chunks(STRETCH).enumerate() {
-        // Without a position in it, this is done many elements at a time.
-        let greatest = stretch.iter().fold(T::LOWEST, |best, x| best.max(x.key()));
-        if greatest > best {
-            best = greatest;
-            first = number * STRETCH;
+    for (number, block) in elements.chunks(BLOCK).enumerate() {
+        // Without the index, this is vectorized.
+        let maximum = block.iter().fold(T::LOWEST, |best, x| best.max(x.key()));
+        if maximum > best {
+            best = maximum;
+            first = number * BLOCK;
         }
     }
     let within = elements[first..].iter().position(|x| x.key() == best);
@@ -134,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_the_greatest_is_found() {
+    fn the_first_maximum_is_found() {
         let (inf, nan) = (f32::INFINITY, f32::NAN);
         for (elements, position) in [
             (&[3.0][..], 0),
@@ -153,24 +161,24 @@ mod tests {
     }
 
     #[test]
-    fn it_is_found_in_any_stretch() {
-        for place in [0, 1, STRETCH - 1, STRETCH, 2 * STRETCH + 7, 3 * STRETCH - 1] {
-            let mut elements: Vec<f32> = (0..3 * STRETCH).map(|i| (i % 50) as f32).collect();
+    fn it_is_found_in_any_block() {
+        for place in [0, 1, BLOCK - 1, BLOCK, 2 * BLOCK + 7, 3 * BLOCK - 1] {
+            let mut elements: Vec<f32> = (0..3 * BLOCK).map(|i| (i % 50) as f32).collect();
             elements[place] = 64.0;
             assert_eq!(of(&elements), place);
-            elements[3 * STRETCH - 1] = 64.0;
+            elements[3 * BLOCK - 1] = 64.0;
             assert_eq!(of(&elements), place, "the first of two");
         }
     }
 
     #[test]
-    fn many_rows_are_looked_at_by_all_threads() {
+    fn many_rows_are_searched_by_all_threads() {
         let (rows, width) = (33, 4001);
         let x: Vec<f32> = (0..rows * width)
             .map(|i| (i * 7919 % width) as f32)
             .collect();
         let (mut values, mut positions) = (vec![0.0; rows], vec![-1; rows]);
-        assert!(rows * width >= LOOK_TOGETHER);
+        assert!(rows * width >= SEARCH_TOGETHER);
         rows_argmax(Some(&x), Some(&mut values), Some(&mut positions)).expect("rows");
         for (row, &position) in positions.iter().enumerate() {
             let found = x[row * width + position as usize];

@@ -1,24 +1,29 @@
-//! What the CPU computes better than XLA has it do: matrix products of few rows, attention of a decode step over a cache, rows of a
-//! table, the greatest of a row.
+//! What the CPU computes faster than XLA has it do: matrix products of few rows, the attention of a
+//! decode step over a cache, rows of a table, the maximum of a row.
 //!
-//! A decode step reads every weight and the filled part of the cache for a handful of rows, so it should take as long as these
-//! take from memory. XLA's CPU compiler reaches a third of that, and it knows few operations on bfloat16: for the others it first
-//! rewrites the whole operand as float32. So its programs can call these functions instead: [`register`] makes them known to a
-//! plugin, as [`MATMUL`], [`ATTENTION`], [`TAKE_ROWS`] and [`ARGMAX`].
+//! A decode step reads every weight and the filled part of the cache for a handful of rows, so it
+//! should take as long as reading them from memory takes. XLA's CPU compiler reaches a third of
+//! that speed, and it supports few operations on bfloat16: for the others it first rewrites the
+//! whole operand as float32. So programs can call these functions instead, as [`MATMUL`],
+//! [`ATTENTION`], [`TAKE_ROWS`] and [`ARGMAX`]: [`custom_calls`] gives them to
+//! [`Plugin::open`](crate::pjrt::Plugin::open), and [`are_available`] tells whether a client's
+//! programs may call them.
 //!
-//! The product is made of vector instructions, in a [`Form`] that is chosen when the program runs. All unsafe code that does
-//! not speak to a plugin is in this module: threads that write to parts of one result, and vector instructions that want to
-//! be given pointers or the CPU to have them.
+//! The product consists of vector instructions of an [`InstructionSet`] that is chosen when the
+//! program runs. All unsafe code that does not speak to a plugin is in this module: threads that
+//! write to parts of one result, and vector instructions that need pointers or a CPU that has them.
 
 mod argmax;
 mod attention;
-mod call;
-mod form;
+mod instruction_set;
+mod matmul;
+mod ops;
 mod pack;
 mod pool;
 mod portable;
 mod product;
 mod rows;
+mod switch;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -27,19 +32,56 @@ mod x86;
 
 pub use argmax::ARGMAX;
 pub use attention::ATTENTION;
-pub use call::{Error, MATMUL, Result, SWITCH, register};
-pub use form::{Element, Form};
-
-use pool::Pool;
-pub use product::{Output, Sizes};
+pub use instruction_set::{Element, InstructionSet};
+pub use matmul::MATMUL;
+pub use ops::CpuOps;
+pub use product::{Output, ProductSizes};
 pub use rows::TAKE_ROWS;
+pub use switch::{Error, Result, SWITCH};
 
-/// `y` [rows, outputs] = `x` [rows, inputs] · `w` [outputs, inputs]ᵀ, all row-major, on all cores: each sum in float32 and
-/// then rounded to the type of `y`. A row of the result is the same, to the bit, whatever the other rows are and however many
-/// threads there are; another form gives other last bits.
+use crate::pjrt::{Client, CustomCallHandler};
+use pool::Pool;
+
+/// The functions as custom calls, for a plugin that may be one for CPUs; none where [`SWITCH`] is
+/// `off`. Other plugins' programs do not call them.
+///
+/// # Errors
+/// Where [`SWITCH`] has an invalid value.
+pub fn custom_calls() -> Result<Vec<CustomCallHandler>> {
+    if switch::chosen()?.is_none() {
+        return Ok(Vec::new());
+    }
+    Ok(vec![
+        CustomCallHandler::of::<matmul::Matmul>(),
+        CustomCallHandler::of::<attention::AttentionCall>(),
+        CustomCallHandler::of::<rows::TakeRows>(),
+        CustomCallHandler::of::<argmax::Argmax>(),
+    ])
+}
+
+/// Whether the client's programs may call the functions: its devices are CPUs, and all functions
+/// were registered when its plugin was loaded. Otherwise the compiler's own operations have to do.
+pub fn are_available(client: &Client) -> bool {
+    let is_cpu = matches!(client.platform_name(), "cpu" | "host" | "Host");
+    is_cpu
+        && [MATMUL, ATTENTION, TAKE_ROWS, ARGMAX]
+            .into_iter()
+            .all(|target| client.plugin().has_custom_call(target))
+}
+
+/// `y` [rows, outputs] = `x` [rows, inputs] · `w` [outputs, inputs]ᵀ, all row-major, on all cores:
+/// each sum in float32 and then rounded to the type of `y`. A row of the result has the same bits
+/// whatever the other rows are, on any number of threads; another instruction set gives other last
+/// bits.
 ///
 /// # Panics
-/// Where a slice is not as long as the sizes say, or this CPU does not have the form.
-pub fn multiply<W: Element, Y: Output>(form: Form, sizes: Sizes, x: &[W], w: &[W], y: &mut [Y]) {
-    product::multiply(Pool::global(), form, sizes, x, w, y);
+/// Where a slice does not have the length of the sizes, or this CPU lacks the instructions.
+pub fn multiply<W: Element, Y: Output>(
+    instructions: InstructionSet,
+    sizes: ProductSizes,
+    x: &[W],
+    w: &[W],
+    y: &mut [Y],
+) {
+    product::multiply(Pool::global(), instructions, sizes, x, w, y);
 }

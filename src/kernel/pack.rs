@@ -1,22 +1,21 @@
-//! Activations in the order in which tiles read them.
+//! Packing activations in the order in which tiles read them.
 //!
-//! The rows of a block stand side by side, step by step: of each step, the elements of every row. A tile then reads straight on,
-//! where rows a power of two apart would fight for the same places in the cache.
+//! The rows of a block are interleaved by steps: each step has the elements of every row. A tile
+//! then reads sequentially, where rows a power of two apart would compete for the same lines of the
+//! cache.
 
 use half::bf16;
 
 use super::tile::Line;
 
-/// Packs one step of a row; a tail shorter than the step is followed by zeros.
-pub(super) type Pack<W> = fn(&[W], &mut [Line]);
-
-/// bfloat16 as it is, 32 elements a line.
+/// bfloat16 unchanged, 32 elements per line.
 pub(super) fn bf16_as_is(values: &[bf16], lines: &mut [Line]) {
     fill(lines, values.iter().map(|value| value.to_bits()));
 }
 
-/// bfloat16 as float32: the elements of even place, then those of odd place. A tile gets the matching weights by shifting
-/// and by masking words that hold two of them. `STEP` elements, 16 a line.
+/// bfloat16 as float32: the elements of even index, then those of odd index. A tile gets the
+/// matching weights by shifting and by masking words that hold two of them. `STEP` elements, 16 per
+/// line.
 pub(super) fn bf16_split<const STEP: usize>(values: &[bf16], lines: &mut [Line]) {
     let mut floats = [0.0; STEP];
     for (place, value) in values.iter().take(STEP).enumerate() {
@@ -25,12 +24,12 @@ pub(super) fn bf16_split<const STEP: usize>(values: &[bf16], lines: &mut [Line])
     f32_as_is(&floats, lines);
 }
 
-/// bfloat16 as float32, in order, 16 elements a line.
+/// bfloat16 as float32, in order, 16 elements per line.
 pub(super) fn bf16_widened(values: &[bf16], lines: &mut [Line]) {
     fill(lines, values.iter().map(|value| value.to_f32().to_bits()));
 }
 
-/// float32 as it is, 16 elements a line.
+/// float32 unchanged, 16 elements per line.
 pub(super) fn f32_as_is(values: &[f32], lines: &mut [Line]) {
     fill(lines, values.iter().map(|value| value.to_bits()));
 }
@@ -52,7 +51,7 @@ impl Bits<4> for u32 {
     }
 }
 
-/// Writes the elements one after the other, and zeros behind them.
+/// Writes the elements in order, and zeros after them.
 fn fill<const SIZE: usize, B: Bits<SIZE>>(
     lines: &mut [Line],
     mut elements: impl Iterator<Item = B>,

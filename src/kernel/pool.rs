@@ -1,8 +1,8 @@
-//! The threads that a product is spread over.
+//! The threads that share a product.
 //!
-//! A decode step makes a hundred and more products, each of them some hundred microseconds long, so handing one out must
-//! cost next to nothing: the helpers watch for work a while before they sleep, the caller works too, and nobody waits for
-//! a helper that has not begun.
+//! A decode step computes more than a hundred products of some hundred microseconds each, so
+//! distributing one must cost very little: the helper threads spin for a while before they sleep,
+//! the caller works too, and nothing waits for a helper that has not started.
 
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,10 +11,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a helper watches for the next product before it sleeps. What a decode step does between two products takes
-/// some ten microseconds; waking a thread may take more than that.
+/// How long a helper spins for the next product before it sleeps. The work of a decode step between
+/// two products takes some ten microseconds; waking a thread may take longer.
 const WATCH: Duration = Duration::from_micros(200);
-/// How much of that it does without offering its core to other threads.
+/// How long it spins before it starts to yield its core to other threads.
 const WATCH_CLOSELY: Duration = Duration::from_micros(20);
 
 /// A set of helper threads.
@@ -39,10 +39,10 @@ struct Open {
     closed: bool,
 }
 
-/// One product: pieces 0 … of work in one range a thread, each range in order.
+/// One product: its chunks in one range per thread, each range in order.
 struct Job {
-    /// The caller's closure, its lifetime taken off. Only called between a [`Job::join`] under the lock of `open` and the
-    /// matching [`Job::leave`], which `run` waits for.
+    /// The caller's closure without its lifetime. Only called between a [`Job::join`] under the
+    /// lock of `open` and the matching [`Job::leave`], which `run` waits for.
     work: *const (dyn Fn(usize) + Sync),
     ranges: Vec<Range>,
     joined: AtomicUsize,
@@ -50,13 +50,14 @@ struct Job {
     panicked: AtomicBool,
 }
 
-// SAFETY: the closure that the pointer leads to is Sync, so it may be called from any thread; when it may be is said at the
-// field. The rest is Send and Sync by itself.
+// SAFETY: the closure that the pointer refers to is Sync, so it may be called from any thread; the
+// field's documentation says when. The rest is Send and Sync by itself.
 unsafe impl Send for Job {}
 // SAFETY: as for Send.
 unsafe impl Sync for Job {}
 
-/// Pieces that one thread begins with. Aligned so that two threads' counters are not in one cache line (or pair of them).
+/// Chunks that one thread starts with. Aligned so that two threads' counters are not in one cache
+/// line (or pair of them).
 #[repr(align(128))]
 struct Range {
     next: AtomicUsize,
@@ -64,14 +65,15 @@ struct Range {
 }
 
 impl Pool {
-    /// The pool of this process: a thread for every core that this process may use, the caller's own included. Made on
-    /// first use, never ended.
+    /// The pool of this process: a thread for every core that this process may use, the caller's
+    /// own included. Made on first use and kept for the life of the process.
     pub(super) fn global() -> &'static Pool {
         static POOL: OnceLock<Pool> = OnceLock::new();
         POOL.get_or_init(|| Pool::new(thread::available_parallelism().map_or(1, usize::from)))
     }
 
-    /// A pool of `threads` threads, the caller's own included. There are fewer where the system gives no more.
+    /// A pool of `threads` threads, the caller's own included. There are fewer where the system
+    /// refuses more.
     pub(super) fn new(threads: usize) -> Pool {
         let shared = Arc::new(Shared {
             open: Mutex::default(),
@@ -95,19 +97,21 @@ impl Pool {
         self.helpers + 1
     }
 
-    /// Calls `work` with each of 0 … `pieces` − 1 once, on all threads, and returns when all calls have returned. Each
-    /// thread begins with a stretch of its own, in order, and helps others when that is done.
+    /// Calls `work` once with each of 0 … `chunks` − 1, on all threads, and returns when all calls
+    /// have returned. Each thread starts with a range of its own, in order, and then helps with the
+    /// others.
     ///
     /// # Panics
     /// Where `work` does.
-    pub(super) fn run(&self, pieces: usize, work: &(dyn Fn(usize) + Sync)) {
-        let ranges = self.threads().min(pieces);
+    pub(super) fn run(&self, chunks: usize, work: &(dyn Fn(usize) + Sync)) {
+        let ranges = self.threads().min(chunks);
         if ranges <= 1 {
-            (0..pieces).for_each(work);
+            (0..chunks).for_each(work);
             return;
         }
-        // SAFETY: only the lifetime changes. The closure is called by this thread below, and by helpers between joining
-        // and leaving; Closing, dropped before `work` ends, lets no more of them join and waits for the joined to leave.
+        // SAFETY: only the lifetime changes. The closure is called by this thread below, and by
+        // helpers between joining and leaving; Closing, dropped before `work` ends, lets no more of
+        // them join and waits for the joined to leave.
         let work = unsafe {
             std::mem::transmute::<
                 *const (dyn Fn(usize) + Sync + '_),
@@ -118,8 +122,8 @@ impl Pool {
             work,
             ranges: (0..ranges)
                 .map(|range| Range {
-                    next: AtomicUsize::new(pieces * range / ranges),
-                    end: pieces * (range + 1) / ranges,
+                    next: AtomicUsize::new(chunks * range / ranges),
+                    end: chunks * (range + 1) / ranges,
                 })
                 .collect(),
             joined: AtomicUsize::new(1),
@@ -139,11 +143,11 @@ impl Pool {
             self.shared.wake.notify_all();
         }
         // SAFETY: `work` lives: this is the call that it was given to.
-        unsafe { job.take_pieces(0) };
+        unsafe { job.take_chunks(0) };
         drop(closing);
         assert!(
             !job.panicked.load(Ordering::Relaxed),
-            "a piece of a product panicked on another thread"
+            "a chunk of a product panicked on another thread"
         );
     }
 }
@@ -156,7 +160,7 @@ impl Drop for Pool {
     }
 }
 
-/// A slice in parts of equal length, for pieces of work that each write one of them.
+/// A slice in parts of equal length, for chunks of work that each write one of them.
 pub(super) struct Parts<'a, T> {
     start: *mut T,
     /// Parts in the slice.
@@ -165,11 +169,12 @@ pub(super) struct Parts<'a, T> {
     slice: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: who takes a part vouches that nobody else has it, so each element is one thread's; T is what goes there.
+// SAFETY: whoever takes a part guarantees that nothing else has it, so each element belongs to one
+// thread; T is what is sent there.
 unsafe impl<T: Send> Sync for Parts<'_, T> {}
 
 impl<'a, T> Parts<'a, T> {
-    /// Parts of `length` elements; what is left at the end belongs to none.
+    /// Parts of `length` elements; a remainder at the end belongs to none.
     pub(super) fn new(slice: &'a mut [T], length: usize) -> Self {
         Self {
             start: slice.as_mut_ptr(),
@@ -189,12 +194,13 @@ impl<'a, T> Parts<'a, T> {
     #[allow(clippy::mut_from_ref, reason = "the caller vouches for it")]
     pub(super) unsafe fn part(&self, index: usize) -> &mut [T] {
         assert!(index < self.count, "part {index} of {}", self.count);
-        // SAFETY: the slice, which is borrowed for this long, has that part, and nobody else has it.
+        // SAFETY: the slice, which is borrowed for this long, has that part, and nothing else has
+        // it.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(index * self.length), self.length) }
     }
 }
 
-/// Ends a product, also where the caller's own piece panics.
+/// Ends a product, also where the caller's own chunk panics.
 struct Closing<'a> {
     shared: &'a Shared,
     job: &'a Arc<Job>,
@@ -206,7 +212,7 @@ impl Drop for Closing<'_> {
             .lock()
             .jobs
             .retain(|job| !Arc::ptr_eq(job, self.job));
-        // At most one piece a helper is left: some microseconds, unless the system has taken its core away.
+        // At most one chunk per helper is left: some microseconds, unless the helper was preempted.
         let mut rounds = 0_u32;
         while self.job.active.load(Ordering::Acquire) > 0 {
             rounds = rounds.saturating_add(1);
@@ -220,21 +226,21 @@ impl Drop for Closing<'_> {
 }
 
 impl Job {
-    /// Takes pieces until none is left, those of the range `first` before others.
+    /// Takes chunks until none is left, those of the range `first` before others.
     ///
     /// # Safety
     /// The closure lives through the call.
-    unsafe fn take_pieces(&self, first: usize) {
+    unsafe fn take_chunks(&self, first: usize) {
         // SAFETY: the caller vouches for it.
         let work = unsafe { &*self.work };
         let (before, from) = self.ranges.split_at(first % self.ranges.len());
         for range in from.iter().chain(before) {
             loop {
-                let piece = range.next.fetch_add(1, Ordering::Relaxed);
-                if piece >= range.end {
+                let chunk = range.next.fetch_add(1, Ordering::Relaxed);
+                if chunk >= range.end {
                     break;
                 }
-                work(piece);
+                work(chunk);
             }
         }
     }
@@ -245,13 +251,13 @@ impl Job {
             .all(|range| range.next.load(Ordering::Relaxed) >= range.end)
     }
 
-    /// To be called under the lock of `open`, for a job that is in it. Answers which range to begin with.
+    /// Call it under the lock of `open`, for a job that is in it. Returns the range to start with.
     fn join(&self) -> usize {
         self.active.fetch_add(1, Ordering::Relaxed);
         self.joined.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Lets the caller go on. Release: what this thread has written is there for the caller.
+    /// Lets the caller continue. Release: the caller then sees what this thread has written.
     fn leave(&self) {
         self.active.fetch_sub(1, Ordering::Release);
     }
@@ -263,12 +269,12 @@ impl Shared {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The life of a helper.
+    /// The main loop of a helper.
     fn help(&self) {
         while let Some((job, range)) = self.next() {
             let done = catch_unwind(AssertUnwindSafe(|| {
                 // SAFETY: next has joined the job: the caller of run waits for the leave below.
-                unsafe { job.take_pieces(range) }
+                unsafe { job.take_chunks(range) }
             }));
             if done.is_err() {
                 job.panicked.store(true, Ordering::Relaxed);
@@ -277,7 +283,7 @@ impl Shared {
         }
     }
 
-    /// Waits for a product with pieces left and joins it; `None` when the pool is closed.
+    /// Waits for a product with chunks left and joins it; `None` when the pool is closed.
     fn next(&self) -> Option<(Arc<Job>, usize)> {
         let mut open = self.lock();
         loop {
@@ -291,7 +297,8 @@ impl Shared {
             drop(open);
             self.watch(seen);
             open = self.lock();
-            // Under the lock nothing is opened, so no wake-up is missed between this look and the sleep.
+            // Nothing is opened under the lock, so no wake-up is missed between this check and the
+            // sleep.
             if self.opened.load(Ordering::Relaxed) == seen {
                 open.sleeping += 1;
                 open = self.wake.wait(open).unwrap_or_else(PoisonError::into_inner);
@@ -300,7 +307,7 @@ impl Shared {
         }
     }
 
-    /// Waits for a product beyond the `seen`th, for a while.
+    /// Spins until more than `seen` products were opened, for a limited time.
     fn watch(&self, seen: u64) {
         let start = Instant::now();
         while self.opened.load(Ordering::Acquire) == seen {

@@ -1,4 +1,5 @@
-//! The form that any CPU has: plain Rust, which compilers turn into the vector instructions that the target is sure to have.
+//! The product for any CPU: plain Rust, which the compiler turns into the vector instructions of
+//! the target's baseline.
 
 use half::bf16;
 
@@ -26,7 +27,7 @@ impl Weight for f32 {
 }
 
 /// # Safety
-/// As of [`Tile`](super::tile::Tile).
+/// As for [`Tile`](super::tile::Tile).
 unsafe fn tile<W: Weight, const MR: usize, const NR: usize>(work: &Work<W>) {
     for n in 0..NR {
         // SAFETY: the n-th of NR rows has len elements.

@@ -1,29 +1,34 @@
-//! The product: how it is cut into pieces for threads, and a piece into tiles.
+//! The product: how it is split into chunks for threads, and a chunk into tiles.
 //!
-//! Few rows of activations meet many weights, so the weights' way from memory decides. Each weight is read from memory once
-//! for up to [`SLAB_ROWS`] rows: a thread takes a piece of some rows of weights and goes over it in strips of the summed
-//! dimension, short enough for the activations of a strip to stay in the innermost cache. Sums stay apart in as many parts
-//! as a vector has lanes until the last strip is done, so that each is taken in one order, however the product is cut: a
-//! row's result has the same bits in any batch, and on any number of threads.
+//! Few rows of activations are multiplied with many weights, so reading the weights from memory
+//! limits the speed. Each weight is read from memory once for up to [`SLAB_ROWS`] rows: a thread
+//! takes a chunk of some rows of weights and processes it in strips of the summed dimension, short
+//! enough for the activations of a strip to stay in the first-level cache. Each sum is kept in as
+//! many parts as a vector has lanes until the last strip is done. So it is taken in one order
+//! however the product is split: a row's result has the same bits in any batch, and on any number
+//! of threads.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use half::bf16;
 
-use super::form::{Element, Form};
+use super::instruction_set::{Element, InstructionSet};
 use super::pool::Pool;
 use super::tile::{FINISHED, Line, MOST_ROWS, TILE_WIDTH, Tiles, Work};
 
-/// Rows of activations that share a reading of the weights. Their sums' parts stay in the second cache.
+/// Rows of activations that share a reading of the weights. The parts of their sums stay in the
+/// second-level cache.
 const SLAB_ROWS: usize = 64;
-/// Bytes of packed activations in a strip: half of a first cache of the usual size.
+/// Bytes of packed activations in a strip: half of a first-level cache of the usual size.
 const STRIP_BYTES: usize = 16 << 10;
-/// Bytes of weights in a piece, about: some microseconds of reading, so that handing it out costs little.
-const PIECE_BYTES: usize = 64 << 10;
-/// How many bytes of weights ahead of their use the memory is asked for them, about: what it gives in some microseconds.
+/// Bytes of weights in a chunk, approximately: some microseconds of reading, so that distributing
+/// it costs little.
+const CHUNK_BYTES: usize = 64 << 10;
+/// How many bytes ahead of their use weights are prefetched, approximately: what the memory
+/// delivers in some microseconds.
 const AHEAD_BYTES: usize = 64 << 10;
-/// From so many elements of activations on, all threads pack them.
+/// The number of elements of activations from which on all threads pack them.
 const PACK_TOGETHER: usize = 1 << 15;
 
 /// What a result can consist of: [`f32`], or [`half::bf16`] for rounded sums.
@@ -46,7 +51,7 @@ impl Output for bf16 {
 
 /// The sizes of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sizes {
+pub struct ProductSizes {
     /// Rows of activations and of the result.
     pub rows: usize,
     /// The summed dimension.
@@ -55,25 +60,28 @@ pub struct Sizes {
     pub outputs: usize,
 }
 
-/// `y` [rows, outputs] = `x` [rows, inputs] · `w` [outputs, inputs]ᵀ, each sum in float32, then rounded to `y`'s type. The
-/// slices are as long as the sizes say.
+/// `y` [rows, outputs] = `x` [rows, inputs] · `w` [outputs, inputs]ᵀ, each sum in float32, then
+/// rounded to `y`'s type. The slices have the lengths of the sizes.
 ///
 /// # Panics
-/// Where a slice has another length, or the CPU does not have the form.
+/// Where a slice has another length, or the CPU lacks the instructions.
 pub(super) fn multiply<W: Element, Y: Output>(
     pool: &Pool,
-    form: Form,
-    sizes: Sizes,
+    instructions: InstructionSet,
+    sizes: ProductSizes,
     x: &[W],
     w: &[W],
     y: &mut [Y],
 ) {
-    let Sizes {
+    let ProductSizes {
         rows,
         inputs,
         outputs,
     } = sizes;
-    assert!(form.is_available(), "this CPU has no {form}");
+    assert!(
+        instructions.is_available(),
+        "this CPU has no {instructions}"
+    );
     assert_eq!(Some(x.len()), rows.checked_mul(inputs), "length of x");
     assert_eq!(Some(w.len()), outputs.checked_mul(inputs), "length of w");
     assert_eq!(Some(y.len()), rows.checked_mul(outputs), "length of y");
@@ -84,7 +92,7 @@ pub(super) fn multiply<W: Element, Y: Output>(
         y.fill(Y::round(0.0));
         return;
     }
-    let tiles = W::tiles(form).0;
+    let tiles = W::tiles(instructions).0;
     let slabs = x
         .chunks(SLAB_ROWS.saturating_mul(inputs))
         .zip(y.chunks_mut(SLAB_ROWS.saturating_mul(outputs)));
@@ -96,13 +104,14 @@ pub(super) fn multiply<W: Element, Y: Output>(
 }
 
 thread_local! {
-    /// Packed activations, kept for the next product of the thread that asks for them.
+    /// Packed activations, kept for the thread's next product.
     static PACKED: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
-    /// Accumulators of the piece that a thread works on.
+    /// Accumulators of the chunk that a thread works on.
     static ACCUMULATORS: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Rows of activations that go over the weights together, packed in blocks of as many rows as a tile takes.
+/// Rows of activations that share a pass over the weights, packed in blocks of as many rows as a
+/// tile takes.
 struct Slab<'a, W: 'static> {
     tiles: &'static Tiles<W>,
     rows: usize,
@@ -132,7 +141,8 @@ impl<'a, W: Element> Slab<'a, W> {
         let lines = Shared(packed.as_mut_ptr());
         let pack = |block: usize| {
             let range = block_rows(rows, blocks, block);
-            // SAFETY: the blocks' rows are apart, and together they are the rows that `packed` was made for.
+            // SAFETY: the blocks' rows are apart, and together they are the rows that `packed` was
+            // made for.
             let to = unsafe {
                 std::slice::from_raw_parts_mut(
                     lines.get().add(range.start * row_lines),
@@ -164,10 +174,10 @@ impl<'a, W: Element> Slab<'a, W> {
     /// `y` [rows, outputs] = these rows times `w` [outputs, inputs].
     fn multiply<Y: Output>(&self, pool: &Pool, w: &[W], y: &mut [Y]) {
         let outputs = w.len() / self.inputs;
-        let piece = self.piece();
+        let chunk = self.chunk_rows();
         let y = Shared(y.as_mut_ptr());
-        pool.run(outputs.div_ceil(piece), &|index| {
-            let range = index * piece..((index + 1) * piece).min(outputs);
+        pool.run(outputs.div_ceil(chunk), &|index| {
+            let range = index * chunk..((index + 1) * chunk).min(outputs);
             let weights = &w[range.start * self.inputs..range.end * self.inputs];
             ACCUMULATORS.with_borrow_mut(|accumulators| {
                 let needed = self.rows * range.len();
@@ -178,8 +188,8 @@ impl<'a, W: Element> Slab<'a, W> {
                 self.accumulate(weights, accumulators);
                 self.each_sum(accumulators, range.len(), |row, first, count, sums| {
                     let at = row * outputs + range.start + first;
-                    // SAFETY: row < rows, and the sums are those of outputs in the range, so inside y; the pieces have
-                    // different outputs, so no other thread writes there.
+                    // SAFETY: row < rows, and the sums are those of outputs in the range, so inside
+                    // y; the chunks have different outputs, so no other thread writes there.
                     let to = unsafe { std::slice::from_raw_parts_mut(y.get().add(at), count) };
                     round(sums, to);
                 });
@@ -187,13 +197,14 @@ impl<'a, W: Element> Slab<'a, W> {
         });
     }
 
-    /// Rows of weights in a piece: as many as are finished together, or a multiple.
-    fn piece(&self) -> usize {
-        let rows = PIECE_BYTES / (self.inputs * size_of::<W>());
+    /// Rows of weights in a chunk: a multiple of the number of sums that are finished together.
+    fn chunk_rows(&self) -> usize {
+        let rows = CHUNK_BYTES / (self.inputs * size_of::<W>());
         rows.clamp(1, 96).next_multiple_of(FINISHED)
     }
 
-    /// Calls `each` with a row, the first and the number of some outputs of a piece, and the row's sums for them, until every sum was given.
+    /// Calls `each` for every sum: with a row, the first and the number of some outputs of a chunk,
+    /// and the row's sums for them.
     fn each_sum(
         &self,
         accumulators: &[Line],
@@ -206,7 +217,7 @@ impl<'a, W: Element> Slab<'a, W> {
             for row in rows.clone() {
                 for first in (0..outputs).step_by(FINISHED) {
                     let from = &lines[first * rows.len() + row - rows.start..];
-                    // SAFETY: multiply has found the CPU to have the form.
+                    // SAFETY: multiply has checked that the CPU has the instructions.
                     let sums = unsafe { (self.tiles.finish)(from, rows.len()) };
                     each(row, first, FINISHED.min(outputs - first), &sums);
                 }
@@ -214,8 +225,9 @@ impl<'a, W: Element> Slab<'a, W> {
         }
     }
 
-    /// Takes the sums of all rows with the rows of `weights`, each in an accumulator: block by block, and in a block those of one row of
-    /// weights after the other. What the accumulators held before does not matter.
+    /// Computes the sums of all rows with the rows of `weights`, each in an accumulator: block by
+    /// block, and within a block by rows of weights. The accumulators' previous contents do not
+    /// matter.
     fn accumulate(&self, weights: &[W], accumulators: &mut [Line]) {
         let length = self.strip_steps();
         let strips = self.steps.div_ceil(length);
@@ -225,9 +237,9 @@ impl<'a, W: Element> Slab<'a, W> {
             .max(1);
         for strip in 0..strips {
             let steps = strip * length..((strip + 1) * length).min(self.steps);
-            // The same place so many strips on: in this piece or one behind it.
-            let pieces = (strip + ahead) / strips;
-            let to = pieces * weights.len() + (strip + ahead) % strips * length * self.tiles.step;
+            // The same offset that many strips ahead: in this chunk or a later one.
+            let chunks = (strip + ahead) / strips;
+            let to = chunks * weights.len() + (strip + ahead) % strips * length * self.tiles.step;
             let distance = to - strip * length * self.tiles.step;
             for block in 0..self.blocks {
                 let rows = block_rows(self.rows, self.blocks, block);
@@ -242,7 +254,7 @@ impl<'a, W: Element> Slab<'a, W> {
         (STRIP_BYTES / size_of::<Line>() / self.tiles.lines / rows).max(1)
     }
 
-    /// Adds the products of some steps of a block's rows and all of the piece's weights.
+    /// Adds the products of some steps of a block's rows and all of the chunk's weights.
     fn strip(
         &self,
         weights: &[W],
@@ -274,18 +286,18 @@ impl<'a, W: Element> Slab<'a, W> {
                 ahead: weights[first..].as_ptr().wrapping_add(ahead),
                 sums: sums[output * rows.len()..(output + taken) * rows.len()].as_mut_ptr(),
             };
-            // SAFETY: the slices taken above hold what the tile works on: rows.len() rows of packed steps, `taken` rows of
-            // weights of which each has end - start elements from `start` on, and a sum for each pair. multiply has found
-            // the CPU to have the form.
+            // SAFETY: the slices taken above hold what the tile works on: rows.len() rows of packed
+            // steps, `taken` rows of weights of which each has end - start elements from `start`
+            // on, and a sum for each pair. multiply has checked that the CPU has the instructions.
             unsafe { tile(&work) };
             output += taken;
         }
     }
 }
 
-/// Rounds the first sums to the places that there are for them.
+/// Rounds the first sums, as many as there is room for.
 fn round<Y: Output>(sums: &[f32; FINISHED], to: &mut [Y]) {
-    // Nearly always there is a place for each, and copying so many takes no call.
+    // Nearly always there is room for all, and copying a constant number takes no call.
     if let Ok(all) = <&mut [Y; FINISHED]>::try_from(&mut *to) {
         *all = sums.map(Y::round);
     } else {
@@ -295,12 +307,12 @@ fn round<Y: Output>(sums: &[f32; FINISHED], to: &mut [Y]) {
     }
 }
 
-/// The rows of a block, when they are spread evenly.
+/// The rows of a block, when they are distributed evenly.
 fn block_rows(rows: usize, blocks: usize, block: usize) -> Range<usize> {
     rows * block / blocks..rows * (block + 1) / blocks
 }
 
-/// Packs the rows of a block side by side, step by step.
+/// Packs the rows of a block, interleaved by steps.
 fn pack_block<W: Copy>(tiles: &Tiles<W>, x: &[W], inputs: usize, to: &mut [Line]) {
     let rows = x.len() / inputs;
     for (row, values) in x.chunks(inputs).enumerate() {
@@ -311,12 +323,12 @@ fn pack_block<W: Copy>(tiles: &Tiles<W>, x: &[W], inputs: usize, to: &mut [Line]
     }
 }
 
-/// A pointer that several threads write through, each to a part of its own.
+/// A pointer that several threads write through, each to its own part.
 #[derive(Clone, Copy)]
 struct Shared<T>(*mut T);
 
-// SAFETY: only the pointer is shared; whoever writes through it says why nobody else writes there. T is what goes to
-// another thread.
+// SAFETY: only the pointer is shared; whoever writes through it states why nothing else writes
+// there. T is what is sent to another thread.
 unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: as for Send.
 unsafe impl<T: Send> Sync for Shared<T> {}

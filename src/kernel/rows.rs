@@ -1,17 +1,18 @@
 //! Rows of a table.
 
 use super::pool::{Parts, Pool};
-use crate::pjrt::{CallResult, CustomCall, Operand};
+use crate::pjrt::{Attributes, CallResult, CustomCall, Operand};
 
-/// The name that programs take rows of a table by.
+/// The name that programs call the selection of rows by.
 ///
-/// Operands: a table [rows, width] of any type and indices s32 \[n\]. Result: [n, width] of the table's type. An index outside of
-/// the table takes the nearest row, as XLA's gather does. All row-major.
+/// Operands: a table [rows, width] of any type and indices s32 \[n\]. Result: [n, width] of the
+/// table's type. An index outside of the table selects the nearest row, as XLA's gather does. All
+/// row-major.
 ///
 /// XLA:CPU has no gather of 16-bit floats: it writes the whole table as float32 first.
 pub const TAKE_ROWS: &str = "gemma_xla_take_rows";
 
-/// Bytes from which on all threads copy.
+/// The number of bytes from which on all threads copy.
 const COPY_TOGETHER: usize = 1 << 20;
 
 /// [`TAKE_ROWS`].
@@ -20,14 +21,22 @@ pub(super) struct TakeRows;
 impl CustomCall for TakeRows {
     const TARGET: &'static str = TAKE_ROWS;
 
-    fn call(operands: &[Operand<'_>], results: &mut [CallResult<'_>]) -> Result<(), String> {
+    fn call(
+        attributes: &Attributes<'_>,
+        operands: &[Operand<'_>],
+        results: &mut [CallResult<'_>],
+    ) -> Result<(), String> {
+        attributes.only(&[])?;
         let ([table, indices], [result]) = (operands, results) else {
             return Err("takes two operands and has one result".to_owned());
         };
         let (&[rows, width], &[count], &[r_count, r_width]) =
             (table.dims(), indices.dims(), result.dims())
         else {
-            return Err("takes a matrix and a vector and gives a matrix".to_owned());
+            return Err(
+                "the operands are not a matrix and a vector, or the result is not a matrix"
+                    .to_owned(),
+            );
         };
         let fits =
             [count, width] == [r_count, r_width] && table.element_type() == result.element_type();
@@ -41,7 +50,7 @@ impl CustomCall for TakeRows {
     }
 }
 
-/// Copies rows of a table of `rows` rows; `result` takes one a index.
+/// Copies rows of a table of `rows` rows to `result`, one per index.
 fn take_rows(table: &[u8], rows: i64, indices: &[i32], result: &mut [u8]) -> Result<(), String> {
     if result.is_empty() {
         return Ok(());
@@ -52,7 +61,7 @@ fn take_rows(table: &[u8], rows: i64, indices: &[i32], result: &mut [u8]) -> Res
     let parts = Parts::new(result, width);
     let copy = |index: usize| {
         let row = usize::try_from(indices[index]).unwrap_or(0).min(size - 1);
-        // SAFETY: each index is worked on once.
+        // SAFETY: each index is processed once.
         let to = unsafe { parts.part(index) };
         to.copy_from_slice(&table[row * width..(row + 1) * width]);
     };

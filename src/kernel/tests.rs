@@ -4,10 +4,10 @@ use half::bf16;
 use proptest::prelude::*;
 
 use super::pool::Pool;
-use super::product::{Sizes, multiply};
-use super::{Element, Form};
+use super::product::{ProductSizes, multiply};
+use super::{Element, InstructionSet};
 
-/// Numbers between −1 and 1 that look like nothing, from a linear congruential generator.
+/// Numbers between −1 and 1 without a pattern, from a linear congruential generator.
 fn noise(seed: u64, count: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
     std::iter::repeat_with(|| {
@@ -43,11 +43,13 @@ impl Number for f32 {
     }
 }
 
-fn forms() -> impl Iterator<Item = Form> {
-    Form::ALL.into_iter().filter(|form| form.is_available())
+fn instruction_sets() -> impl Iterator<Item = InstructionSet> {
+    InstructionSet::ALL
+        .into_iter()
+        .filter(|instructions| instructions.is_available())
 }
 
-fn operands<W: Number>(sizes: Sizes) -> (Vec<W>, Vec<W>) {
+fn operands<W: Number>(sizes: ProductSizes) -> (Vec<W>, Vec<W>) {
     let numbers = |seed, count| noise(seed, count).into_iter().map(W::from_f32).collect();
     (
         numbers(1, sizes.rows * sizes.inputs),
@@ -55,18 +57,24 @@ fn operands<W: Number>(sizes: Sizes) -> (Vec<W>, Vec<W>) {
     )
 }
 
-fn product<W: Number>(threads: usize, form: Form, sizes: Sizes, x: &[W], w: &[W]) -> Vec<f32> {
+fn product<W: Number>(
+    threads: usize,
+    instructions: InstructionSet,
+    sizes: ProductSizes,
+    x: &[W],
+    w: &[W],
+) -> Vec<f32> {
     // What is not written shows.
     let mut y = vec![f32::MAX; sizes.rows * sizes.outputs];
-    multiply(&Pool::new(threads), form, sizes, x, w, &mut y);
+    multiply(&Pool::new(threads), instructions, sizes, x, w, &mut y);
     y
 }
 
-/// Holds a form's product against one in float64, sum by sum: the error of a sum of n products in float32 is at most
-/// n · 2⁻²⁴ · Σ|xᵢwᵢ|, to first order, in any order of summing.
-fn check<W: Number>(threads: usize, form: Form, sizes: Sizes) {
+/// Compares a product with one in float64, sum by sum: the error of a sum of n products in float32
+/// is at most n · 2⁻²⁴ · Σ|xᵢwᵢ|, to first order, in any order of summing.
+fn check<W: Number>(threads: usize, instructions: InstructionSet, sizes: ProductSizes) {
     let (x, w) = operands::<W>(sizes);
-    let y = product(threads, form, sizes, &x, &w);
+    let y = product(threads, instructions, sizes, &x, &w);
     for row in 0..sizes.rows {
         for output in 0..sizes.outputs {
             let x = &x[row * sizes.inputs..][..sizes.inputs];
@@ -78,7 +86,7 @@ fn check<W: Number>(threads: usize, form: Form, sizes: Sizes) {
             let got = f64::from(y[row * sizes.outputs + output]);
             assert!(
                 (got - exact).abs() <= bound * 1.001 + 1e-30,
-                "{form} {sizes:?} row {row} output {output}: {got}, not {exact} within {bound}"
+                "{instructions} {sizes:?} row {row} output {output}: {got}, not {exact} within {bound}"
             );
         }
     }
@@ -86,35 +94,35 @@ fn check<W: Number>(threads: usize, form: Form, sizes: Sizes) {
 
 #[test]
 fn every_form_agrees_with_float64_for_any_number_of_rows() {
-    for form in forms() {
+    for instructions in instruction_sets() {
         for rows in 1..=20 {
-            let sizes = Sizes {
+            let sizes = ProductSizes {
                 rows,
                 inputs: 77,
                 outputs: 29,
             };
-            check::<bf16>(2, form, sizes);
-            check::<f32>(2, form, sizes);
+            check::<bf16>(2, instructions, sizes);
+            check::<f32>(2, instructions, sizes);
         }
     }
 }
 
 #[test]
 fn every_form_agrees_with_float64_for_sizes_of_models() {
-    for form in forms() {
+    for instructions in instruction_sets() {
         for (rows, inputs, outputs) in [
             (1, 2048, 256),
             (8, 2048, 130),
             (3, 16384, 40),
             (70, 512, 50),
         ] {
-            let sizes = Sizes {
+            let sizes = ProductSizes {
                 rows,
                 inputs,
                 outputs,
             };
-            check::<bf16>(2, form, sizes);
-            check::<f32>(3, form, sizes);
+            check::<bf16>(2, instructions, sizes);
+            check::<f32>(3, instructions, sizes);
         }
     }
 }
@@ -129,31 +137,31 @@ proptest! {
         outputs in 1..120_usize,
         threads in 1..4_usize,
     ) {
-        let sizes = Sizes { rows, inputs, outputs };
-        for form in forms() {
-            check::<bf16>(threads, form, sizes);
-            check::<f32>(threads, form, sizes);
+        let sizes = ProductSizes { rows, inputs, outputs };
+        for instructions in instruction_sets() {
+            check::<bf16>(threads, instructions, sizes);
+            check::<f32>(threads, instructions, sizes);
         }
     }
 }
 
 #[test]
 fn a_row_has_the_same_bits_in_any_batch_and_on_any_number_of_threads() {
-    let sizes = Sizes {
+    let sizes = ProductSizes {
         rows: 67,
         inputs: 1000,
         outputs: 101,
     };
     let (x, w) = operands::<bf16>(sizes);
-    for form in forms() {
-        let together = product(3, form, sizes, &x, &w);
+    for instructions in instruction_sets() {
+        let together = product(3, instructions, sizes, &x, &w);
         for rows in [1, 2, 3, 5, 8, 9, 13, 64] {
-            let part = Sizes { rows, ..sizes };
-            let alone = product(1, form, part, &x[..rows * sizes.inputs], &w);
+            let part = ProductSizes { rows, ..sizes };
+            let alone = product(1, instructions, part, &x[..rows * sizes.inputs], &w);
             assert_eq!(
                 alone,
                 together[..rows * sizes.outputs],
-                "{form}, {rows} rows"
+                "{instructions}, {rows} rows"
             );
         }
     }
@@ -161,41 +169,44 @@ fn a_row_has_the_same_bits_in_any_batch_and_on_any_number_of_threads() {
 
 #[test]
 fn an_empty_sum_is_zero_and_an_empty_result_is_left_alone() {
-    for form in forms() {
+    for instructions in instruction_sets() {
         for (rows, inputs, outputs) in [(2, 0, 3), (0, 5, 3), (2, 5, 0), (0, 0, 0)] {
-            let sizes = Sizes {
+            let sizes = ProductSizes {
                 rows,
                 inputs,
                 outputs,
             };
             let (x, w) = operands::<bf16>(sizes);
-            assert_eq!(product(2, form, sizes, &x, &w), vec![0.0; rows * outputs]);
+            assert_eq!(
+                product(2, instructions, sizes, &x, &w),
+                vec![0.0; rows * outputs]
+            );
         }
     }
 }
 
 #[test]
 fn infinities_and_nan_reach_the_sums_they_are_in_and_no_others() {
-    let sizes = Sizes {
+    let sizes = ProductSizes {
         rows: 3,
         inputs: 45,
         outputs: 7,
     };
-    for form in forms() {
+    for instructions in instruction_sets() {
         // In the middle, and in the tail behind the last whole step.
         for place in [3, 44] {
             for special in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let (mut x, mut w) = operands::<bf16>(sizes);
                 x.iter_mut().for_each(|x| *x = bf16::ONE);
                 w[4 * sizes.inputs + place] = bf16::from_f32(special);
-                let y = product(2, form, sizes, &x, &w);
+                let y = product(2, instructions, sizes, &x, &w);
                 for (index, &sum) in y.iter().enumerate() {
                     if index % sizes.outputs != 4 {
-                        assert!(sum.is_finite(), "{form}: {sum} at {index}");
+                        assert!(sum.is_finite(), "{instructions}: {sum} at {index}");
                     } else if special.is_nan() {
-                        assert!(sum.is_nan(), "{form}: {sum} at {index}");
+                        assert!(sum.is_nan(), "{instructions}: {sum} at {index}");
                     } else {
-                        assert_eq!(sum, special, "{form} at {index}");
+                        assert_eq!(sum, special, "{instructions} at {index}");
                     }
                 }
             }
@@ -205,39 +216,39 @@ fn infinities_and_nan_reach_the_sums_they_are_in_and_no_others() {
 
 #[test]
 fn sums_are_rounded_to_the_nearest_bfloat16_where_that_is_asked_for() {
-    let sizes = Sizes {
+    let sizes = ProductSizes {
         rows: 2,
         inputs: 64,
         outputs: 9,
     };
     let (x, w) = operands::<bf16>(sizes);
     let pool = Pool::new(1);
-    for form in forms() {
+    for instructions in instruction_sets() {
         let mut rounded = vec![bf16::MAX; sizes.rows * sizes.outputs];
-        multiply(&pool, form, sizes, &x, &w, &mut rounded);
-        let sums = product(1, form, sizes, &x, &w);
+        multiply(&pool, instructions, sizes, &x, &w, &mut rounded);
+        let sums = product(1, instructions, sizes, &x, &w);
         let expected: Vec<bf16> = sums.into_iter().map(bf16::from_f32).collect();
-        assert_eq!(rounded, expected, "{form}");
+        assert_eq!(rounded, expected, "{instructions}");
     }
 }
 
 #[test]
 fn products_may_run_at_the_same_time() {
-    let sizes = Sizes {
+    let sizes = ProductSizes {
         rows: 4,
         inputs: 256,
         outputs: 500,
     };
     let (x, w) = operands::<bf16>(sizes);
-    let form = Form::best();
-    let expected = product(1, form, sizes, &x, &w);
+    let instructions = InstructionSet::best();
+    let expected = product(1, instructions, sizes, &x, &w);
     let pool = Pool::new(4);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..50 {
                     let mut y = vec![f32::MAX; expected.len()];
-                    multiply(&pool, form, sizes, &x, &w, &mut y);
+                    multiply(&pool, instructions, sizes, &x, &w, &mut y);
                     assert_eq!(y, expected);
                 }
             });
@@ -246,11 +257,11 @@ fn products_may_run_at_the_same_time() {
 }
 
 #[test]
-fn a_panic_in_a_piece_reaches_the_caller_and_the_pool_goes_on() {
+fn a_panic_in_a_chunk_reaches_the_caller_and_the_pool_goes_on() {
     let pool = Pool::new(3);
     for bad in [0, 50, 99] {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            pool.run(100, &|piece| assert_ne!(piece, bad, "a bad piece"));
+            pool.run(100, &|chunk| assert_ne!(chunk, bad, "a bad chunk"));
         }));
         assert!(outcome.is_err());
     }

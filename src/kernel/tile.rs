@@ -1,8 +1,7 @@
-//! Tiles: the innermost part of a product, one table a form of instructions.
+//! Tiles: the innermost part of a product, one table per instruction set.
 
-use super::pack::Pack;
-
-/// A cache line of packed activations; or the accumulator of one sum, up to 16 partial sums in float32.
+/// A cache line of packed activations; or the accumulator of one sum, up to 16 partial sums in
+/// float32.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Line(pub [u8; 64]);
@@ -11,13 +10,17 @@ impl Line {
     pub const ZERO: Line = Line([0; 64]);
 }
 
-/// Rows of activations that one tile takes at most. Rows beyond them go over the same weights once more, from the second cache,
-/// and ask the memory for the same weights ahead once more: a core that is asked for many at a time drops some. On a Zen 4 with 8 rows
-/// this reads weights at 32 GB/s where tiles of 8 rows read at 29, and tiles of 4 rows that ask once at 24.
+/// Packs one step of a row; a tail shorter than the step is followed by zeros.
+pub(super) type Pack<W> = fn(&[W], &mut [Line]);
+
+/// Rows of activations that one tile takes at most. Further rows read the same weights again, from
+/// the second-level cache, and prefetch the same weights again: a core drops some prefetches when
+/// there are many at a time. On a Zen 4 with 8 rows this reads weights at 32 GB/s, where tiles of 8
+/// rows read at 29, and tiles of 4 rows that prefetch once at 24.
 pub(super) const MOST_ROWS: usize = 4;
 
-/// Rows of weights that a wide tile takes: 16 sums at most, which is half of AVX-512's registers; the others hold weights and
-/// activations.
+/// Rows of weights that a wide tile takes: 16 sums at most, which is half of AVX-512's registers;
+/// the others hold weights and activations.
 pub(super) const TILE_WIDTH: usize = 4;
 
 /// Sums that are finished together.
@@ -33,23 +36,27 @@ pub(super) struct Work<W> {
     pub stride: usize,
     /// Elements to sum over.
     pub len: usize,
-    /// Whether these are the first elements of the sums: the accumulators' content does not count then.
+    /// Whether these are the first elements of the sums: then the accumulators' content is ignored.
     pub fresh: bool,
-    /// As many weights as these, as far apart, to ask the memory for meanwhile. Never read, and may lead past the last of them.
+    /// As many weights with the same stride, to prefetch meanwhile. Never read, and may point past
+    /// the last weight.
     pub ahead: *const W,
-    /// An accumulator a sum: those of the first row of weights, one a row of activations, then the second's.
+    /// One accumulator per sum: for the first row of weights one per row of activations, then for
+    /// the second.
     pub sums: *mut Line,
 }
 
 /// Adds a tile's products to its accumulators.
 ///
 /// # Safety
-/// The CPU has the form's instructions. For a tile of `m` rows of activations and `n` rows of weights: `x` leads to the
-/// packed steps of `m` rows that cover `len` elements, `w` to `n` rows of `len` weights, `stride` apart, and `sums` to
-/// `m` times `n` accumulators that nobody else uses meanwhile.
+/// The CPU has the instructions. For a tile of `m` rows of activations and `n` rows of weights: `x`
+/// points to the packed steps of `m` rows that cover `len` elements, `w` to `n` rows of `len`
+/// weights, `stride` apart, and `sums` to `m` times `n` accumulators that nothing else uses
+/// meanwhile.
 pub(super) type Tile<W> = unsafe fn(&Work<W>);
 
-/// One form of the product. Each sum is taken in the same order whatever the number of rows.
+/// The product in one instruction set. Each sum is taken in the same order whatever the number of
+/// rows.
 pub(super) struct Tiles<W: 'static> {
     /// Elements that a tile multiplies at a time.
     pub step: usize,
@@ -61,15 +68,16 @@ pub(super) struct Tiles<W: 'static> {
     pub wide: [Tile<W>; MOST_ROWS],
     /// The same with one row of weights.
     pub narrow: [Tile<W>; MOST_ROWS],
-    /// Adds up the parts of the first accumulator, of the one so many behind it, and so on, [`FINISHED`] at most; zeros where there are
-    /// no more.
+    /// Adds up the parts of every n-th accumulator from the first on, n being the second argument,
+    /// [`FINISHED`] at most; zeros where there are fewer.
     ///
     /// # Safety
-    /// The CPU has the form's instructions.
+    /// The CPU has the instructions.
     pub finish: unsafe fn(&[Line], usize) -> [f32; FINISHED],
 }
 
-/// [`Tiles::wide`] or [`Tiles::narrow`] of a tile function that is generic over both counts of rows.
+/// [`Tiles::wide`] or [`Tiles::narrow`] of a tile function that is generic over both counts of
+/// rows.
 macro_rules! table {
     (wide $tile:ident) => {
         [

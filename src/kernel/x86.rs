@@ -1,4 +1,4 @@
-//! The forms in x86-64's vector instructions.
+//! The product in x86-64's vector instructions.
 
 use std::arch::x86_64::*;
 use std::ptr;
@@ -8,8 +8,8 @@ use half::bf16;
 use super::pack;
 use super::tile::{FINISHED, Line, TILE_WIDTH, Tiles, Work, table};
 
-/// Defines a tile: `load` makes the vectors of a step's weights from a pointer to them, each of which meets a vector of
-/// activations.
+/// Defines a tile: `load` makes the vectors of a step's weights from a pointer to them, each of
+/// which meets a vector of activations.
 macro_rules! tile {
     (
         $name:ident, $features:literal, $weight:ty, $vector:ty,
@@ -17,7 +17,7 @@ macro_rules! tile {
         load |$from:ident| $load:expr, add |$sum:ident, $a:ident, $b:ident| $add:expr
     ) => {
         /// # Safety
-        /// As of [`Tile`](super::tile::Tile).
+        /// As for [`Tile`](super::tile::Tile).
         #[target_feature(enable = $features)]
         unsafe fn $name<const MR: usize, const NR: usize>(work: &Work<$weight>) {
             const STEP: usize = $step;
@@ -35,7 +35,8 @@ macro_rules! tile {
             if !fresh {
                 for n in 0..NR {
                     for m in 0..MR {
-                        // SAFETY: there are MR times NR accumulators, each as large as a vector or larger.
+                        // SAFETY: there are MR times NR accumulators, each as large as a vector or
+                        // larger.
                         acc[n][m] = unsafe { sums.add(n * MR + m).cast::<$vector>().read() };
                     }
                 }
@@ -61,7 +62,8 @@ macro_rules! tile {
                 }
                 for m in 0..MR {
                     for p in 0..PARTS {
-                        // SAFETY: every step that holds elements is packed, whole, for MR rows of PARTS vectors.
+                        // SAFETY: every step that holds elements is packed, whole, for MR rows of
+                        // PARTS vectors.
                         let $b = unsafe { packed.add(m * PARTS + p).read() };
                         for n in 0..NR {
                             let ($sum, $a) = (acc[n][m], weights[n][p]);
@@ -138,8 +140,8 @@ fn as_bf16(vector: __m512) -> __m512bh {
     unsafe { std::mem::transmute(vector) }
 }
 
-/// Sums sixteen accumulators at a time by exchanging parts of them pair by pair: three instructions a sum, where one accumulator by
-/// itself takes ten.
+/// Sums sixteen accumulators at a time by exchanging parts of them in pairs: three instructions per
+/// sum, where a single accumulator takes ten.
 ///
 /// # Safety
 /// The CPU has AVX-512F.
@@ -196,8 +198,9 @@ unsafe fn finish_avx2(accumulators: &[Line], stride: usize) -> [f32; FINISHED] {
     sums
 }
 
-/// AVX-512 BF16: the dot product of pairs of bfloat16. It rounds each step to float32 like a fused multiply-add, and takes
-/// numbers below 2^-126 (of which bfloat16 weights have none that matter) for zero.
+/// AVX-512 BF16: the dot product of pairs of bfloat16. It rounds each step to float32 like a fused
+/// multiply-add, and takes numbers below 2^-126 (of which bfloat16 weights have none that matter)
+/// for zero.
 pub(super) static BF16_AVX512BF16: Tiles<bf16> = Tiles {
     step: 32,
     lines: 1,

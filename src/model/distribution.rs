@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use super::ModelSpec;
-use crate::sharding::Split;
 
 /// Every parameter, and the sums.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -67,32 +66,26 @@ pub struct Replicated {
 impl Distribution {
     /// How the parameters of `spec` lie over its mesh.
     pub fn of(spec: &ModelSpec) -> Self {
-        let geometry = &spec.geometry;
-        let group = geometry.mesh.model as u64;
+        let mesh = spec.mesh;
+        let group = mesh.model as u64;
         let parameters: Vec<_> = spec
             .parameters
             .iter()
             .map(|parameter| {
-                let whole = parameter.shape.iter().product::<usize>() * parameter.dtype.size();
-                let (over, copies) = match parameter.split {
-                    None => (None, geometry.mesh.model),
-                    Some((dimension, split)) => {
-                        let over = Some(SplitDimension {
-                            dimension,
-                            over: name_of(split),
-                        });
-                        (over, geometry.copies(split))
-                    }
-                };
+                let split = parameter.split();
+                let split = split.map(|(dimension, axis)| SplitDimension {
+                    dimension,
+                    over: axis.over,
+                });
                 Distributed {
                     name: parameter.name.clone(),
-                    shape: parameter.shape.clone(),
+                    shape: parameter.shape(),
                     dtype: parameter.dtype.numpy_name(),
-                    split: over,
-                    share: parameter.share(geometry),
-                    copies,
-                    bytes: whole as u64,
-                    bytes_per_device: parameter.byte_size(geometry) as u64,
+                    split,
+                    share: parameter.share(mesh),
+                    copies: parameter.copies(mesh),
+                    bytes: (parameter.elements() * parameter.dtype.size()) as u64,
+                    bytes_per_device: parameter.byte_size(mesh) as u64,
                 }
             })
             .collect();
@@ -127,15 +120,6 @@ impl Distribution {
     }
 }
 
-fn name_of(split: Split) -> &'static str {
-    match split {
-        Split::Heads => "query heads",
-        Split::KeyValueHeads => "key and value heads",
-        Split::Intermediate => "MLP columns",
-        Split::Vocabulary => "vocabulary",
-    }
-}
-
 /// `model/layers/3/mlp/…` as `model/layers/*/mlp/…`.
 fn without_layer(name: &str) -> String {
     name.split('/')
@@ -155,15 +139,13 @@ mod tests {
     use super::*;
     use crate::config::GemmaConfig;
     use crate::dtype::DType;
-    use crate::model::DeviceTraits;
+    use crate::model::Xla;
     use crate::sharding::Mesh;
 
     fn distribution(name: &str, data: usize, model: usize) -> Distribution {
         let config = GemmaConfig::named(name).expect("a known name");
         let mesh = Mesh { data, model };
-        let spec = ModelSpec::new(config, DType::BF16, DeviceTraits::TPU, mesh, |_| {
-            DType::BF16
-        });
+        let spec = ModelSpec::new(config, DType::BF16, Xla::TPU, mesh, |_| DType::BF16);
         Distribution::of(&spec.expect("it divides"))
     }
 

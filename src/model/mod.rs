@@ -1,97 +1,90 @@
 //! Lowers Gemma's forward pass to HLO.
 //!
-//! Nothing here knows of files or devices: a [`ModelSpec`] says what to lower, [`parameters()`] which
-//! parameters the programs take, and [`programs`] builds the modules. Each step of the forward
-//! pass has a file of its own. The arithmetic, its order and every rounding are those of
-//! Transformers' `FlaxGemmaForCausalLM` (4.57, the last release line that has it), so that greedy
-//! tokens agree; where a faster form of an operation gives the same value, the faster form is
-//! used and the place says why it is the same.
+//! Nothing here knows of files or devices: a [`ModelSpec`] says what to lower and for what kind of device, its
+//! modules declare which parameters the programs take, and [`programs`] builds the modules of HLO. The arithmetic,
+//! its order and every rounding are those of Transformers' `FlaxGemmaForCausalLM` (4.57, the last release line that
+//! has it), so that greedy tokens agree; where a faster form of an operation gives the same value, the faster form
+//! is used and a comment says why it is the same.
 
-mod attention;
-mod block;
-mod cache;
-mod collectives;
 mod distribution;
-mod embedding;
-mod head;
-mod lowering;
-mod mlp;
-mod norm;
+mod greedy;
+mod nn;
+mod ops;
 mod parameters;
+mod pass;
+mod ports;
 pub mod programs;
-mod rope;
-mod sampling;
+mod spec;
 
 pub use distribution::{Distributed, Distribution, Replicated, SplitDimension};
-pub use parameters::{EMBEDDING, KernelLayout, ParameterSpec, Role, parameters};
-pub use rope::RopeTables;
+pub use nn::{CachedAttention, Gemma, Heads, LayerCache, Place, RopeTables, Rotary};
+pub use ops::{Ops, Xla};
+pub use parameters::{KernelLayout, Parameter, ParameterId, Role};
+pub use ports::Ports;
+pub use spec::{AttentionSpec, GemmaSpec, LayerSpec, MlpSpec, Norms, RopeSpec};
+
+use std::sync::Arc;
+
+use hlo::{ElementType, Shape};
 
 use crate::config::GemmaConfig;
 use crate::dtype::DType;
-use crate::sharding::{Geometry, GeometryError, Mesh};
+use crate::naming::NameTable;
+use crate::sharding::{Mesh, SplitError, check_split};
+use parameters::Declarations;
 
-/// What a device needs for speed; a choice in the lowering, never a change of the result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeviceTraits {
-    /// How projection kernels lie in device memory.
-    pub kernel_layout: KernelLayout,
-    /// The fewest rows that a decode step is run with when computing in 16 bits.
-    pub min_rows_16bit: usize,
-    /// Whether the device's programs can call the functions of [`crate::kernel`].
-    ///
-    /// XLA:CPU widens bfloat16 arrays whole for most operations but dots, so a cache is then kept as the bits of its numbers,
-    /// u16, which it leaves alone.
-    pub kernels: bool,
-}
-
-impl DeviceTraits {
-    /// XLA:CPU reads bfloat16 weights at memory speed only when the contracted dimension is
-    /// innermost, and keeps them bfloat16 only for dots of two or more rows: one row is lowered to
-    /// a float32 loop whose converted weights are then hoisted out of the decode loop.
-    pub const CPU: Self = Self {
-        kernel_layout: KernelLayout::OutIn,
-        min_rows_16bit: 2,
-        kernels: false,
-    };
-
-    /// A TPU's compiler chooses its own tiled layouts, and sends a dot with a single row to the vector
-    /// unit, at more than twice the cost of two rows on the matrix unit.
-    pub const TPU: Self = Self {
-        kernel_layout: KernelLayout::InOut,
-        min_rows_16bit: 2,
-        kernels: false,
-    };
-
-    /// A GPU's matrix library takes either layout and any number of rows.
-    pub const GPU: Self = Self {
-        kernel_layout: KernelLayout::InOut,
-        min_rows_16bit: 1,
-        kernels: false,
-    };
-
-    /// The traits of a PJRT platform, by the name that its plugin gives (`cpu`, `tpu`, `cuda`, …).
-    pub fn for_platform(name: &str) -> Self {
-        match name.to_ascii_lowercase().as_str() {
-            "cpu" | "host" => Self::CPU,
-            "tpu" => Self::TPU,
-            _ => Self::GPU,
-        }
-    }
-}
-
-/// The model to lower: its geometry, the dtype to compute in, and the device to lower for.
+/// The model to lower: its geometry, the dtype to compute in, and the devices to lower for.
 #[derive(Clone, Debug)]
 pub struct ModelSpec {
     /// Geometry and constants, from `config.json`.
     pub config: GemmaConfig,
     /// The dtype that activations are computed in.
     pub compute: DType,
-    /// What the device needs for speed.
-    pub device: DeviceTraits,
-    /// The sizes that each device of the mesh works with.
-    pub geometry: Geometry,
-    /// Parameters in the order in which every program takes them.
-    pub parameters: Vec<ParameterSpec>,
+    /// The devices that the model is split over.
+    pub mesh: Mesh,
+    /// The operations of the kind of device.
+    pub ops: Arc<dyn Ops>,
+    /// The modules.
+    pub gemma: Gemma,
+    /// The parameters that the modules declare, in the order in which every program takes them.
+    pub parameters: Vec<Parameter>,
+}
+
+/// The parameters that a configuration asks for. Their dtypes say nothing here: those depend on what is stored and on
+/// what is computed in.
+pub fn parameters(config: &GemmaConfig) -> Vec<Parameter> {
+    declare(config, DType::F32, &|_| DType::F32).1
+}
+
+fn declare(
+    config: &GemmaConfig,
+    compute: DType,
+    stored: &dyn Fn(&str) -> DType,
+) -> (Gemma, Vec<Parameter>) {
+    let declarations = Declarations::new(compute, stored);
+    let gemma = Gemma::new(&declarations.root(), GemmaSpec::new(config), |layer| {
+        layer.to_string()
+    });
+    (gemma, declarations.into_table())
+}
+
+/// What checkpoints call the parameters of the Gemmas that are known, a table a kind of layer.
+pub fn name_tables() -> Vec<NameTable> {
+    let archetypes = GemmaSpec::archetypes().into_iter();
+    archetypes
+        .map(|spec| {
+            let declarations = Declarations::new(DType::F32, &|_| DType::F32);
+            let gemma = Gemma::new(&declarations.root(), spec, |_| NameTable::LAYER.to_owned());
+            let parameters = declarations.into_table();
+            let named = parameters.iter();
+            let table = NameTable::new(named.map(|p| (p.name.as_str(), p.stored.as_slice())));
+            let name = |id: ParameterId| parameters.get(id.0).map(|p| p.name.as_str());
+            match (name(gemma.embedding()), gemma.head().and_then(name)) {
+                (Some(embedding), Some(head)) => table.with_head(embedding, head),
+                _ => table,
+            }
+        })
+        .collect()
 }
 
 impl ModelSpec {
@@ -102,34 +95,74 @@ impl ModelSpec {
     pub fn new(
         config: GemmaConfig,
         compute: DType,
-        device: DeviceTraits,
+        ops: impl Ops + 'static,
         mesh: Mesh,
         stored: impl Fn(&str) -> DType,
-    ) -> Result<Self, GeometryError> {
-        let parameters = parameters(&config, compute, stored);
+    ) -> Result<Self, SplitError> {
+        let (gemma, parameters) = declare(&config, compute, &stored);
+        check_split(mesh, parameters.iter().flat_map(|p| &p.axes))?;
         Ok(Self {
-            geometry: Geometry::new(&config, mesh)?,
             config,
             compute,
-            device,
+            mesh,
+            ops: Arc::new(ops),
+            gemma,
             parameters,
         })
     }
 
-    /// The element type that caches are kept in: the compute dtype, or its bits.
-    pub fn cache_type(&self) -> hlo::ElementType {
-        match self.compute {
-            DType::BF16 if self.device.kernels => hlo::ElementType::U16,
-            compute => compute.into(),
-        }
+    /// The table of embeddings.
+    pub fn embedding(&self) -> &Parameter {
+        &self.parameters[self.gemma.embedding().0]
+    }
+
+    /// Bytes of the parameters that each device holds.
+    pub fn parameter_bytes(&self) -> usize {
+        let parameters = self.parameters.iter();
+        parameters.map(|p| p.byte_size(self.mesh)).sum()
     }
 
     /// Rows that each device's decode program has for `batch` prompts: `batch`, or what the device needs at least.
     pub fn decode_rows(&self, batch: usize) -> usize {
-        match self.compute {
-            DType::F32 => batch,
-            DType::BF16 if self.device.kernels => batch,
-            DType::F16 | DType::BF16 => batch.max(self.device.min_rows_16bit),
-        }
+        self.ops.decode_rows(self.compute, batch)
+    }
+
+    /// The shapes of the caches on a device, a layer each: [rows, kv_heads, length, head_dim].
+    pub fn cache_shapes(&self, rows: usize, length: usize) -> Vec<LayerCache<Shape>> {
+        let element_type = self.ops.cache_type(self.compute);
+        let layers = self.gemma.spec().layers.iter();
+        layers
+            .map(|layer| {
+                let attention = &layer.attention;
+                let heads = attention.key_values.units_on_device(self.mesh);
+                let dims = [rows, heads, length, attention.head_dim];
+                let shape = programs::array(element_type, &dims);
+                LayerCache {
+                    keys: shape.clone(),
+                    values: shape,
+                }
+            })
+            .collect()
+    }
+
+    /// Bytes of the caches on a device.
+    pub fn cache_bytes(&self, rows: usize, length: usize) -> usize {
+        let caches = self.cache_shapes(rows, length).into_iter();
+        let shapes = caches.flat_map(Ports::items);
+        shapes.map(|shape| shape.byte_size()).sum()
+    }
+
+    /// The shapes of the tables of each rotary embedding: [positions, head_dim / 2].
+    pub fn rope_shapes(&self, positions: usize) -> Vec<Rotary<Shape>> {
+        let ropes = self.gemma.spec().ropes.iter();
+        ropes
+            .map(|rope| {
+                let table = programs::array(ElementType::F32, &[positions, rope.head_dim / 2]);
+                Rotary {
+                    sin: table.clone(),
+                    cos: table,
+                }
+            })
+            .collect()
     }
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::reference::Reference;
 use super::statistics::{Agreement, kl_divergence, top1};
 use crate::dtype::DType;
-use crate::engine::{Engine, Error, ForwardOutput, GenerateOptions, Generation, Observer, Result};
+use crate::engine::{Engine, Error, ForwardOutput, GenerateOptions, Result};
 
 /// How far apart two outputs may be.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -151,7 +151,7 @@ pub fn compare(engine: &Engine, reference: &Reference, tolerance: Tolerance) -> 
     Ok(Report {
         dtype: engine.spec().compute.to_string(),
         device: engine.device_kind().to_owned(),
-        mesh: engine.spec().geometry.mesh.to_string(),
+        mesh: engine.spec().mesh.to_string(),
         reference: reference.metadata.clone(),
         tolerance,
         arrays,
@@ -165,8 +165,8 @@ pub fn compare(engine: &Engine, reference: &Reference, tolerance: Tolerance) -> 
 /// A reference of another model is refused by name, rather than compared element by element with the wrong one.
 fn check_geometry(engine: &Engine, reference: &Reference) -> Result<()> {
     let config = &engine.spec().config;
-    let mismatch = |array: &str, found: usize, key: &str, expected: usize| Error::Option {
-        option: "REFERENCE.npz",
+    let mismatch = |array: &str, found: usize, key: &str, expected: usize| Error::Reference {
+        file: reference.file.clone(),
         problem: format!("{array} is of size {found}, but the model's {key} is {expected}"),
     };
     if let Some((vocab, _)) = &reference.logits
@@ -193,8 +193,8 @@ fn check_geometry(engine: &Engine, reference: &Reference) -> Result<()> {
         && reference.hidden_states.is_none()
         && reference.sequences.is_none()
     {
-        return Err(Error::Option {
-            option: "REFERENCE.npz",
+        return Err(Error::Reference {
+            file: reference.file.clone(),
             problem: "has neither logits, hidden_states nor sequences".into(),
         });
     }
@@ -287,12 +287,11 @@ fn compare_sequences(
         batch_size: reference.batch,
         stream: false,
     };
-    let mut ours = Collect(Vec::new());
-    engine.generate(&prompts, &options, &mut ours)?;
+    let ours = engine.generate(&prompts, &options)?;
 
     let pad = engine.spec().config.padding_id() as i32;
     let mut parted = Vec::new();
-    for generation in &ours.0 {
+    for generation in &ours {
         let row = generation.index;
         let theirs = &sequences[row * total + reference.length..(row + 1) * total];
         let ours = generation.token_ids.iter().map(|&id| id as i32);
@@ -354,12 +353,4 @@ fn margins(
             }
         })
         .collect())
-}
-
-struct Collect(Vec<Generation>);
-
-impl Observer for Collect {
-    fn finished(&mut self, generation: Generation) {
-        self.0.push(generation);
-    }
 }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use npyz::{DType as NpyDType, NpyFile, Order, TypeChar};
 use zip::ZipArchive;
 
+use crate::input_file;
+
 /// A reference that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -21,6 +23,8 @@ pub struct ReferenceError {
 /// What another implementation computed on a batch of B rows of S tokens.
 #[derive(Clone, Debug, Default)]
 pub struct Reference {
+    /// The file that it was read from.
+    pub file: PathBuf,
     /// B.
     pub batch: usize,
     /// S.
@@ -49,9 +53,13 @@ impl Reference {
             path: path.to_owned(),
             problem,
         };
-        let file = File::open(path).map_err(|e| failed(e.to_string()))?;
+        let file = input_file::open(path).map_err(|e| failed(e.to_string()))?;
         let archive = ZipArchive::new(file).map_err(|e| failed(format!("no npz file: {e}")))?;
-        Arrays { archive }.read().map_err(failed)
+        let read = Arrays { archive }.read().map_err(failed)?;
+        Ok(Self {
+            file: path.to_owned(),
+            ..read
+        })
     }
 
     /// The dtype that the reference was computed in, where its metadata says.
@@ -131,6 +139,7 @@ impl Arrays {
             },
         };
         Ok(Reference {
+            file: PathBuf::new(),
             batch,
             length,
             input_ids,

@@ -7,11 +7,11 @@ use hlo::ElementType;
 use pjrt_sys::*;
 
 use super::abi::{Padded, call, object, slice};
-use super::client::ClientHandle;
 use super::device::Device;
 use super::element_type::{self, byte_size};
 use super::error::{Error, Result};
 use super::event::Event;
+use super::handle::ClientHandle;
 use super::layout::{self, dense_layout};
 
 /// An array on a device.
@@ -24,10 +24,11 @@ pub struct Buffer {
     dims: Vec<i64>,
 }
 
-// SAFETY: the plugin counts references to a buffer's memory under a lock of its own, and its functions on buffers may be
-// called from any thread; the rest is plain data.
+// SAFETY: the plugin counts references to a buffer's memory under a lock of its own, and its
+// functions on buffers may be called from any thread; the rest is plain data.
 unsafe impl Send for Buffer {}
-// SAFETY: as for Send. Deletion and donation on one thread make a use on another an error of the plugin.
+// SAFETY: as for Send. Deletion and donation on one thread make a use on another an error of the
+// plugin.
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
@@ -84,7 +85,7 @@ impl Buffer {
     /// Bytes that the array takes on the device, padding included.
     ///
     /// # Errors
-    /// Where the buffer is deleted or the plugin cannot say.
+    /// Where the buffer is deleted or the plugin does not provide the size.
     pub fn on_device_size(&self) -> Result<usize> {
         self.check_alive()?;
         let mut args =
@@ -100,7 +101,8 @@ impl Buffer {
         Ok(args.on_device_size_in_bytes)
     }
 
-    /// Waits for the array and copies it to `dst`: dense, the last dimension fastest, whatever the device's layout.
+    /// Waits for the array and copies it to `dst`: dense, the last dimension fastest, whatever the
+    /// device's layout.
     ///
     /// # Errors
     /// Where `dst` is not of the array's size, the buffer is deleted, or what computed it failed.
@@ -118,7 +120,7 @@ impl Buffer {
         let row_major: Vec<i64> = (0..self.dims.len() as i64).rev().collect();
         self.transfer(dst, Some(dense_layout(&row_major)))?;
         if !self.client.lays_out() {
-            // The bytes came as they lie on the device.
+            // The bytes came in the device's layout.
             let order = self.minor_to_major()?;
             if order != row_major {
                 let dense = layout::rearrange(dst, &self.dims, self.element_type, &order);
@@ -128,12 +130,13 @@ impl Buffer {
         Ok(())
     }
 
-    /// Waits for the array and copies it to `dst` as it lies on the device, without its tiles.
+    /// Waits for the array and copies it to `dst` in the device's layout, without its tiles.
     pub(super) fn to_host_in_device_layout(&self, dst: &mut [u8]) -> Result<()> {
         self.transfer(dst, None)
     }
 
-    /// Waits for the array and copies it to `dst`, which is of its size, in the layout given or else the device's.
+    /// Waits for the array and copies it to `dst`, which is of its size, in the layout given or
+    /// else the device's.
     fn transfer(
         &self,
         dst: &mut [u8],
@@ -146,8 +149,8 @@ impl Buffer {
         }
         args.dst = dst.as_mut_ptr().cast();
         args.dst_size = dst.len();
-        // SAFETY: the buffer is alive as long as self, the layout lives through the call, and dst is borrowed until the
-        // wait below has ended.
+        // SAFETY: the buffer is alive as long as self, the layout lives through the call, and dst
+        // is borrowed until the wait below has ended.
         let event = unsafe {
             call!(self.client.api(), PJRT_Buffer_ToHostBuffer, &mut args)?;
             Event::from_raw(&self.client, args.event)
@@ -168,7 +171,8 @@ impl Buffer {
         if args.layout.type_ != PJRT_Buffer_MemoryLayout_Type_PJRT_Buffer_MemoryLayout_Type_Tiled {
             return Err(bad("strides instead of an order of the dimensions"));
         }
-        // SAFETY: the type says that this member of the union was written; the layout's array lives as long as the buffer.
+        // SAFETY: the type says that this member of the union was written; the layout's array lives
+        // as long as the buffer.
         let order = unsafe {
             let tiled = args.layout.__bindgen_anon_1.tiled;
             slice(tiled.minor_to_major, tiled.minor_to_major_size)
@@ -255,7 +259,8 @@ impl Buffer {
         }
     }
 
-    /// Gives the device's memory back as soon as no work uses it. Using the buffer afterwards is an error.
+    /// Frees the device's memory as soon as no work uses it. Using the buffer afterwards is an
+    /// error.
     ///
     /// # Errors
     /// Where the plugin fails.
@@ -268,7 +273,7 @@ impl Buffer {
     /// Whether the buffer was deleted, or donated to an execution.
     ///
     /// # Errors
-    /// Where the plugin cannot say.
+    /// Where the plugin does not provide it.
     pub fn is_deleted(&self) -> Result<bool> {
         let mut args = Padded::<PJRT_Buffer_IsDeleted_Args>::with(|args| args.buffer = self.raw());
         // SAFETY: the buffer is alive as long as self.
@@ -276,7 +281,8 @@ impl Buffer {
         Ok(args.is_deleted)
     }
 
-    /// The event of the array being there. Its wait gives the error of the transfer or execution that was to fill it.
+    /// The event of the array's completion. Waiting for it returns the error of the transfer or
+    /// execution that was to fill the array.
     ///
     /// # Errors
     /// Where the buffer is deleted or the plugin fails.

@@ -1,21 +1,21 @@
-//! A client: a plugin's hold on its devices.
+//! Clients: how a plugin's devices are used.
 
-use std::ptr::NonNull;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use hlo::ElementType;
 use pjrt_sys::*;
 
-use super::abi::{Api, Padded, call, list, object, slice, text};
-use super::device::Device;
+use super::abi::{Padded, call, object, slice, text};
+use super::buffer::Buffer;
+use super::device::{Device, pick};
 use super::error::{Error, Result};
-use super::named_value::{self, NamedValue};
-use super::options::count;
+use super::handle::ClientHandle;
+use super::named_value::NamedValue;
+use super::options::{TransferOptions, count};
 use super::plugin::Plugin;
-use super::transfer::TransferOptions;
 
-/// A client. Clones share it; it is destroyed when the last of its clones, devices, buffers, executables and events is
-/// gone.
+/// A client. Clones share it; it is destroyed when the last of its clones, devices, buffers,
+/// executables and events is dropped.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 
@@ -28,64 +28,18 @@ struct Inner {
     addressable: Vec<Device>,
 }
 
-/// The plugin's client itself, which everything made with it keeps alive.
-pub(super) struct ClientHandle {
-    plugin: Plugin,
-    raw: NonNull<PJRT_Client>,
-    /// Whether the plugin moves elements to and from device layouts. Set once the devices are known; until then taken
-    /// as given.
-    lays_out: OnceLock<bool>,
-}
-
-// SAFETY: PJRT clients may be used from any thread, and by many at once; XLA's own front ends do so.
-unsafe impl Send for ClientHandle {}
-// SAFETY: as for Send.
-unsafe impl Sync for ClientHandle {}
-
-impl ClientHandle {
-    pub(super) fn plugin(&self) -> &Plugin {
-        &self.plugin
-    }
-
-    pub(super) fn api(&self) -> Api {
-        self.plugin.api()
-    }
-
-    pub(super) fn raw(&self) -> *mut PJRT_Client {
-        self.raw.as_ptr()
-    }
-
-    /// Whether the plugin moves elements to and from device layouts, as it should. See [`Client::probe_layouts`].
-    pub(super) fn lays_out(&self) -> bool {
-        self.lays_out.get().copied().unwrap_or(true)
-    }
-}
-
-impl Drop for ClientHandle {
-    fn drop(&mut self) {
-        let mut args = Padded::<PJRT_Client_Destroy_Args>::with(|args| args.client = self.raw());
-        // SAFETY: the last handle: all that was made with the client is gone, and it is not used after this.
-        if let Err(error) = unsafe { call!(self.api(), PJRT_Client_Destroy, &mut args) } {
-            tracing::warn!("closing a PJRT client: {error}");
-        }
-    }
-}
-
 impl Client {
-    pub(super) fn create(plugin: &Plugin, options: &[(String, NamedValue)]) -> Result<Client> {
+    /// Makes a client of a plugin, which opens its devices. The option `cpu_device_count`, an
+    /// integer, gives a CPU plugin that many devices; without it there are four.
+    ///
+    /// Options are the plugin's own: it may ignore one that it does not know, and an old one may
+    /// end the process over one whose value has another type than it expects.
+    ///
+    /// # Errors
+    /// What the plugin reports, for example a missing device or an unknown option.
+    pub fn new(plugin: &Plugin, options: &[(String, NamedValue)]) -> Result<Client> {
         let api = plugin.api();
-        let raw_options = named_value::to_raw(options);
-        let mut args = Padded::<PJRT_Client_Create_Args>::with(|args| {
-            args.create_options = list(&raw_options);
-            args.num_options = raw_options.len();
-        });
-        // SAFETY: the options live through the call. There are no key-value callbacks: null is allowed.
-        unsafe { call!(api, PJRT_Client_Create, &mut args) }?;
-        let handle = Arc::new(ClientHandle {
-            plugin: plugin.clone(),
-            raw: object(args.client, "PJRT_Client_Create")?,
-            lays_out: OnceLock::new(),
-        });
+        let handle = ClientHandle::create(plugin, options)?;
         let client = handle.raw();
 
         let mut name = Padded::<PJRT_Client_PlatformName_Args>::with(|args| args.client = client);
@@ -125,14 +79,14 @@ impl Client {
         Ok(made)
     }
 
-    /// Finds out whether the plugin keeps to device layouts. XLA's CPU client of API 0.81 notes a buffer's layout, and
-    /// then copies bytes in and out as they are. So a small array is sent in column-major layout and read back as it
-    /// lies there.
+    /// Determines whether the plugin honours device layouts. XLA's CPU client of API 0.81 records a
+    /// buffer's layout, and then copies bytes in and out unchanged. So a small array is sent in
+    /// column-major layout and read back as it is stored.
     fn probe_layouts(&self) -> Result<()> {
         let Some(device) = self.addressable_devices().first() else {
             return Ok(());
         };
-        // The layouts of other platforms have tiles, and their plugins keep to them.
+        // The layouts of other platforms have tiles, and their plugins honour them.
         if self.platform_name() != "cpu" {
             return Ok(());
         }
@@ -141,12 +95,10 @@ impl Client {
             ..TransferOptions::default()
         };
         let rows: &[u8] = &[0, 1, 2, 3];
-        let buffer =
-            self.buffer_from_host_with(rows, &[2, 2], ElementType::U8, device, &options)?;
+        let buffer = Buffer::from_host_with(device, rows, &[2, 2], ElementType::U8, &options)?;
         let mut found = [0; 4];
         buffer.to_host_in_device_layout(&mut found)?;
-        // Only this function sets it, once.
-        let _ = self.handle().lays_out.set(found != [0, 1, 2, 3]);
+        self.handle().set_lays_out(found != [0, 1, 2, 3]);
         Ok(())
     }
 
@@ -156,7 +108,7 @@ impl Client {
 
     /// The plugin that the client was made with.
     pub fn plugin(&self) -> &Plugin {
-        &self.0.handle.plugin
+        self.0.handle.plugin()
     }
 
     /// The platform: `cpu`, `tpu`, `cuda`.
@@ -164,7 +116,7 @@ impl Client {
         &self.0.platform_name
     }
 
-    /// The platform's version, in the plugin's own words.
+    /// The platform's version, as the plugin states it.
     pub fn platform_version(&self) -> &str {
         &self.0.platform_version
     }
@@ -184,8 +136,8 @@ impl Client {
         &self.0.addressable
     }
 
-    /// The ids of the devices that the client would choose for a program: `partitions` of them for the first replica,
-    /// then the second's, and so on.
+    /// The ids of the devices that the client would choose for a program: `partitions` of them for
+    /// the first replica, then the second's, and so on.
     ///
     /// # Errors
     /// Where the client has too few devices.
@@ -228,24 +180,4 @@ impl std::fmt::Debug for Client {
             .field("devices", &self.0.devices.len())
             .finish()
     }
-}
-
-/// The devices of `devices` that a plugin answered by pointer.
-pub(super) fn pick(
-    devices: &[Device],
-    raw: &[*mut PJRT_Device],
-    call: &'static str,
-) -> Result<Vec<Device>> {
-    raw.iter()
-        .map(|&raw| {
-            devices
-                .iter()
-                .find(|device| device.raw() == raw)
-                .cloned()
-                .ok_or(Error::BadAnswer {
-                    call,
-                    what: "a device that the client does not list",
-                })
-        })
-        .collect()
 }

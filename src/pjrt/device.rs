@@ -6,11 +6,11 @@ use std::sync::Arc;
 use pjrt_sys::*;
 
 use super::abi::{Api, Padded, call, object, text};
-use super::client::ClientHandle;
-use super::error::Result;
+use super::error::{Error, Result};
+use super::handle::ClientHandle;
 use super::named_value::{self, NamedValue};
 
-/// What a plugin says of a device, present or not: devices of a topology have only this.
+/// A plugin's description of a device, present or not: devices of a topology have only this.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeviceDescription {
     /// Unique among the devices of this kind, over all hosts.
@@ -19,9 +19,9 @@ pub struct DeviceDescription {
     pub process_index: i32,
     /// The vendor's name of the kind of device, such as `TPU v5 lite`.
     pub kind: String,
-    /// A line for people that tells this device from every other.
+    /// A human-readable line that identifies the device.
     pub debug_string: String,
-    /// What else the plugin says, such as coordinates in the mesh.
+    /// Further attributes, such as coordinates in the mesh.
     pub attributes: Vec<(String, NamedValue)>,
 }
 
@@ -46,7 +46,8 @@ impl DeviceDescription {
         let mut attributes = Padded::<PJRT_DeviceDescription_Attributes_Args>::with(|args| {
             args.device_description = raw;
         });
-        // SAFETY: the description is alive, and so are the texts and values that it owns; they are copied here.
+        // SAFETY: the description is alive, and so are the texts and values that it owns; they are
+        // copied here.
         unsafe {
             call!(api, PJRT_DeviceDescription_Id, &mut id)?;
             call!(api, PJRT_DeviceDescription_ProcessIndex, &mut process)?;
@@ -76,8 +77,8 @@ struct Inner {
     local_hardware_id: i32,
 }
 
-// SAFETY: a device is owned by the client that `client` keeps alive; the functions used on it only read, and may be
-// called from any thread.
+// SAFETY: a device is owned by the client that `client` keeps alive; the functions used on it only
+// read, and may be called from any thread.
 unsafe impl Send for Inner {}
 // SAFETY: as for Send.
 unsafe impl Sync for Inner {}
@@ -125,6 +126,10 @@ impl Device {
         self.0.raw.as_ptr()
     }
 
+    pub(super) fn client(&self) -> &Arc<ClientHandle> {
+        &self.0.client
+    }
+
     pub(super) fn belongs_to(&self, client: &Arc<ClientHandle>) -> bool {
         Arc::ptr_eq(&self.0.client, client)
     }
@@ -144,17 +149,17 @@ impl Device {
         &self.0.description.kind
     }
 
-    /// A line for people that tells this device from every other.
+    /// A human-readable line that identifies the device.
     pub fn debug_string(&self) -> &str {
         &self.0.description.debug_string
     }
 
-    /// What else the plugin says of the device, such as its coordinates.
+    /// Further attributes, such as the device's coordinates.
     pub fn attributes(&self) -> &[(String, NamedValue)] {
         &self.0.description.attributes
     }
 
-    /// Whether this client can run programs on it; a device of another host it cannot.
+    /// Whether this client can run programs on it; it cannot on a device of another host.
     pub fn is_addressable(&self) -> bool {
         self.0.addressable
     }
@@ -164,10 +169,11 @@ impl Device {
         self.0.local_hardware_id
     }
 
-    /// What the device's allocator counts; `None` where the plugin does not count (the CPU plugins do not).
+    /// The counters of the device's allocator; `None` where the plugin has none, as the CPU
+    /// plugins.
     ///
     /// # Errors
-    /// Where the plugin fails otherwise than by not implementing it.
+    /// Where the plugin fails for another reason than not implementing it.
     pub fn memory_stats(&self) -> Result<Option<MemoryStats>> {
         let mut args =
             Padded::<PJRT_Device_MemoryStats_Args>::with(|args| args.device = self.raw());
@@ -220,7 +226,27 @@ impl std::fmt::Debug for Device {
     }
 }
 
-/// What a device's allocator counts, in bytes; `None` where the plugin does not give the figure.
+/// The devices of `devices` that a plugin returned by pointer.
+pub(super) fn pick(
+    devices: &[Device],
+    raw: &[*mut PJRT_Device],
+    call: &'static str,
+) -> Result<Vec<Device>> {
+    raw.iter()
+        .map(|&raw| {
+            devices
+                .iter()
+                .find(|device| device.raw() == raw)
+                .cloned()
+                .ok_or(Error::BadAnswer {
+                    call,
+                    what: "a device that the client does not list",
+                })
+        })
+        .collect()
+}
+
+/// The counters of a device's allocator, in bytes; `None` where the plugin does not provide one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryStats {

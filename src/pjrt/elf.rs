@@ -1,7 +1,8 @@
-//! A look at a shared library before it is loaded.
+//! Checks of a shared library before it is loaded.
 //!
-//! The dynamic linker maps what a library's header says is there, and a process that touches what is not there is killed:
-//! a plugin that was copied in half would take the process with it. So the header is held against the file first.
+//! The dynamic linker maps what a library's header describes, and a process that touches mapped
+//! pages beyond the end of the file is killed: a truncated copy of a plugin would take the process
+//! with it. So the header is compared with the file first.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -13,8 +14,8 @@ const PROGRAM_HEADER: usize = 56;
 /// The type of a program header whose bytes are mapped.
 const LOAD: u32 = 1;
 
-/// Says what is wrong with the file as a shared library for this machine, as far as its headers tell. Offsets and
-/// numbers are those of the ELF-64 object file format.
+/// Reports what is wrong with the file as a shared library for this machine, judged by its headers.
+/// Offsets and numbers are those of the ELF-64 object file format.
 pub(super) fn check(path: &Path) -> std::io::Result<Result<(), String>> {
     if !cfg!(all(
         target_os = "linux",
@@ -72,7 +73,7 @@ fn number(bytes: &[u8], at: usize, size: usize) -> u64 {
         .fold(0, |number, &byte| number << 8 | u64::from(byte))
 }
 
-/// This machine's number in ELF headers, where it is known here.
+/// This machine's number in ELF headers, where known.
 fn own_machine() -> Option<u64> {
     if cfg!(target_arch = "x86_64") {
         Some(62)

@@ -1,19 +1,20 @@
 //! Environment variables that plugins read.
 //!
-//! Some of what a plugin does can only be told to it through its process's environment, and has to be there before it is
-//! loaded. Changing the environment is a data race with any thread that reads it, in C too, so this is done in one place,
-//! at the start of a process, or not at all.
+//! Some of a plugin's behaviour can be configured only through the environment of its process,
+//! before it is loaded. Changing the environment is a data race with any thread that reads it, in C
+//! too. So it is changed in one place, at the start of a process, or not at all.
 
 use super::error::{Error, Result};
 
 /// Keeps XLA from writing its informational log to standard error; warnings and errors still come.
 pub const QUIET: [(&str, &str); 1] = [("TF_CPP_MIN_LOG_LEVEL", "1")];
 
-/// Sets those of the variables that are not set. To be called first thing in `main`: it does nothing but look where the
-/// process has more than one thread.
+/// Sets those of the variables that are not set. Call this first in `main`: it changes nothing once
+/// the process has more than one thread.
 ///
 /// # Errors
-/// [`Error::Environment`] where a variable is not set and the process has other threads, or cannot tell.
+/// [`Error::Environment`] where a variable is not set and the process has other threads, or this
+/// cannot be determined.
 pub fn set_defaults(variables: &[(&'static str, &'static str)]) -> Result<()> {
     for &(name, value) in variables {
         if std::env::var_os(name).is_some() {
@@ -22,14 +23,14 @@ pub fn set_defaults(variables: &[(&'static str, &'static str)]) -> Result<()> {
         if !single_threaded() {
             return Err(Error::Environment { name, value });
         }
-        // SAFETY: this is the only thread of the process, so nothing else reads or writes the environment now, and while
-        // this thread is here nothing can start another.
+        // SAFETY: this is the only thread of the process, so nothing else reads or writes the
+        // environment now, and no other thread can be started meanwhile.
         unsafe { std::env::set_var(name, value) };
     }
     Ok(())
 }
 
-/// Whether the kernel lists one thread for this process. Linux says so; elsewhere the answer is no.
+/// Whether the kernel lists one thread for this process. Only Linux tells; elsewhere this is false.
 fn single_threaded() -> bool {
     std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
 }

@@ -1,4 +1,4 @@
-//! What can go wrong between this process and a PJRT plugin.
+//! Errors of PJRT plugins and of their use.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use hlo::ElementType;
 /// The result of every fallible PJRT operation.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An error of the plugin, or of the way it was asked.
+/// An error of the plugin, or of its use.
 ///
 /// Every message is one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,41 +17,41 @@ pub enum Error {
     /// There is no file at the plugin's path.
     #[error("{}: no such file (a PJRT plugin was expected)", .path.display())]
     PluginMissing {
-        /// The path that was asked for.
+        /// The path that was requested.
         path: PathBuf,
     },
     /// The plugin's path names something that cannot be read as a file.
     #[error("{}: cannot be read as a PJRT plugin: {reason}", .path.display())]
     PluginUnreadable {
-        /// The path that was asked for.
+        /// The path that was requested.
         path: PathBuf,
-        /// What the operating system said.
+        /// The message of the operating system.
         reason: String,
     },
     /// The file is not a shared library, or lacks a library that it needs.
-    #[error("{}: not a shared library that loads here: {reason}", .path.display())]
+    #[error("{}: cannot be loaded as a shared library: {reason}", .path.display())]
     PluginNotLoadable {
-        /// The path that was asked for.
+        /// The path that was requested.
         path: PathBuf,
-        /// What the dynamic linker said.
+        /// The message of the dynamic linker.
         reason: String,
     },
     /// The shared library does not export `GetPjrtApi`.
     #[error("{}: not a PJRT plugin: it has no symbol GetPjrtApi", .path.display())]
     NotAPlugin {
-        /// The path that was asked for.
+        /// The path that was requested.
         path: PathBuf,
     },
-    /// `GetPjrtApi` answered null, or a table too small to hold its own version.
-    #[error("{}: not a PJRT plugin: GetPjrtApi gave no usable table", .path.display())]
+    /// `GetPjrtApi` returned null, or a table too small to hold its own version.
+    #[error("{}: not a PJRT plugin: GetPjrtApi returned no usable table", .path.display())]
     NoApi {
-        /// The path that was asked for.
+        /// The path that was requested.
         path: PathBuf,
     },
     /// The plugin's major version is one whose structures are not known here.
-    #[error("{}: its PJRT API is {major}.{minor}, and only 0.x is known here", .path.display())]
+    #[error("{}: its PJRT API is {major}.{minor}, and only 0.x is supported", .path.display())]
     ApiVersion {
-        /// The path that was asked for.
+        /// The path that was requested.
         path: PathBuf,
         /// Major version of the plugin.
         major: i32,
@@ -78,12 +78,12 @@ pub enum Error {
         /// The function of the PJRT C API.
         call: &'static str,
     },
-    /// The plugin reported success and gave nothing, or something that cannot be.
-    #[error("the plugin's answer to {call} makes no sense: {what}")]
+    /// The plugin reported success but returned nothing, or an impossible value.
+    #[error("the plugin returned an invalid result from {call}: {what}")]
     BadAnswer {
         /// The function of the PJRT C API.
         call: &'static str,
-        /// What is wrong with the answer.
+        /// What is wrong with the returned value.
         what: &'static str,
     },
     /// A buffer or an output has an element type that has no counterpart in HLO as built here.
@@ -93,7 +93,7 @@ pub enum Error {
         buffer_type: u32,
     },
     /// A dimension is negative, or the array has more bytes than can be addressed.
-    #[error("{}{dims:?}: no array can have these dimensions", .element_type.name())]
+    #[error("{}{dims:?}: invalid array dimensions", .element_type.name())]
     Dimensions {
         /// Element type asked for.
         element_type: ElementType,
@@ -112,7 +112,7 @@ pub enum Error {
         /// Bytes that were given.
         actual: usize,
     },
-    /// A layout is no permutation of the dimensions, or strides do not fit them.
+    /// A layout is not a permutation of the dimensions, or strides do not fit them.
     #[error("{what} {values:?} does not fit dimensions {dims:?}")]
     Layout {
         /// Which of the two was wrong: `minor_to_major` or `byte_strides`.
@@ -122,7 +122,7 @@ pub enum Error {
         /// Dimensions of the array.
         dims: Vec<i64>,
     },
-    /// Host data of one element type was asked of a buffer of another.
+    /// A buffer of one element type was read as another.
     #[error("the buffer holds {} and was read as {}", .actual.name(), .asked.name())]
     ElementTypeMismatch {
         /// What the caller asked for.
@@ -171,7 +171,7 @@ pub enum Error {
         /// What was handed over.
         what: &'static str,
     },
-    /// A device assignment does not have one device a replica and partition.
+    /// A device assignment does not have one device per replica and partition.
     #[error(
         "device assignment of {given} devices for {replicas} replicas of {partitions} partitions"
     )]
@@ -183,7 +183,7 @@ pub enum Error {
         /// Partitions asked for.
         partitions: usize,
     },
-    /// Bytes are no serialized program of this plugin.
+    /// The bytes are not a serialized program of this plugin.
     #[error("the serialized program cannot be loaded: {reason}")]
     SerializedProgram {
         /// What is wrong with it.
@@ -218,7 +218,7 @@ impl Error {
         }
     }
 
-    /// Whether the plugin says that it does not implement what was asked.
+    /// Whether the plugin reports that it does not implement the function.
     pub fn is_unimplemented(&self) -> bool {
         matches!(self, Error::MissingFunction { .. })
             || self.code() == Some(ErrorCode::Unimplemented)
@@ -300,7 +300,7 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// Joins the lines of a plugin's message, which may hold a whole stack of them.
+/// Joins the lines of a plugin's message, which may contain a stack trace.
 pub(super) fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -8,19 +8,20 @@ use std::sync::Arc;
 use pjrt_sys::*;
 
 use super::abi::{Api, Padded, call};
-use super::client::ClientHandle;
 use super::error::Result;
+use super::handle::ClientHandle;
 
-/// Something that will have happened: a transfer, or an execution on one device.
+/// The completion of asynchronous work: of a transfer, or of an execution on one device.
 ///
 /// Dropping an event does not wait for it.
 pub struct Event {
     client: Arc<ClientHandle>,
-    /// None where the plugin gave no event: then the work was over when the call returned.
+    /// None where the plugin gave no event: then the work had ended when the call returned.
     raw: Option<NonNull<PJRT_Event>>,
 }
 
-// SAFETY: an event is a reference-counted future; the PJRT C API lets any thread wait for it, ask it, and free it.
+// SAFETY: an event is a reference-counted future; the PJRT C API lets any thread wait for it, ask
+// it, and free it.
 unsafe impl Send for Event {}
 // SAFETY: as for Send; none of the functions used here changes the event.
 unsafe impl Sync for Event {}
@@ -35,7 +36,7 @@ impl Event {
         }
     }
 
-    /// Blocks until the work is over.
+    /// Blocks until the work has ended.
     ///
     /// # Errors
     /// What the work failed with.
@@ -46,10 +47,10 @@ impl Event {
         unsafe { call!(self.client.api(), PJRT_Event_Await, &mut args) }
     }
 
-    /// Whether the work is over, well or badly.
+    /// Whether the work has ended, with success or failure.
     ///
     /// # Errors
-    /// Where the plugin cannot say.
+    /// Where the plugin does not provide it.
     pub fn is_ready(&self) -> Result<bool> {
         let Some(raw) = self.raw else { return Ok(true) };
         let mut args = Padded::<PJRT_Event_IsReady_Args>::with(|args| args.event = raw.as_ptr());
@@ -58,9 +59,10 @@ impl Event {
         Ok(args.is_ready)
     }
 
-    /// Calls `f` once the work is over, with what came of it: at once where it is over already, else on a thread of the
-    /// plugin. A panic in `f` ends there. `f` must not wait for other work of the client, nor drop the last handle of
-    /// the client: it runs on the thread that would have to do it.
+    /// Calls `f` with the outcome once the work has ended: immediately where it has ended already,
+    /// otherwise on a thread of the plugin. A panic in `f` is caught. `f` must not wait for other
+    /// work of the client, nor drop the last handle of the client: it runs on the thread that would
+    /// have to do it.
     ///
     /// # Errors
     /// Where the plugin refuses. `f` is then never called, nor dropped.
@@ -78,9 +80,10 @@ impl Event {
             args.callback = Some(run_callback);
             args.user_arg = callback.cast();
         });
-        // SAFETY: the event is alive as long as self, and may be freed once the callback is registered, which XLA's own
-        // client does. The callback's state is on the heap, is given up here, and is taken back by run_callback alone. On
-        // failure it leaks: nothing says whether the plugin has kept the pointer.
+        // SAFETY: the event is alive as long as self, and may be freed once the callback is
+        // registered, which XLA's own client does. The callback's state is on the heap, is given up
+        // here, and is taken back by run_callback alone. On failure it leaks: there is no telling
+        // whether the plugin has kept the pointer.
         unsafe { call!(self.client.api(), PJRT_Event_OnReady, &mut args) }
     }
 }
@@ -116,7 +119,8 @@ unsafe extern "C" fn run_callback(error: *mut PJRT_Error, user_arg: *mut c_void)
     let Callback { api, f } = *callback;
     // SAFETY: the plugin hands the error over to the callback.
     let result = unsafe { api.check("PJRT_Event_OnReady", error) };
-    // Unwinding into the plugin's C++ would be undefined. The state that f may have left behind is not seen again.
+    // Unwinding into the plugin's C++ would be undefined. The state that f may have left behind is
+    // not seen again.
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| f(result))) {
         tracing::error!("a callback on the completion of device work panicked");
         // Dropping the payload could panic again.

@@ -8,42 +8,43 @@ use pjrt_sys::*;
 
 use super::abi::{Padded, call, list, object, slice};
 use super::buffer::Buffer;
-use super::client::{Client, ClientHandle, pick};
-use super::device::Device;
+use super::client::Client;
+use super::device::{Device, pick};
 use super::error::{Error, Result};
 use super::event::Event;
+use super::handle::{ClientHandle, Owner};
 use super::options::{CompileOptions, ExecuteOptions};
-use super::program::{CompiledProgram, Owner, raw_program};
-use super::serialized;
+use super::program::{CompiledExecutable, raw_program};
+use super::serialized::CheckedExecutable;
 
 /// A program that is loaded on devices. Clones share it.
 ///
-/// It can be asked all that a [`CompiledProgram`] can.
+/// It has all methods of a [`CompiledExecutable`].
 #[derive(Clone)]
 pub struct Executable(Arc<Inner>);
 
 struct Inner {
     client: Arc<ClientHandle>,
     // Before `loaded`, so that it is dropped first.
-    program: CompiledProgram,
+    program: CompiledExecutable,
     loaded: Loaded,
     name: String,
     num_outputs: usize,
     devices: Vec<Device>,
 }
 
-/// What one launch gave.
+/// The outcome of one launch.
 #[derive(Debug)]
 pub struct Execution {
     /// For each device, its results.
     pub outputs: Vec<Vec<Buffer>>,
-    /// For each device, the event of its being done.
+    /// For each device, the event of its completion.
     pub done: Vec<Event>,
 }
 
 impl Client {
-    /// Compiles a module and loads it on the devices of the options. Parameters and results have the layouts that the
-    /// module gives them, unless the options say otherwise.
+    /// Compiles a module and loads it on the devices of the options. Parameters and results have
+    /// the layouts that the module gives them, unless the options override them.
     ///
     /// # Errors
     /// As [`Client::compile`].
@@ -58,7 +59,7 @@ impl Client {
     /// Compiles a serialized `HloModuleProto` and loads it on the devices of the options.
     ///
     /// # Errors
-    /// What the compiler says, and [`CompileOptions::to_bytes`]'s errors.
+    /// What the compiler reports, and [`CompileOptions::to_bytes`]'s errors.
     pub fn compile(&self, hlo_module_proto: &[u8], options: &CompileOptions) -> Result<Executable> {
         let options = options.to_bytes()?;
         let mut program = raw_program("hlo", hlo_module_proto);
@@ -74,22 +75,33 @@ impl Client {
         }
     }
 
-    /// Loads what [`CompiledProgram::serialize`] gave, on the devices that it was compiled for.
+    /// Loads what [`CompiledExecutable::serialize`] gave, on the devices that it was compiled for.
     ///
-    /// The bytes hold machine code that is then run: only load what a program that you trust has written.
+    /// # Safety
+    /// The bytes hold machine code that is then run. They must be what
+    /// [`CompiledExecutable::serialize`] gave. Accidental damage and another build's bytes are
+    /// refused, but whoever can write the bytes can write a checksum too.
     ///
     /// # Errors
-    /// [`Error::SerializedProgram`] where the bytes are damaged, no serialized program, or of another build of the plugin;
-    /// and where the plugin refuses them.
-    pub fn deserialize(&self, bytes: &[u8]) -> Result<Executable> {
-        // Past this check the plugin would crash on damaged bytes rather than refuse them.
-        let bytes = serialized::unwrap(&self.plugin().fingerprint()?, bytes)?;
+    /// [`Error::SerializedProgram`] where the bytes are damaged, are not a serialized program, or come
+    /// from another build of the plugin; and where the plugin refuses them.
+    pub unsafe fn deserialize(&self, bytes: &[u8]) -> Result<Executable> {
+        self.load_checked(&CheckedExecutable::from_trusted_folder(
+            &self.plugin().fingerprint()?,
+            bytes,
+        )?)
+    }
+
+    /// Loads an executable from a folder that is trusted; else as [`Client::deserialize`].
+    pub(crate) fn load_checked(&self, executable: &CheckedExecutable<'_>) -> Result<Executable> {
+        let bytes = executable.payload_for(&self.plugin().fingerprint()?)?;
         let mut args = Padded::<PJRT_Executable_DeserializeAndLoad_Args>::with(|args| {
             args.client = self.handle().raw();
             args.serialized_executable = bytes.as_ptr().cast();
             args.serialized_executable_size = bytes.len();
         });
-        // SAFETY: the client is alive, and the bytes live through the call.
+        // SAFETY: the client is alive, and the bytes live through the call. They are complete, of
+        // this build of the plugin, and from a trusted folder: see CheckedExecutable.
         unsafe {
             call!(
                 self.handle().api(),
@@ -121,11 +133,11 @@ impl Executable {
         let mut devices = Padded::<PJRT_LoadedExecutable_AddressableDevices_Args>::with(|args| {
             args.executable = raw.as_ptr();
         });
-        // SAFETY: the executable is alive; the program is handed over; the array of devices lives as long as the
-        // executable.
+        // SAFETY: the executable is alive; the program is handed over; the array of devices lives
+        // as long as the executable.
         let (program, devices) = unsafe {
             call!(api, PJRT_LoadedExecutable_GetExecutable, &mut program)?;
-            let program = CompiledProgram::from_raw(
+            let program = CompiledExecutable::from_raw(
                 Owner::Client(Arc::clone(&handle)),
                 object(program.executable, "PJRT_LoadedExecutable_GetExecutable")?,
             );
@@ -147,20 +159,22 @@ impl Executable {
         })))
     }
 
-    /// The devices that it runs on and that this process can reach: one argument list each, in this order.
+    /// The devices that it runs on and that this process can reach: one argument list each, in this
+    /// order.
     pub fn addressable_devices(&self) -> &[Device] {
         &self.0.devices
     }
 
-    /// Runs the program once on each of its devices. `args` holds one list of arguments a device; one list of results a
-    /// device comes back, a root tuple taken apart into its leaves.
+    /// Runs the program once on each of its devices. `args` holds one list of arguments per device.
+    /// The result is one list of buffers per device; a root tuple is split into its leaves.
     ///
-    /// This may return before the program is done. If it fails after that, every use of the results fails. A buffer given
-    /// for a parameter that the program aliases to a result is consumed: using it again is an error.
+    /// This may return before the program is done. If it fails after that, every use of the results
+    /// fails. A buffer given for a parameter that the program aliases to a result is consumed:
+    /// using it again is an error.
     ///
     /// # Errors
-    /// Where lists and devices do not match, an argument is deleted or another client's, or the plugin refuses (shapes
-    /// that differ from the program's, too little memory).
+    /// Where lists and devices do not match, an argument is deleted or another client's, or the
+    /// plugin refuses (shapes that differ from the program's, too little memory).
     pub fn execute(
         &self,
         args: &[Vec<&Buffer>],
@@ -170,7 +184,7 @@ impl Executable {
             .map(|execution| execution.outputs)
     }
 
-    /// [`Executable::execute`], with the events of the devices being done.
+    /// [`Executable::execute`], with the completion events of the devices.
     ///
     /// # Errors
     /// As there.
@@ -209,10 +223,11 @@ impl Executable {
         call.num_args = arguments.first().map_or(0, Vec::len);
         call.output_lists = output_lists.as_ptr();
         call.device_complete_events = events.as_mut_ptr();
-        // SAFETY: the executable is alive, and all arguments are live buffers of its client. There are as many argument
-        // lists, output lists and events as devices, argument lists are num_args long (check_arguments), output lists as
-        // long as the program has outputs, and all of these vectors live through the call. The plugin keeps what it needs
-        // of the arguments until the program is done.
+        // SAFETY: the executable is alive, and all arguments are live buffers of its client. There
+        // are as many argument lists, output lists and events as devices, argument lists are
+        // num_args long (check_arguments), output lists as long as the program has outputs, and all
+        // of these vectors live through the call. The plugin keeps what it needs of the arguments
+        // until the program is done.
         unsafe {
             call!(
                 self.0.client.api(),
@@ -220,8 +235,8 @@ impl Executable {
                 &mut call
             )
         }?;
-        // SAFETY: the plugin hands over the events and buffers that it wrote. All are owned before the first error is
-        // looked at, so that none leaks.
+        // SAFETY: the plugin hands over the events and buffers that it wrote. All are owned before
+        // the first error is handled, so that none leaks.
         let (done, outputs) = unsafe {
             let done = events
                 .into_iter()
@@ -244,7 +259,8 @@ impl Executable {
         Ok(Execution { outputs, done })
     }
 
-    /// What the plugin would not check before it follows the pointers, and what it would say less plainly.
+    /// Checks what the plugin would not before it follows the pointers, or would report less
+    /// clearly.
     fn check_arguments(&self, args: &[Vec<&Buffer>]) -> Result<()> {
         let program = || self.0.name.clone();
         if args.len() != self.0.devices.len() {
@@ -284,9 +300,9 @@ impl Executable {
 }
 
 impl Deref for Executable {
-    type Target = CompiledProgram;
+    type Target = CompiledExecutable;
 
-    fn deref(&self) -> &CompiledProgram {
+    fn deref(&self) -> &CompiledExecutable {
         &self.0.program
     }
 }
@@ -307,7 +323,8 @@ struct Loaded {
     raw: NonNull<PJRT_LoadedExecutable>,
 }
 
-// SAFETY: a loaded executable does not change; the PJRT C API lets any thread run it, also at the same time as another.
+// SAFETY: a loaded executable does not change; the PJRT C API lets any thread run it, also at the
+// same time as another.
 unsafe impl Send for Loaded {}
 // SAFETY: as for Send.
 unsafe impl Sync for Loaded {}
@@ -317,7 +334,8 @@ impl Drop for Loaded {
         let mut args = Padded::<PJRT_LoadedExecutable_Destroy_Args>::with(|args| {
             args.executable = self.raw.as_ptr();
         });
-        // SAFETY: the executable is ours and is not used after this; executions under way keep what they need.
+        // SAFETY: the executable is ours and is not used after this; executions under way keep what
+        // they need.
         let freed = unsafe { call!(self.client.api(), PJRT_LoadedExecutable_Destroy, &mut args) };
         if let Err(error) = freed {
             tracing::debug!("freeing an executable: {error}");

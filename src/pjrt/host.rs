@@ -4,16 +4,18 @@ use std::ops::{Deref, DerefMut};
 
 use memmap2::{Advice, MmapMut};
 
-/// A small allocation is aligned so that XLA's CPU client can use it in place: it asks for 64 bytes.
+/// A small allocation is aligned so that XLA's CPU client can use it in place: it requires 64
+/// bytes.
 const SMALL_ALIGNMENT: usize = 64;
-/// A large one begins where a huge page can, on x86-64.
+/// A large one is aligned to the huge pages of x86-64.
 const LARGE_ALIGNMENT: usize = 2 << 20;
 
 /// Zeroed bytes on the host, aligned so that a plugin may use them without a copy.
 ///
-/// Large ones come from the operating system as untouched pages: zeroing them costs nothing until they are written. They
-/// are huge pages where the system gives them: then a matrix that is read once a token does not cost a page table walk every
-/// 4 KiB, and filling it costs a page fault every 2 MiB instead.
+/// Large ones come from the operating system as untouched pages: zeroing them costs nothing until
+/// they are written. They are huge pages where the system provides them: then reading a matrix once
+/// per token does not cost a page table walk every 4 KiB, and filling it costs a page fault only
+/// every 2 MiB.
 pub struct HostBuffer {
     storage: Storage,
     start: usize,
@@ -31,7 +33,7 @@ impl HostBuffer {
         if len >= LARGE_ALIGNMENT
             && let Ok(pages) = MmapMut::map_anon(len.saturating_add(LARGE_ALIGNMENT))
         {
-            // A kernel without huge pages refuses; the memory is as good without.
+            // A kernel without huge pages refuses; the memory works without them.
             let _ = pages.advise(Advice::HugePage);
             return HostBuffer::aligned(Storage::Pages(pages), LARGE_ALIGNMENT, len);
         }
@@ -39,9 +41,11 @@ impl HostBuffer {
         HostBuffer::aligned(Storage::Heap(storage), SMALL_ALIGNMENT, len)
     }
 
-    /// The first `len` bytes of the storage from an aligned address on; it is `alignment` longer than that.
+    /// The first `len` bytes of the storage from an aligned address on; it is `alignment` longer
+    /// than that.
     fn aligned(storage: Storage, alignment: usize, len: usize) -> HostBuffer {
-        // Neither kind of storage moves in memory when its owner is moved, so the offset found here holds.
+        // Neither kind of storage moves in memory when its owner is moved, so the offset found here
+        // holds.
         let start = storage.as_ptr().align_offset(alignment).min(alignment);
         HostBuffer {
             storage,
@@ -117,7 +121,8 @@ impl std::fmt::Debug for HostBuffer {
     }
 }
 
-/// Bytes that are given away to a device: a [`HostBuffer`], a file in memory, a part of something shared.
+/// Bytes whose ownership passes to a device: a [`HostBuffer`], a mapped file, a part of shared
+/// data.
 pub trait HostBytes: AsRef<[u8]> + Send + Sync + 'static {}
 
 impl<T: AsRef<[u8]> + Send + Sync + 'static> HostBytes for T {}
@@ -126,9 +131,9 @@ impl<T: AsRef<[u8]> + Send + Sync + 'static> HostBytes for T {}
 pub enum HostData<'a> {
     /// Bytes that the plugin copies before the call returns.
     Copy(&'a [u8]),
-    /// Bytes that the plugin may use in place (where they are aligned and laid out as the device wants them), and that are
-    /// dropped when neither it nor the device buffer needs them any more: perhaps later than the device buffer, and on
-    /// another thread.
+    /// Bytes that the plugin may use in place (where their alignment and layout suit the device).
+    /// They are dropped when neither the plugin nor the device buffer needs them any more, which
+    /// may be later than the device buffer and on another thread.
     Owned(Box<dyn HostBytes>),
 }
 
@@ -151,6 +156,19 @@ impl<'a> From<&'a [u8]> for HostData<'a> {
 impl From<HostBuffer> for HostData<'_> {
     fn from(buffer: HostBuffer) -> Self {
         HostData::Owned(Box::new(buffer))
+    }
+}
+
+/// Bytes that several devices are given; those that use them in place share them.
+impl From<std::sync::Arc<HostBuffer>> for HostData<'_> {
+    fn from(buffer: std::sync::Arc<HostBuffer>) -> Self {
+        struct Shared(std::sync::Arc<HostBuffer>);
+        impl AsRef<[u8]> for Shared {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        HostData::Owned(Box::new(Shared(buffer)))
     }
 }
 

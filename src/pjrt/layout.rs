@@ -7,7 +7,7 @@ use super::abi::{Padded, list};
 use super::element_type::byte_size;
 use super::error::{Error, Result};
 use super::host::HostBuffer;
-use super::transfer::TransferOptions;
+use super::options::TransferOptions;
 
 /// An untiled layout. It points to `order`, which must outlive it.
 pub(super) fn dense_layout(order: &[i64]) -> Padded<PJRT_Buffer_MemoryLayout> {
@@ -40,7 +40,8 @@ pub(super) fn check_order(order: &[i64], dims: &[i64]) -> Result<()> {
     })
 }
 
-/// The host bytes are what the dimensions and strides reach: exactly where they are dense, no less where strided.
+/// The host bytes are what the dimensions and strides reach: exactly where they are dense, no less
+/// where strided.
 pub(super) fn check_size(
     actual: usize,
     dims: &[i64],
@@ -91,8 +92,9 @@ fn strided_size(strides: &[i64], dims: &[i64], element_type: ElementType) -> Res
     Ok(end)
 }
 
-/// The array's elements, dense in the order `minor_to_major`. The strides are those of the bytes given, dense row-major
-/// ones where there are none; all fit, as [`check_size`] and [`check_order`] say.
+/// The array's elements, dense in the order `minor_to_major`. The strides are those of the bytes
+/// given, dense row-major ones where there are none; all fit, as checked by [`check_size`] and
+/// [`check_order`].
 pub(super) fn arrange(
     bytes: &[u8],
     dims: &[i64],
@@ -152,7 +154,7 @@ fn walk(bytes: &[u8], dims: &[usize], strides: &[usize], size: usize) -> HostBuf
         if let Some(source) = bytes.get(at..at + size) {
             element.copy_from_slice(source);
         }
-        // To the next index, as an odometer counts, with its place kept alongside.
+        // To the next index, as an odometer counts, with its offset kept alongside.
         for ((index, &dim), &stride) in index.iter_mut().zip(dims).zip(strides).rev() {
             *index += 1;
             at += stride;

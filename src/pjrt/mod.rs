@@ -1,14 +1,15 @@
 //! Safe PJRT: XLA's devices and compilers, through the C interface of a plugin.
 //!
-//! A [`Plugin`] is a shared library; a [`Client`] is its hold on its devices. A client compiles an HLO module to an
-//! [`Executable`], moves arrays to and from [`Buffer`]s on a [`Device`], and runs the executable on them. A [`Topology`]
-//! compiles for devices that this machine does not have.
+//! A [`Plugin`] is a shared library; a [`Client`] gives access to its devices. A client compiles an
+//! HLO module to an [`Executable`], moves arrays to and from [`Buffer`]s on a [`Device`], and runs
+//! the executable on them. A [`Topology`] compiles for devices that this machine does not have.
 //!
 //! All unsafe code that speaks to a plugin is in this module. What it rests on:
-//! - A plugin is trusted to do what `pjrt_c_api.h` says.
-//! - Every object keeps what it was made from alive: buffers, executables, events and devices their client; the client its
-//!   plugin; and a plugin is never unloaded.
-//! - Structures that cross the boundary may be older than the plugin: `abi` says how that is met.
+//! - A plugin is trusted to behave as `pjrt_c_api.h` specifies.
+//! - Every object keeps what it was made from alive: buffers, executables, events and devices their
+//!   client; the client its plugin; and a plugin is never unloaded.
+//! - Structures that cross the boundary may be older than the plugin: `abi` explains how that is
+//!   handled.
 
 mod abi;
 mod buffer;
@@ -20,12 +21,16 @@ pub mod environment;
 mod error;
 mod event;
 mod executable;
+mod extension;
 mod ffi;
+mod fingerprint;
+mod handle;
 mod host;
 mod layout;
 mod named_value;
 mod options;
 mod plugin;
+mod plugin_file;
 mod program;
 mod serialized;
 mod topology;
@@ -37,11 +42,13 @@ pub use device::{Device, DeviceDescription, MemoryStats};
 pub use error::{Error, ErrorCode, Result};
 pub use event::Event;
 pub use executable::{Executable, Execution};
-pub use ffi::{CallResult, CustomCall, Operand};
+pub use extension::Extension;
+pub use ffi::{Attributes, CallResult, CustomCall, CustomCallHandler, Operand};
 pub use host::{HostBuffer, HostBytes, HostData};
 pub use named_value::NamedValue;
-pub use options::{CompileOptions, ExecuteOptions, OptionValue};
-pub use plugin::{Extension, Plugin};
-pub use program::{CompiledMemoryStats, CompiledProgram, OutputShape, Program};
+pub use options::{CompileOptions, ExecuteOptions, OptionValue, TransferOptions};
+pub use plugin::Plugin;
+pub use plugin_file::{PluginFile, Provenance};
+pub use program::{CompiledExecutable, CompiledMemoryStats, OutputShape, ProgramCode};
+pub(crate) use serialized::CheckedExecutable;
 pub use topology::Topology;
-pub use transfer::TransferOptions;

@@ -6,7 +6,8 @@ use pjrt_sys::*;
 
 use super::abi::{slice, text};
 
-/// A value with a name: an option of a client, an attribute of a device, a figure of a cost analysis.
+/// A value with a name: an option of a client, an attribute of a device, a figure of a cost
+/// analysis.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[allow(missing_docs)] // The variants are the types that they hold.
@@ -56,8 +57,8 @@ impl From<bool> for NamedValue {
 
 /// The C form of `values`. It points into them, so they must outlive it.
 ///
-/// Plugins step through this array by their own idea of an element's size, so elements are not padded; the structure has
-/// not changed since API 0.30.
+/// Plugins step through this array by their own idea of an element's size, so elements are not
+/// padded; the structure has not changed since API 0.30.
 pub(super) fn to_raw(values: &[(String, NamedValue)]) -> Vec<PJRT_NamedValue> {
     values
         .iter()
@@ -122,8 +123,8 @@ pub(super) unsafe fn from_raw(
     if values.is_null() || len == 0 {
         return Vec::new();
     }
-    // A plugin with a longer structure steps by its own size, which it states. Anything else there is no size.
-    // SAFETY: there is at least one value, and each begins with its size.
+    // A plugin with a longer structure steps by its own size, which it states. Anything else there
+    // is no size. SAFETY: there is at least one value, and each begins with its size.
     let stated = unsafe { (&raw const (*values).struct_size).read() };
     let own = size_of::<PJRT_NamedValue>();
     let stride = if (own..=own + 256).contains(&stated) && stated.is_multiple_of(8) {
@@ -136,7 +137,8 @@ pub(super) unsafe fn from_raw(
             // SAFETY: index is below len, and the elements are stride bytes apart.
             let value = unsafe { values.byte_add(index * stride).read() };
             let union = value.__bindgen_anon_1;
-            // SAFETY: the type says which member of the union was written; strings and lists are value_size long.
+            // SAFETY: the type says which member of the union was written; strings and lists are
+            // value_size long.
             let parsed = unsafe {
                 match value.type_ {
                     PJRT_NamedValue_Type_PJRT_NamedValue_kString => {

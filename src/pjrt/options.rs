@@ -1,4 +1,4 @@
-//! The options of compilations and executions.
+//! The options of compilations, executions and transfers.
 
 use pjrt_sys::protos::xla;
 use prost::Message;
@@ -12,11 +12,12 @@ pub struct CompileOptions {
     pub replicas: usize,
     /// Parts that the compiler splits each replica into. 1 unless a partitioner is wanted.
     pub partitions: usize,
-    /// Device ids, `partitions` of them for the first replica, then the second's, and so on. The client's default where
-    /// none is given.
+    /// Device ids, `partitions` of them for the first replica, then the second's, and so on. The
+    /// client's default where none is given.
     pub device_assignment: Option<Vec<i64>>,
-    /// The shape, with its layout, of every parameter; what the module itself says of layouts is not followed. An array
-    /// in row-major order has the device's default layout, which on a CPU is that; so have all where none are given.
+    /// The shape, with its layout, of every parameter; the layouts in the module itself are
+    /// ignored. An array in row-major order has the device's default layout, which on a CPU is
+    /// that; so have all where none are given.
     pub argument_layouts: Option<Vec<hlo::Shape>>,
     /// The shape, with its layout, of the result. As for the parameters.
     pub result_layout: Option<hlo::Shape>,
@@ -38,7 +39,8 @@ impl Default for CompileOptions {
     }
 }
 
-/// The shape with those of its layouts that are not row-major: XLA puts the device's default where there is none.
+/// The shape with those of its layouts that are not row-major: XLA puts the device's default where
+/// there is none.
 fn layout_proto(shape: &hlo::Shape) -> xla::ShapeProto {
     fn clear(proto: &mut xla::ShapeProto) {
         let row_major = |order: &[i64]| order.iter().rev().copied().eq(0..order.len() as i64);
@@ -63,7 +65,7 @@ pub enum OptionValue {
 }
 
 impl CompileOptions {
-    /// Options for `replicas` copies of a program, one a device.
+    /// Options for `replicas` copies of a program, one per device.
     pub fn with_replicas(replicas: usize) -> CompileOptions {
         CompileOptions {
             replicas,
@@ -71,7 +73,8 @@ impl CompileOptions {
         }
     }
 
-    /// These options with the layouts of the module's parameters and result, where they have none of their own.
+    /// These options with the layouts of the module's parameters and result, where they have none
+    /// of their own.
     pub fn with_layouts_of(&self, module: &hlo::Module) -> CompileOptions {
         let mut options = self.clone();
         options
@@ -83,11 +86,12 @@ impl CompileOptions {
         options
     }
 
-    /// The serialized `xla.CompileOptionsProto`. Equal options give equal bytes, so that these can be part of a key.
+    /// The serialized `xla.CompileOptionsProto`. Equal options give equal bytes, so that these can
+    /// be part of a key.
     ///
     /// # Errors
-    /// [`Error::DeviceAssignment`] where the assignment is not one device a replica and partition, and
-    /// [`Error::OutOfRange`] for counts that the protobuf cannot hold.
+    /// [`Error::DeviceAssignment`] where the assignment does not have one device per replica and
+    /// partition, and [`Error::OutOfRange`] for counts that the protobuf cannot hold.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let device_assignment = self
             .device_assignment
@@ -114,8 +118,9 @@ impl CompileOptions {
             ..Default::default()
         }
         .encode_to_vec();
-        // The overrides are a map, whose order in the generated code changes from run to run. Messages may be
-        // concatenated, so one message an override, in the order given, says the same in a fixed order.
+        // The overrides are a map, whose order in the generated code changes from run to run.
+        // Messages may be concatenated, so one message per override, in the order given, means the
+        // same in a fixed order.
         for (name, value) in &self.overrides {
             let value = match value.clone() {
                 OptionValue::String(value) => xla::option_override_proto::Value::StringField(value),
@@ -166,10 +171,22 @@ impl CompileOptions {
     }
 }
 
+/// How host bytes are laid out, and how the device is to lay them out. By default both are dense,
+/// the last dimension fastest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TransferOptions {
+    /// The device's dimensions from the fastest to the slowest.
+    pub device_minor_to_major: Option<Vec<i64>>,
+    /// For each dimension, the bytes from one element to the next on the host. With these a part of
+    /// a larger array is sent without a copy of it being made first. Not negative.
+    pub host_byte_strides: Option<Vec<i64>>,
+}
+
 /// How to run an executable once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExecuteOptions {
-    /// Where not zero: names this launch, so that a runtime of many hosts can detect launches out of order.
+    /// Where not zero: names this launch, so that a runtime of many hosts can detect launches out
+    /// of order.
     pub launch_id: i32,
     /// Parameters whose buffers must be kept although the program may alias them to an output.
     pub non_donatable: Vec<usize>,

@@ -1,23 +1,20 @@
 //! Loading a plugin.
 
-use std::collections::HashMap;
-use std::ffi::c_void;
-use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::collections::{HashMap, HashSet};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::ptr::NonNull;
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use pjrt_sys::*;
-use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
 use super::abi::{Api, Padded, call};
-use super::client::Client;
 use super::elf;
 use super::error::{Error, Result, one_line};
+use super::extension::Extension;
+use super::ffi::CustomCallHandler;
+use super::fingerprint::{self, Fingerprint};
 use super::named_value::{self, NamedValue};
-use super::serialized::Fingerprint;
+use super::plugin_file::PluginFile;
 
 /// A PJRT plugin in this process. Clones share it; it is never unloaded.
 #[derive(Clone)]
@@ -25,25 +22,58 @@ pub struct Plugin(Arc<Inner>);
 
 struct Inner {
     path: PathBuf,
-    /// Where the library was when it was loaded, whatever `path` leads to by now.
+    /// The library's path when it was loaded, whatever `path` refers to now.
     canonical: PathBuf,
     api: Api,
     fingerprint: OnceLock<Fingerprint>,
+    custom_calls: Mutex<CustomCalls>,
 }
 
-/// The plugins of this process, by canonical path. A plugin wants to be initialized once, and its threads and
-/// thread-local destructors do not survive being unloaded: so what is loaded stays, and is found here again.
+/// The custom calls of a plugin.
+#[derive(Default)]
+struct CustomCalls {
+    /// The targets that are registered.
+    registered: HashSet<&'static str>,
+    /// Whether there may be clients or topologies, which makes further registrations a data race.
+    closed: bool,
+}
+
+/// The plugins of this process, by canonical path. A plugin must be initialized only once, and its
+/// threads and thread-local destructors do not survive unloading. So what is loaded stays, and is
+/// found here again.
 static LOADED: LazyLock<Mutex<HashMap<PathBuf, Plugin>>> = LazyLock::new(Mutex::default);
 
 impl Plugin {
-    /// Loads and initializes the plugin at `path`, or finds it where it is loaded already.
-    ///
-    /// This runs the library's code: only load a plugin that you trust.
+    /// Loads a plugin that the user chose or that was installed and checked; otherwise as
+    /// [`Plugin::load`].
     ///
     /// # Errors
-    /// Where there is no such file, it is no shared library that loads here, it is no plugin, its API is not 0.x, or it
-    /// fails to initialize. Each error but the last names the path.
-    pub fn load(path: &Path) -> Result<Plugin> {
+    /// As there.
+    pub fn open(file: &PluginFile, custom_calls: &[CustomCallHandler]) -> Result<Plugin> {
+        // SAFETY: a PluginFile says on whose word its code is run. Its documentation states what is
+        // relied on.
+        unsafe { Plugin::load(file.path(), custom_calls) }
+    }
+
+    /// Loads and initializes the plugin at `path`, or finds it where it is loaded already, and
+    /// registers the custom calls that its programs on CPUs may call. [`Plugin::has_custom_call`]
+    /// tells whether a registration succeeded: a plugin may take none.
+    ///
+    /// Custom calls are registered here alone because XLA reads its registry without a lock while
+    /// it compiles and loads programs. A target is registered once in the life of the process.
+    /// Loading the plugin again with further custom calls registers them only if no client or
+    /// topology was made yet; afterwards it warns that they are not available.
+    ///
+    /// # Safety
+    /// This runs the library's code. The file must be a PJRT plugin that is sound to run in this
+    /// process: its initializers, and `GetPjrtApi` with a table that stays valid and whose
+    /// functions do what `pjrt_c_api.h` says. It must not be modified while the process runs. No
+    /// other thread may be changing the process's environment, which initializers read.
+    ///
+    /// # Errors
+    /// Where the file is missing, does not load as a shared library, is not a plugin, has an API other
+    /// than 0.x, or fails to initialize. Each error but the last names the path.
+    pub unsafe fn load(path: &Path, custom_calls: &[CustomCallHandler]) -> Result<Plugin> {
         let unreadable = |error: std::io::Error| match error.kind() {
             ErrorKind::NotFound => Error::PluginMissing {
                 path: path.to_owned(),
@@ -60,26 +90,40 @@ impl Plugin {
                 reason: "not a file".to_owned(),
             });
         }
-        // The lock is held throughout, so that no other thread initializes the same plugin. The map is whole even if
-        // a holder panicked.
+        // The lock is held throughout, so that no other thread initializes the same plugin. The map
+        // is consistent even if a holder panicked.
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(plugin) = loaded.get(&canonical) {
+            plugin.register(custom_calls);
             return Ok(plugin.clone());
         }
-        let plugin = Plugin(Arc::new(Inner {
-            path: path.to_owned(),
-            canonical: canonical.clone(),
-            api: open(path, &canonical)?,
-            fingerprint: OnceLock::new(),
-        }));
-        plugin.initialize()?;
+        // SAFETY: passed on to the caller.
+        let api = unsafe { open(path, &canonical) }?;
+        // The dynamic linker gives the same library for another hard link of its file.
+        let linked = loaded.values().find(|plugin| plugin.api() == api).cloned();
+        let plugin = match linked {
+            Some(plugin) => plugin,
+            None => {
+                let plugin = Plugin(Arc::new(Inner {
+                    path: path.to_owned(),
+                    canonical: canonical.clone(),
+                    api,
+                    fingerprint: OnceLock::new(),
+                    custom_calls: Mutex::default(),
+                }));
+                plugin.initialize()?;
+                plugin
+            }
+        };
+        plugin.register(custom_calls);
         loaded.insert(canonical, plugin.clone());
         Ok(plugin)
     }
 
     fn initialize(&self) -> Result<()> {
         let mut args = Padded::<PJRT_Plugin_Initialize_Args>::new();
-        // SAFETY: the arguments hold no pointers; the first call on this plugin, under the lock of LOADED.
+        // SAFETY: the arguments hold no pointers; the first call on this plugin, under the lock of
+        // LOADED.
         unsafe { call!(self.api(), PJRT_Plugin_Initialize, &mut args) }
     }
 
@@ -97,8 +141,8 @@ impl Plugin {
         self.api().version()
     }
 
-    /// A hash of the plugin's file: what tells this build from every other, which its version does not. To be part of
-    /// whatever names something that the plugin compiled. Reads the whole file, once.
+    /// A hash of the plugin's file, which identifies the build as its version does not. It must be
+    /// part of every key of what the plugin compiled. Reads the whole file, once.
     ///
     /// # Errors
     /// [`Error::PluginUnreadable`] where the file can no longer be read.
@@ -106,17 +150,18 @@ impl Plugin {
         if let Some(known) = self.0.fingerprint.get() {
             return Ok(*known);
         }
-        let found = file_hash(&self.0.canonical).map_err(|error| Error::PluginUnreadable {
-            path: self.path().to_owned(),
-            reason: error.to_string(),
-        })?;
+        let found =
+            fingerprint::of_file(&self.0.canonical).map_err(|error| Error::PluginUnreadable {
+                path: self.path().to_owned(),
+                reason: error.to_string(),
+            })?;
         Ok(*self.0.fingerprint.get_or_init(|| found))
     }
 
-    /// What the plugin says of itself, such as `xla_version` and the StableHLO versions that it reads.
+    /// The plugin's attributes, such as `xla_version` and the StableHLO versions that it reads.
     ///
     /// # Errors
-    /// Where the plugin does not say.
+    /// Where the plugin does not provide them.
     pub fn attributes(&self) -> Result<Vec<(String, NamedValue)>> {
         let mut args = Padded::<PJRT_Plugin_Attributes_Args>::new();
         // SAFETY: all fields are results.
@@ -127,39 +172,64 @@ impl Plugin {
 
     /// All extensions of the plugin's table, in its order.
     pub fn extensions(&self) -> Vec<Extension> {
-        let mut found = Vec::new();
-        let mut next = self.api().extensions();
-        while let Some(raw) = NonNull::new(next.cast_mut()) {
-            // SAFETY: the list is constant data of a library that stays loaded, ended by null; every element begins with
-            // a PJRT_Extension_Base.
-            let base = unsafe { raw.as_ptr().read() };
-            found.push(Extension {
-                extension_type: base.type_,
-                struct_size: base.struct_size,
-                raw,
-            });
-            next = base.next;
-        }
-        found
+        Extension::all(self.api())
     }
 
-    /// The extension of the given type (a number of the enumeration `PJRT_Extension_Type`), where the plugin has it.
+    /// The extension of the given type (a number of the enumeration `PJRT_Extension_Type`), where
+    /// the plugin has it.
     pub fn extension(&self, extension_type: u32) -> Option<Extension> {
         self.extensions()
             .into_iter()
-            .find(|extension| extension.extension_type == extension_type)
+            .find(|extension| extension.extension_type() == extension_type)
     }
 
-    /// Makes a client: the plugin takes hold of its devices. The option `cpu_device_count`, an integer, gives a CPU plugin
-    /// that many devices; without it there are four.
-    ///
-    /// Options are the plugin's own: it may ignore one that it does not know, and an old one may end the process over one
-    /// whose value has another type than it expects.
-    ///
-    /// # Errors
-    /// What the plugin says: no such device, an option that it does not know.
-    pub fn client(&self, options: &[(String, NamedValue)]) -> Result<Client> {
-        Client::create(self, options)
+    /// Whether programs of this plugin can call this target: whether it was registered when the
+    /// plugin was loaded.
+    pub fn has_custom_call(&self, target: &str) -> bool {
+        self.custom_calls().registered.contains(target)
+    }
+
+    /// Registers custom calls that are not registered yet. Where that fails, programs cannot call
+    /// them.
+    fn register(&self, handlers: &[CustomCallHandler]) {
+        let mut calls = self.custom_calls();
+        for handler in handlers {
+            let target = handler.target();
+            if calls.registered.contains(target) {
+                continue;
+            }
+            if calls.closed {
+                tracing::warn!(
+                    "{}: custom call {target} is not available: custom calls are registered before the \
+                     plugin's first client is made",
+                    self.path().display()
+                );
+                continue;
+            }
+            let Some(extension) = self.extension(Extension::FFI) else {
+                tracing::debug!("{}: takes no custom calls", self.path().display());
+                return;
+            };
+            // SAFETY: the lock of custom_calls is held, and no client or topology was made that
+            // could compile or load a program: they close the registry under this lock first.
+            match unsafe { handler.register(self.api(), &extension) } {
+                Ok(()) => {
+                    calls.registered.insert(target);
+                }
+                Err(error) => tracing::debug!("custom call {target} is not available: {error}"),
+            }
+        }
+    }
+
+    /// Ends registration. To be called before anything is made that can compile or load programs.
+    pub(super) fn close_registration(&self) {
+        self.custom_calls().closed = true;
+    }
+
+    fn custom_calls(&self) -> MutexGuard<'_, CustomCalls> {
+        // The set is consistent even if a holder panicked.
+        let calls = &self.0.custom_calls;
+        calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -172,43 +242,11 @@ impl std::fmt::Debug for Plugin {
     }
 }
 
-/// An extension of a plugin's API: functions beyond the table, such as the registration of custom calls.
-#[derive(Debug, Clone, Copy)]
-pub struct Extension {
-    extension_type: u32,
-    struct_size: usize,
-    raw: NonNull<PJRT_Extension_Base>,
-}
-
-// SAFETY: points to constant data of a library that is never unloaded.
-unsafe impl Send for Extension {}
-// SAFETY: as for Send.
-unsafe impl Sync for Extension {}
-
-impl Extension {
-    /// Memory layouts of buffers and executables.
-    pub const LAYOUTS: u32 = PJRT_Extension_Type_PJRT_Extension_Type_Layouts;
-    /// Registration of custom calls (XLA's foreign function interface).
-    pub const FFI: u32 = PJRT_Extension_Type_PJRT_Extension_Type_FFI;
-
-    /// The extension's number in the enumeration `PJRT_Extension_Type`.
-    pub fn extension_type(&self) -> u32 {
-        self.extension_type
-    }
-
-    /// Bytes of the extension's structure, as the plugin was built: fields beyond it are not there.
-    pub fn struct_size(&self) -> usize {
-        self.struct_size
-    }
-
-    /// The extension's structure, which begins with a `PJRT_Extension_Base` and lives as long as the process.
-    pub fn as_ptr(&self) -> *const c_void {
-        self.raw.as_ptr().cast_const().cast()
-    }
-}
-
 /// Opens the library, leaks it, and asks it for its table.
-fn open(path: &Path, canonical: &Path) -> Result<Api> {
+///
+/// # Safety
+/// As of [`Plugin::load`].
+unsafe fn open(path: &Path, canonical: &Path) -> Result<Api> {
     elf::check(canonical)
         .map_err(|error| Error::PluginUnreadable {
             path: path.to_owned(),
@@ -218,14 +256,14 @@ fn open(path: &Path, canonical: &Path) -> Result<Api> {
             path: path.to_owned(),
             reason,
         })?;
-    // SAFETY: runs the library's initializers. That they are sound cannot be checked; load's documentation says so.
+    // SAFETY: runs the library's initializers, which the caller guarantees to be sound.
     let library = unsafe { libloading::Library::new(canonical) }.map_err(|error| {
         Error::PluginNotLoadable {
             path: path.to_owned(),
             reason: linker_message(&error, canonical),
         }
     })?;
-    // Leaked whatever comes: unloading a library of this kind is what is unsafe, not keeping it.
+    // Leaked in any case: unloading such a library would be unsafe, keeping it is not.
     let library: &'static libloading::Library = Box::leak(Box::new(library));
     // SAFETY: the symbol of this name is a function of this type in every PJRT plugin.
     let get_api =
@@ -233,7 +271,8 @@ fn open(path: &Path, canonical: &Path) -> Result<Api> {
             .map_err(|_| Error::NotAPlugin {
                 path: path.to_owned(),
             })?;
-    // SAFETY: takes no arguments, and answers its static table, which lives as long as the leaked library.
+    // SAFETY: takes no arguments, and returns its static table, which lives as long as the leaked
+    // library.
     let api = unsafe { Api::new(get_api()) }.ok_or_else(|| Error::NoApi {
         path: path.to_owned(),
     })?;
@@ -248,36 +287,8 @@ fn open(path: &Path, canonical: &Path) -> Result<Api> {
     Ok(api)
 }
 
-/// The SHA-256 of the SHA-256s of the file's parts, which are hashed side by side: a plugin has hundreds of megabytes.
-fn file_hash(path: &Path) -> std::io::Result<Fingerprint> {
-    const PART: u64 = 16 << 20;
-    let parts = std::fs::metadata(path)?.len().div_ceil(PART);
-    let hashes = (0..parts)
-        .into_par_iter()
-        .map(|part| {
-            let mut file = File::open(path)?;
-            file.seek(SeekFrom::Start(part * PART))?;
-            let mut hasher = Sha256::new();
-            let mut rest = PART;
-            let mut buffer = vec![0; 1 << 18];
-            while rest > 0 {
-                let count = file.read(&mut buffer)?;
-                if count == 0 {
-                    break;
-                }
-                let wanted = usize::try_from(rest).unwrap_or(count).min(count);
-                hasher.update(buffer.get(..wanted).unwrap_or_default());
-                rest -= wanted as u64;
-            }
-            Ok(hasher.finalize())
-        })
-        .collect::<std::io::Result<Vec<_>>>()?;
-    let mut whole = Sha256::new();
-    hashes.iter().for_each(|hash| whole.update(hash));
-    Ok(whole.finalize().into())
-}
-
-/// What dlopen said, which libloading keeps in the error's source; without the path, which our error names already.
+/// The message of dlopen, which libloading keeps in the error's source; without the path, which our
+/// error names already.
 fn linker_message(error: &libloading::Error, path: &Path) -> String {
     let source = std::error::Error::source(error);
     let message = source.map_or_else(|| error.to_string(), |source| source.to_string());

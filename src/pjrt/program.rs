@@ -1,44 +1,36 @@
 //! Compiled programs, loaded or not.
 
 use std::ptr::NonNull;
-use std::sync::Arc;
 
 use hlo::ElementType;
 use pjrt_sys::*;
 
 use super::abi::{Api, Padded, call, slice, text};
-use super::client::ClientHandle;
 use super::element_type;
 use super::error::{Error, Result};
+use super::handle::Owner;
 use super::named_value::{self, NamedValue};
 use super::plugin::Plugin;
 use super::serialized;
-use super::topology::TopologyHandle;
 
-/// A compiled program, of which one can ask but which is on no device. What a topology compiles; and a part of every
-/// [`Executable`](super::Executable).
-pub struct CompiledProgram {
+/// A compiled program that is not loaded on any device. A topology compiles to one, and one is part
+/// of every [`Executable`](super::Executable).
+pub struct CompiledExecutable {
     owner: Owner,
     raw: NonNull<PJRT_Executable>,
 }
 
-/// What a compiled program must not outlive.
-pub(super) enum Owner {
-    Client(Arc<ClientHandle>),
-    Topology(Arc<TopologyHandle>),
-}
-
-// SAFETY: an executable does not change once it is compiled, but for caches inside that the plugin guards; its functions
-// may be called from any thread.
-unsafe impl Send for CompiledProgram {}
+// SAFETY: an executable does not change once it is compiled, but for caches inside that the plugin
+// guards; its functions may be called from any thread.
+unsafe impl Send for CompiledExecutable {}
 // SAFETY: as for Send.
-unsafe impl Sync for CompiledProgram {}
+unsafe impl Sync for CompiledExecutable {}
 
 /// A program in one of PJRT's formats.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Program {
-    /// `hlo` (a serialized `HloModuleProto`), `hlo_with_config` (a serialized `HloModuleProtoWithConfig`), or `mlir`
-    /// (StableHLO).
+pub struct ProgramCode {
+    /// `hlo` (a serialized `HloModuleProto`), `hlo_with_config` (a serialized
+    /// `HloModuleProtoWithConfig`), or `mlir` (StableHLO).
     pub format: String,
     /// The program in that format.
     pub code: Vec<u8>,
@@ -63,7 +55,7 @@ pub struct CompiledMemoryStats {
     pub arguments: i64,
     /// All results.
     pub outputs: i64,
-    /// The part of the results that takes the place of arguments.
+    /// The part of the results that reuses the memory of arguments.
     pub aliased: i64,
     /// What is needed beyond these while the program runs.
     pub temporaries: i64,
@@ -73,30 +65,30 @@ pub struct CompiledMemoryStats {
     pub host_arguments: i64,
     /// Results in host memory.
     pub host_outputs: i64,
-    /// The part of the host's results that takes the place of arguments.
+    /// The part of the host's results that reuses the memory of arguments.
     pub host_aliased: i64,
     /// Temporaries in host memory.
     pub host_temporaries: i64,
-    /// The most memory in use at once, where the plugin says (from API 0.72 on).
+    /// The peak of memory in use, where the plugin provides it (from API 0.72 on).
     pub peak: Option<i64>,
 }
 
-/// From this minor version on `PJRT_Executable_GetCompiledMemoryStats` gives the peak, in a field appended to the ones in
-/// our bindings.
+/// From this minor version on `PJRT_Executable_GetCompiledMemoryStats` gives the peak, in a field
+/// appended to the ones in our bindings.
 const PEAK_MEMORY_SINCE: i32 = 72;
 
-impl CompiledProgram {
+impl CompiledExecutable {
     /// # Safety
     /// `raw` is an executable of the owner's plugin that the caller hands over.
-    pub(super) unsafe fn from_raw(owner: Owner, raw: NonNull<PJRT_Executable>) -> CompiledProgram {
-        CompiledProgram { owner, raw }
+    pub(super) unsafe fn from_raw(
+        owner: Owner,
+        raw: NonNull<PJRT_Executable>,
+    ) -> CompiledExecutable {
+        CompiledExecutable { owner, raw }
     }
 
     fn plugin(&self) -> &Plugin {
-        match &self.owner {
-            Owner::Client(client) => client.plugin(),
-            Owner::Topology(topology) => topology.plugin(),
-        }
+        self.owner.plugin()
     }
 
     fn api(&self) -> Api {
@@ -110,7 +102,7 @@ impl CompiledProgram {
     /// The module's name.
     ///
     /// # Errors
-    /// Where the plugin cannot say.
+    /// Where the plugin does not provide it.
     pub fn name(&self) -> Result<String> {
         let mut args =
             Padded::<PJRT_Executable_Name_Args>::with(|args| args.executable = self.raw());
@@ -121,10 +113,11 @@ impl CompiledProgram {
         }
     }
 
-    /// How many results the program has on each device: the leaves of the root's tuple, or 1 where that is no tuple.
+    /// How many results the program has on each device: the leaves of the root's tuple, or 1 where
+    /// that is not a tuple.
     ///
     /// # Errors
-    /// Where the plugin cannot say.
+    /// Where the plugin does not provide it.
     pub fn num_outputs(&self) -> Result<usize> {
         let mut args =
             Padded::<PJRT_Executable_NumOutputs_Args>::with(|args| args.executable = self.raw());
@@ -136,7 +129,8 @@ impl CompiledProgram {
     /// Element type and dimensions of every result.
     ///
     /// # Errors
-    /// Where the plugin cannot say, or a result's type has no counterpart in HLO as built here.
+    /// Where the plugin does not provide them, or a result's type has no counterpart in HLO as
+    /// built here.
     pub fn output_shapes(&self) -> Result<Vec<OutputShape>> {
         let mut types = Padded::<PJRT_Executable_OutputElementTypes_Args>::with(|args| {
             args.executable = self.raw();
@@ -144,8 +138,8 @@ impl CompiledProgram {
         let mut dimensions = Padded::<PJRT_Executable_OutputDimensions_Args>::with(|args| {
             args.executable = self.raw();
         });
-        // SAFETY: the executable is alive as long as self, and so are its arrays. The ranks' sum is the number of
-        // dimensions.
+        // SAFETY: the executable is alive as long as self, and so are its arrays. The ranks' sum is
+        // the number of dimensions.
         let (types, ranks, mut dims) = unsafe {
             call!(self.api(), PJRT_Executable_OutputElementTypes, &mut types)?;
             call!(
@@ -180,8 +174,9 @@ impl CompiledProgram {
             .collect()
     }
 
-    /// The program in a form that [`Client::deserialize`](super::Client::deserialize) takes, of the same plugin build and
-    /// the same kind of device only. The form says which build that is, and has a checksum.
+    /// The program as bytes for [`Client::deserialize`](super::Client::deserialize), on the same
+    /// plugin build and the same kind of device only. The bytes state the build, and have a
+    /// checksum.
     ///
     /// # Errors
     /// Where the plugin cannot, or its file can no longer be read.
@@ -189,8 +184,8 @@ impl CompiledProgram {
         let fingerprint = self.plugin().fingerprint()?;
         let mut args =
             Padded::<PJRT_Executable_Serialize_Args>::with(|args| args.executable = self.raw());
-        // SAFETY: the executable is alive as long as self. The bytes live until the deleter is called, once, after
-        // they were copied.
+        // SAFETY: the executable is alive as long as self. The bytes live until the deleter is
+        // called, once, after they were copied.
         unsafe {
             call!(self.api(), PJRT_Executable_Serialize, &mut args)?;
             let bytes = slice(
@@ -209,21 +204,22 @@ impl CompiledProgram {
     ///
     /// # Errors
     /// Where the plugin does not keep it.
-    pub fn optimized_program(&self) -> Result<Program> {
+    pub fn optimized_program(&self) -> Result<ProgramCode> {
         let mut program = Padded::<PJRT_Program>::new();
         let mut args = Padded::<PJRT_Executable_OptimizedProgram_Args>::with(|args| {
             args.executable = self.raw();
             args.program = program.as_mut_ptr();
         });
-        // SAFETY: the executable is alive as long as self and program through the calls. Without code the first call
-        // answers the size; the second fills that many bytes. The format is the plugin's own, constant text.
+        // SAFETY: the executable is alive as long as self and program through the calls. Without
+        // code the first call returns the size; the second fills that many bytes. The format is
+        // constant text of the plugin.
         unsafe {
             call!(self.api(), PJRT_Executable_OptimizedProgram, &mut args)?;
             let mut code = vec![0_u8; program.code_size];
             program.code = code.as_mut_ptr().cast();
             args.program = program.as_mut_ptr();
             call!(self.api(), PJRT_Executable_OptimizedProgram, &mut args)?;
-            Ok(Program {
+            Ok(ProgramCode {
                 format: text(program.format, program.format_size),
                 code,
             })
@@ -233,7 +229,7 @@ impl CompiledProgram {
     /// The memory that the program will take on each device.
     ///
     /// # Errors
-    /// Where the plugin cannot say.
+    /// Where the plugin does not provide it.
     pub fn memory_stats(&self) -> Result<CompiledMemoryStats> {
         let mut args = Padded::<PJRT_Executable_GetCompiledMemoryStats_Args>::with(|args| {
             args.executable = self.raw();
@@ -256,10 +252,10 @@ impl CompiledProgram {
         })
     }
 
-    /// The compiler's figures on the program, such as `flops` and `bytes accessed`.
+    /// The compiler's cost figures, such as `flops` and `bytes accessed`.
     ///
     /// # Errors
-    /// Where the plugin cannot say.
+    /// Where the plugin does not provide it.
     pub fn cost_analysis(&self) -> Result<Vec<(String, NamedValue)>> {
         let mut args = Padded::<PJRT_Executable_GetCostAnalysis_Args>::with(|args| {
             args.executable = self.raw();
@@ -291,7 +287,7 @@ impl CompiledProgram {
     }
 }
 
-impl Drop for CompiledProgram {
+impl Drop for CompiledExecutable {
     fn drop(&mut self) {
         let mut args =
             Padded::<PJRT_Executable_Destroy_Args>::with(|args| args.executable = self.raw());
@@ -302,9 +298,9 @@ impl Drop for CompiledProgram {
     }
 }
 
-impl std::fmt::Debug for CompiledProgram {
+impl std::fmt::Debug for CompiledExecutable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("CompiledProgram")
+        f.debug_tuple("CompiledExecutable")
             .field(&self.name())
             .finish()
     }

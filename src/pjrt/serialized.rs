@@ -1,19 +1,54 @@
-//! The form in which compiled programs are kept outside of the process.
+//! The format in which compiled programs are stored outside of the process.
 //!
-//! A plugin takes bytes that it once serialized and runs the machine code in them. It checks little: of another build's
-//! bytes it may make a program that computes wrongly, and damaged ones end the process. So the bytes are kept behind a
-//! header with the plugin's fingerprint and a checksum, and only whole ones of the same build reach the plugin. That
-//! guards against accidents; who can write the bytes can still run code in this process.
+//! A plugin loads bytes that it once serialized and runs the machine code in them. It checks
+//! little: bytes of another build may give a program that computes wrongly, and damaged bytes end
+//! the process. So the bytes are stored behind a header with the plugin's fingerprint and a
+//! checksum, and only complete ones of the same build reach the plugin. That guards against
+//! accidents. Whoever can write the bytes can still run code in this process.
 
 use sha2::{Digest, Sha256};
 
 use super::error::{Error, Result};
+use super::fingerprint::{DIGEST, Fingerprint};
 
 const MAGIC: &[u8] = b"gemma-xla PJRT program 1\n";
-const DIGEST: usize = 32;
 
-/// Length of a plugin's fingerprint: a SHA-256.
-pub(super) type Fingerprint = [u8; DIGEST];
+/// A serialized executable that may be run in this process.
+///
+/// Loading one runs the machine code in it. What can be checked has been: the bytes are complete
+/// and come from a known build of the plugin. The checksum is not a signature, though. The rest
+/// depends on the folder that the bytes were read from: everyone who can write there must be
+/// allowed to run code as the user. That holds for the user's own cache folder, and for a folder
+/// that the user names as one of executables to run.
+pub(crate) struct CheckedExecutable<'a> {
+    payload: &'a [u8],
+    plugin: Fingerprint,
+}
+
+impl<'a> CheckedExecutable<'a> {
+    /// Checks bytes that were read from a trusted folder (see the type), for a build of a plugin.
+    ///
+    /// # Errors
+    /// [`Error::SerializedProgram`] where the bytes are damaged or of another build.
+    pub(crate) fn from_trusted_folder(plugin: &Fingerprint, bytes: &'a [u8]) -> Result<Self> {
+        Ok(Self {
+            payload: unwrap(plugin, bytes)?,
+            plugin: *plugin,
+        })
+    }
+
+    /// The plugin's bytes, where it is the build that they were checked for.
+    pub(super) fn payload_for(&self, plugin: &Fingerprint) -> Result<&'a [u8]> {
+        if self.plugin != *plugin {
+            return Err(Error::SerializedProgram {
+                reason: ANOTHER_BUILD,
+            });
+        }
+        Ok(self.payload)
+    }
+}
+
+const ANOTHER_BUILD: &str = "it was made by another build of the plugin";
 
 /// `payload` behind its header.
 pub(super) fn wrap(plugin: &Fingerprint, payload: &[u8]) -> Vec<u8> {
@@ -21,13 +56,13 @@ pub(super) fn wrap(plugin: &Fingerprint, payload: &[u8]) -> Vec<u8> {
     [MAGIC, plugin, &checksum, payload].concat()
 }
 
-/// The payload behind the header, if it is whole and of this plugin.
+/// The payload behind the header, if it is complete and of this plugin.
 pub(super) fn unwrap<'a>(plugin: &Fingerprint, bytes: &'a [u8]) -> Result<&'a [u8]> {
     let bad = |reason| Error::SerializedProgram { reason };
     let (found, rest) = bytes
         .strip_prefix(MAGIC)
         .and_then(|rest| rest.split_first_chunk::<DIGEST>())
-        .ok_or(bad("it is none, or truncated"))?;
+        .ok_or(bad("it is not one, or is truncated"))?;
     let (stated, payload) = rest
         .split_first_chunk::<DIGEST>()
         .ok_or(bad("it is truncated"))?;
@@ -35,7 +70,7 @@ pub(super) fn unwrap<'a>(plugin: &Fingerprint, bytes: &'a [u8]) -> Result<&'a [u
         return Err(bad("it is damaged: its checksum differs"));
     }
     if found != plugin {
-        return Err(bad("it was made by another build of the plugin"));
+        return Err(bad(ANOTHER_BUILD));
     }
     Ok(payload)
 }
@@ -85,6 +120,6 @@ mod tests {
     fn another_builds_program_is_told_from_a_damaged_one() {
         let other = wrap(&[8; DIGEST], b"some program");
         assert!(reason(&other).contains("another build"));
-        assert!(reason(b"what the plugin itself gave").contains("none"));
+        assert!(reason(b"what the plugin itself gave").contains("not one"));
     }
 }

@@ -1,19 +1,20 @@
-//! Devices that need not be there, to compile for.
+//! Devices to compile for, which need not be present.
 
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 use pjrt_sys::*;
 
-use super::abi::{Api, Padded, call, list, object, slice, text};
+use super::abi::{Padded, call, object, slice, text};
 use super::device::DeviceDescription;
 use super::error::Result;
-use super::named_value::{self, NamedValue};
+use super::handle::{Owner, TopologyHandle};
+use super::named_value::NamedValue;
 use super::options::CompileOptions;
 use super::plugin::Plugin;
-use super::program::{CompiledProgram, Owner, raw_program};
+use super::program::{CompiledExecutable, raw_program};
 
-/// A set of devices by name, such as `v5e:2x2`, whether or not this machine has them: programs can be compiled for it.
+/// A set of devices by name, such as `v5e:2x2`, whether or not this machine has them: programs can
+/// be compiled for it.
 #[derive(Clone)]
 pub struct Topology {
     handle: Arc<TopologyHandle>,
@@ -22,65 +23,19 @@ pub struct Topology {
     devices: Vec<DeviceDescription>,
 }
 
-/// The plugin's topology itself, which the programs compiled for it keep alive.
-pub(super) struct TopologyHandle {
-    plugin: Plugin,
-    raw: NonNull<PJRT_TopologyDescription>,
-}
-
-// SAFETY: a topology does not change once it is made; its functions may be called from any thread.
-unsafe impl Send for TopologyHandle {}
-// SAFETY: as for Send.
-unsafe impl Sync for TopologyHandle {}
-
-impl TopologyHandle {
-    pub(super) fn plugin(&self) -> &Plugin {
-        &self.plugin
-    }
-
-    pub(super) fn api(&self) -> Api {
-        self.plugin.api()
-    }
-}
-
-impl Drop for TopologyHandle {
-    fn drop(&mut self) {
-        let mut args = Padded::<PJRT_TopologyDescription_Destroy_Args>::with(|args| {
-            args.topology = self.raw.as_ptr();
-        });
-        // SAFETY: the topology is ours and is not used after this.
-        let freed = unsafe { call!(self.api(), PJRT_TopologyDescription_Destroy, &mut args) };
-        if let Err(error) = freed {
-            tracing::debug!("freeing a topology: {error}");
-        }
-    }
-}
-
 impl Topology {
     /// The topology of that name, in the plugin's own naming: `v5e:2x2`, `v5p:2x2x1` with libtpu.
     ///
     /// # Errors
-    /// Where the plugin does not know the name, or has no topologies (the CPU plugins).
+    /// Where the plugin does not know the name, or has no topologies, as the CPU plugins.
     pub fn create(
         plugin: &Plugin,
         name: &str,
         options: &[(String, NamedValue)],
     ) -> Result<Topology> {
         let api = plugin.api();
-        let raw_options = named_value::to_raw(options);
-        let mut args = Padded::<PJRT_TopologyDescription_Create_Args>::with(|args| {
-            args.topology_name = name.as_ptr().cast();
-            args.topology_name_size = name.len();
-            args.create_options = list(&raw_options);
-            args.num_options = raw_options.len();
-        });
-        // SAFETY: name and options live through the call.
-        unsafe { call!(api, PJRT_TopologyDescription_Create, &mut args) }?;
-        let handle = TopologyHandle {
-            plugin: plugin.clone(),
-            raw: object(args.topology, "PJRT_TopologyDescription_Create")?,
-        };
-        let topology = handle.raw.as_ptr();
+        let handle = TopologyHandle::create(plugin, name, options)?;
+        let topology = handle.raw();
         let mut platform = Padded::<PJRT_TopologyDescription_PlatformName_Args>::with(|args| {
             args.topology = topology;
         });
@@ -91,7 +46,8 @@ impl Topology {
             Padded::<PJRT_TopologyDescription_GetDeviceDescriptions_Args>::with(|args| {
                 args.topology = topology;
             });
-        // SAFETY: the topology is alive, and with it its texts and descriptions, which are copied here.
+        // SAFETY: the topology is alive, and with it its texts and descriptions, which are copied
+        // here.
         unsafe {
             call!(api, PJRT_TopologyDescription_PlatformName, &mut platform)?;
             call!(api, PJRT_TopologyDescription_PlatformVersion, &mut version)?;
@@ -111,7 +67,7 @@ impl Topology {
                 platform_name: text(platform.platform_name, platform.platform_name_size),
                 platform_version: text(version.platform_version, version.platform_version_size),
                 devices,
-                handle: Arc::new(handle),
+                handle,
             })
         }
     }
@@ -121,7 +77,7 @@ impl Topology {
         &self.platform_name
     }
 
-    /// The platform's version, in the plugin's own words.
+    /// The platform's version, as the plugin states it.
     pub fn platform_version(&self) -> &str {
         &self.platform_version
     }
@@ -131,7 +87,8 @@ impl Topology {
         &self.devices
     }
 
-    /// Compiles a module for these devices, as [`Client::compile_module`](super::Client::compile_module) does.
+    /// Compiles a module for these devices, as
+    /// [`Client::compile_module`](super::Client::compile_module) does.
     ///
     /// # Errors
     /// As [`Topology::compile`].
@@ -139,32 +96,32 @@ impl Topology {
         &self,
         module: &hlo::Module,
         options: &CompileOptions,
-    ) -> Result<CompiledProgram> {
+    ) -> Result<CompiledExecutable> {
         self.compile(&module.serialize(), &options.with_layouts_of(module))
     }
 
     /// Compiles a serialized `HloModuleProto` for these devices, without loading it anywhere.
     ///
     /// # Errors
-    /// What the compiler says (a TPU's says here that a program does not fit its memory), and
+    /// What the compiler reports (a TPU's reports here that a program does not fit its memory), and
     /// [`CompileOptions::to_bytes`]'s errors.
     pub fn compile(
         &self,
         hlo_module_proto: &[u8],
         options: &CompileOptions,
-    ) -> Result<CompiledProgram> {
+    ) -> Result<CompiledExecutable> {
         let options = options.to_bytes()?;
         let mut program = raw_program("hlo", hlo_module_proto);
         let mut args = Padded::<PJRT_Compile_Args>::new();
-        args.topology = self.handle.raw.as_ptr();
+        args.topology = self.handle.raw();
         args.program = program.as_mut_ptr();
         args.compile_options = options.as_ptr().cast();
         args.compile_options_size = options.len();
-        // SAFETY: the topology is alive, and program and options live through the call. No client is needed. The plugin
-        // hands the executable over.
+        // SAFETY: the topology is alive, and program and options live through the call. No client
+        // is needed. The plugin hands the executable over.
         unsafe {
             call!(self.handle.api(), PJRT_Compile, &mut args)?;
-            Ok(CompiledProgram::from_raw(
+            Ok(CompiledExecutable::from_raw(
                 Owner::Topology(Arc::clone(&self.handle)),
                 object(args.executable, "PJRT_Compile")?,
             ))

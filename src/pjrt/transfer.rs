@@ -5,55 +5,41 @@ use pjrt_sys::*;
 
 use super::abi::{Padded, call, list};
 use super::buffer::Buffer;
-use super::client::Client;
 use super::device::Device;
 use super::element_type;
-use super::error::{Error, Result};
+use super::error::Result;
 use super::event::Event;
 use super::host::{HostBytes, HostData};
 use super::layout::{self, dense_layout};
+use super::options::TransferOptions;
 
-/// How host bytes are laid out, and how the device is to lay them out. By default both are dense, the last dimension
-/// fastest.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TransferOptions {
-    /// The device's dimensions from the fastest to the slowest.
-    pub device_minor_to_major: Option<Vec<i64>>,
-    /// For each dimension, the bytes from one element to the next on the host. With these a part of a larger array is
-    /// sent without a copy of it being made first. Not negative.
-    pub host_byte_strides: Option<Vec<i64>>,
-}
-
-impl Client {
-    /// Sends an array to a device: dense on the host and on the device, the last dimension fastest, in this machine's
-    /// byte order.
+impl Buffer {
+    /// Sends an array to a device: dense on the host and on the device, the last dimension fastest,
+    /// in this machine's byte order.
     ///
-    /// The transfer may still be under way when this returns; [`Buffer::ready`] says.
+    /// The transfer may still be in progress when this returns: see [`Buffer::ready`].
     ///
     /// # Errors
-    /// Where dimensions and bytes do not fit each other, the device is another client's, or the plugin fails (out of
-    /// memory).
-    pub fn buffer_from_host<'a>(
-        &self,
+    /// Where dimensions and bytes do not fit each other, or the plugin fails (out of memory).
+    pub fn from_host<'a>(
+        device: &Device,
         data: impl Into<HostData<'a>>,
         dims: &[i64],
         element_type: ElementType,
-        device: &Device,
     ) -> Result<Buffer> {
         let options = TransferOptions::default();
-        self.buffer_from_host_with(data, dims, element_type, device, &options)
+        Buffer::from_host_with(device, data, dims, element_type, &options)
     }
 
-    /// [`Client::buffer_from_host`] with layouts.
+    /// [`Buffer::from_host`] with layouts.
     ///
     /// # Errors
     /// As there; and where a layout does not fit the dimensions.
-    pub fn buffer_from_host_with<'a>(
-        &self,
+    pub fn from_host_with<'a>(
+        device: &Device,
         data: impl Into<HostData<'a>>,
         dims: &[i64],
         element_type: ElementType,
-        device: &Device,
         options: &TransferOptions,
     ) -> Result<Buffer> {
         let mut data = Source::from(data.into());
@@ -63,13 +49,12 @@ impl Client {
         if let Some(order) = order {
             layout::check_order(order, dims)?;
         }
-        if !device.belongs_to(self.handle()) {
-            return Err(Error::ForeignObject { what: "the device" });
-        }
+        let client = device.client();
         if let Some(order) = order
-            && !self.handle().lays_out()
+            && !client.lays_out()
         {
-            // The plugin would note the layout and place the elements as they come: so they come as it says.
+            // The plugin would record the layout but copy the elements unchanged, so they are
+            // arranged here.
             let arranged = layout::arrange(data.bytes(), dims, element_type, strides, order);
             data = Source::from(HostData::from(arranged));
             strides = None;
@@ -78,7 +63,7 @@ impl Client {
         let mut layout = order.map(dense_layout);
 
         let mut args = Padded::<PJRT_Client_BufferFromHostBuffer_Args>::new();
-        args.client = self.handle().raw();
+        args.client = client.raw();
         args.data = data.bytes().as_ptr().cast();
         args.type_ = element_type::to_raw(element_type);
         args.dims = list(dims);
@@ -97,20 +82,22 @@ impl Client {
         if let Some(layout) = &mut layout {
             args.device_layout = layout.as_mut_ptr();
         }
-        let api = self.handle().api();
-        // SAFETY: client and device are alive and belong together; dims, strides and layout live through the call; the
-        // data is as long as check_size has made sure, and lives through the call (borrowed) or until the plugin says that
-        // it is done with it (owned: see below). The plugin hands event and buffer over.
+        let api = client.api();
+        // SAFETY: the device keeps its client alive; dims, strides and layout live through the
+        // call; the data is as long as check_size has ensured, and lives through the call
+        // (borrowed) or until the plugin reports that it is done with it (owned: see below). The
+        // plugin hands event and buffer over.
         let (done, buffer) = unsafe {
-            // On failure there is neither a buffer nor an event: the plugin has let go of the data, and it is dropped.
+            // On failure there is neither a buffer nor an event: the plugin has let go of the data,
+            // and it is dropped.
             call!(api, PJRT_Client_BufferFromHostBuffer, &mut args)?;
             (
-                Event::from_raw(self.handle(), args.done_with_host_buffer),
-                Buffer::from_raw(self.handle(), args.buffer),
+                Event::from_raw(client, args.done_with_host_buffer),
+                Buffer::from_raw(client, args.buffer),
             )
         };
         if let Source::Owned(owned) = data {
-            // If the plugin does not take the callback, the bytes stay where they are for good: it may be using them.
+            // If the plugin refuses the callback, the bytes are leaked: it may be using them.
             done.on_ready(move |_| drop(owned))?;
         }
         buffer
@@ -141,7 +128,8 @@ impl<'a> From<HostData<'a>> for Source<'a> {
     }
 }
 
-/// Bytes and their owner, which is not touched until it is dropped: the plugin reads the bytes meanwhile.
+/// Bytes and their owner, which is not accessed until it is dropped: the plugin reads the bytes
+/// meanwhile.
 struct OwnedBytes {
     owner: *mut dyn HostBytes,
     bytes: *const [u8],
@@ -152,10 +140,11 @@ unsafe impl Send for OwnedBytes {}
 
 impl OwnedBytes {
     fn new(owner: Box<dyn HostBytes>) -> OwnedBytes {
-        // As a raw pointer the owner may move and its bytes be read at the same time; a box would claim to be alone.
+        // As a raw pointer the owner may move and its bytes be read at the same time; a box would
+        // claim to be alone.
         let owner = Box::into_raw(owner);
-        // The owner is asked once: another time it might answer other bytes.
-        // SAFETY: just made from a box.
+        // The owner is asked once: a second call might return other bytes. SAFETY: just made from a
+        // box.
         let bytes: *const [u8] = unsafe { (*owner).as_ref() };
         OwnedBytes { owner, bytes }
     }

@@ -1,21 +1,24 @@
 //! What is published of each generation of TPU chips.
 //!
-//! Memory, bandwidth and peak are those of Google Cloud's pages "TPU v4" (cloud.google.com/tpu/docs/v4), "TPU v5e" (…/v5e), "TPU
-//! v5p" (…/v5p) and "TPU v6e" (…/v6e), per chip, with decimal gigabytes where those pages have GB and binary ones where they
-//! have GiB. They agree with the table of the JAX scaling book (jax-ml.github.io/scaling-book/tpus).
+//! Memory, bandwidth and peak are those of Google Cloud's pages "TPU v4"
+//! (cloud.google.com/tpu/docs/v4), "TPU v5e" (…/v5e), "TPU v5p" (…/v5p) and "TPU v6e" (…/v6e), per
+//! chip, with decimal gigabytes where those pages have GB and binary ones where they have GiB. They
+//! agree with the table of the JAX scaling book (jax-ml.github.io/scaling-book/tpus).
 //!
-//! Clocks are not published. They follow from the peak: a matrix unit of n × n cells does n² multiply-adds a cycle, so peak = cores ·
-//! units · n² · 2 · clock. Every core has 4 units of 128 × 128 up to v5p; for v6e the scaling book has units of 256 × 256, and the same
-//! count gives the same 1.75 GHz that v5p has.
+//! Clocks are not published. They follow from the peak: a matrix unit of n × n cells does n²
+//! multiply-adds a cycle, so peak = cores · units · n² · 2 · clock. Every core has 4 units of 128 ×
+//! 128 up to v5p; for v6e the scaling book has units of 256 × 256, and the same count gives the
+//! same 1.75 GHz that v5p has.
 
 /// A generation of TPU chips.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Chip {
     /// Its name, as topologies begin with it.
     pub name: &'static str,
-    /// Bytes of its high-bandwidth memory, as published. What a program can have of it is a little less, and the compiler knows.
+    /// Bytes of its high-bandwidth memory, as published. A program can use a little less, and the
+    /// compiler knows how much.
     pub memory: u64,
-    /// Bytes that the chip reads from that memory in a second.
+    /// Bytes that the chip reads from that memory in a second, at best.
     pub bandwidth: f64,
     /// bfloat16 operations a second at most.
     pub peak: f64,
@@ -23,7 +26,7 @@ pub struct Chip {
     pub cores: u32,
     /// Cycles a second.
     pub clock: f64,
-    /// The name under which libtpu has the configuration that joins both cores, where it has one apart from the default.
+    /// libtpu's name of the configuration that joins both cores, where that is not the default.
     pub joined_cores: Option<&'static str>,
 }
 

@@ -1,46 +1,55 @@
 //! Compiling for a slice, and what the compiler says when a program does not fit.
 
 use super::error::Result;
-use super::topologies::Slice;
+use super::record::{Compiled, CompiledRecord};
+use super::too_large::TooLarge;
+use super::topologies::TpuSlice;
+use crate::compile_cache::{CompileCache, Key};
 use crate::engine::ProgramKey;
 use crate::executables;
 use crate::model::ModelSpec;
-use crate::pjrt::{self, CompileOptions, CompiledProgram, ErrorCode, NamedValue, Plugin, Topology};
+use crate::pjrt::{
+    self, CompileOptions, CompiledExecutable, ErrorCode, NamedValue, Plugin, Topology,
+};
 use crate::sharding::Mesh;
 
-/// A slice as libtpu has it.
-pub(super) struct Target {
-    slice: Slice,
+/// Changed whenever records of an older version must not be read.
+const RECORD_VERSION: &str = "plan record 1";
+
+/// What a plan does that takes long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompileEvent<'a> {
+    /// The compiler begins with this program, such as `decode (rows 8, cache 1024)`.
+    Started(&'a str),
+    /// It is done with it.
+    Finished(&'a str),
+}
+
+/// A slice as libtpu describes it, with what compiles for it.
+pub(super) struct Target<'a> {
+    slice: TpuSlice,
     plugin: Plugin,
     topology: Topology,
+    cache: &'a CompileCache,
+    progress: &'a (dyn Fn(CompileEvent<'_>) + Sync),
+    /// Whether executables are wanted in addition to the compiler's answers.
+    executables: bool,
 }
 
-/// What came of compiling a program.
-pub(super) enum Compiled {
-    /// It fits.
-    Fits(CompiledProgram),
-    /// It does not.
-    TooLarge(TooLarge),
-}
-
-/// A program that does not fit.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct TooLarge {
-    /// What the compiler said.
-    pub message: String,
-    /// Bytes that it says are needed on a device, where it says.
-    pub needed_bytes: Option<u64>,
-    /// Bytes that it says there are.
-    pub available_bytes: Option<u64>,
-}
-
-impl Target {
+impl<'a> Target<'a> {
     /// The slice on that plugin.
     ///
     /// # Errors
     /// What the plugin says.
-    pub fn new(plugin: &Plugin, slice: Slice) -> Result<Self> {
-        // Without this libtpu describes each core of a v4 chip as a device, where a program that runs there has both as one.
+    pub fn new(
+        plugin: &Plugin,
+        slice: TpuSlice,
+        cache: &'a CompileCache,
+        progress: &'a (dyn Fn(CompileEvent<'_>) + Sync),
+        executables: bool,
+    ) -> Result<Self> {
+        // Without this libtpu describes each core of a v4 chip as a device, where a program that
+        // runs there has both as one.
         let options: Vec<_> = slice
             .chip
             .joined_cores
@@ -51,6 +60,9 @@ impl Target {
             plugin: plugin.clone(),
             slice,
             topology: Topology::create(plugin, slice.name, &options)?,
+            cache,
+            progress,
+            executables,
         })
     }
 
@@ -87,10 +99,10 @@ impl Target {
             .topology
             .devices()
             .iter()
-            .take(spec.geometry.mesh.devices())
+            .take(spec.mesh.devices())
             .map(|device| device.id.into())
             .collect();
-        Ok((key.lower(spec)?, key.compile_options(&devices)))
+        Ok((key.lower(spec)?, key.compile_options(spec, &devices)))
     }
 
     /// Devices of the slice.
@@ -118,65 +130,83 @@ impl Target {
             })
     }
 
-    /// Compiles a program as `generate` would.
+    /// Compiles a program as `generate` would, or takes what an earlier plan has kept of it.
     ///
     /// # Errors
     /// What the compiler says, but for want of memory.
     pub fn compile(&self, spec: &ModelSpec, key: ProgramKey) -> Result<Compiled> {
         let (module, options) = self.lower(spec, key)?;
-        match self.topology.compile_module(&module, &options) {
-            Ok(program) => Ok(Compiled::Fits(program)),
+        let entry = self.key(&module, &options)?;
+        let name = describe(key);
+        if let Some(compiled) = self.cached(&entry) {
+            tracing::debug!("{name} is in the compile cache");
+            return Ok(compiled);
+        }
+        tracing::debug!("compiling {name}");
+        (self.progress)(CompileEvent::Started(&name));
+        let compiled = match self.topology.compile_module(&module, &options) {
+            Ok(program) => self
+                .record(&program)
+                .map(|record| Compiled::Fits(Box::new(record))),
             Err(pjrt::Error::Plugin {
                 code: ErrorCode::ResourceExhausted,
                 message,
                 ..
             }) => Ok(Compiled::TooLarge(TooLarge::read(&message))),
             Err(error) => Err(error.into()),
+        };
+        (self.progress)(CompileEvent::Finished(&name));
+        let compiled = compiled?;
+        match compiled.to_bytes() {
+            Ok(bytes) => self.cache.write(&entry, &bytes),
+            Err(error) => tracing::warn!("compile cache: {name}: {error}"),
+        }
+        Ok(compiled)
+    }
+
+    /// What tells a program compiled for this slice from every other.
+    fn key(&self, module: &hlo::Module, options: &CompileOptions) -> Result<Key> {
+        Ok(Key::of_parts(&[
+            RECORD_VERSION.as_bytes(),
+            &module.serialize(),
+            &options.with_layouts_of(module).to_bytes()?,
+            &self.plugin.fingerprint()?,
+            self.slice.name.as_bytes(),
+        ]))
+    }
+
+    fn cached(&self, entry: &Key) -> Option<Compiled> {
+        match Compiled::from_bytes(&self.cache.read(entry)?) {
+            Ok(Compiled::Fits(record)) if self.executables && record.executable.is_none() => None,
+            Ok(compiled) => Some(compiled),
+            Err(error) => {
+                tracing::warn!("compile cache: {entry}: {error}; compiling it again");
+                None
+            }
         }
     }
-}
 
-impl TooLarge {
-    fn read(message: &str) -> Self {
-        let mut sizes = message.split('(').skip(1).filter_map(|rest| {
-            let (inside, _) = rest.split_once(')')?;
-            size(inside)
-        });
-        let needed_bytes = sizes.next();
-        Self {
-            message: message.to_owned(),
-            needed_bytes,
-            available_bytes: sizes.next(),
-        }
+    fn record(&self, program: &CompiledExecutable) -> Result<CompiledRecord> {
+        let accessed = program
+            .cost_analysis()?
+            .into_iter()
+            .find_map(|(name, value)| match (name.as_str(), value) {
+                ("bytes accessed", NamedValue::Float(bytes)) => Some(bytes as u64),
+                ("bytes accessed", NamedValue::Int64(bytes)) => u64::try_from(bytes).ok(),
+                _ => None,
+            });
+        Ok(CompiledRecord {
+            memory: program.memory_stats()?.into(),
+            compiler_bytes_accessed: accessed.unwrap_or(0),
+            optimized: program.optimized_program()?,
+            executable: self.executables.then(|| program.serialize()).transpose()?,
+        })
     }
 }
 
-/// A size as the compiler writes it: `15.75G`, in binary units.
-fn size(text: &str) -> Option<u64> {
-    let unit = match text.chars().next_back()? {
-        'K' => 1_u64 << 10,
-        'M' => 1 << 20,
-        'G' => 1 << 30,
-        'T' => 1 << 40,
-        _ => return None,
-    };
-    let number: f64 = text.get(..text.len() - 1)?.parse().ok()?;
-    Some((number * unit as f64) as u64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_compilers_numbers_are_read_from_its_message() {
-        let found = TooLarge::read(
-            "E1000: Ran out of memory on HBM, the total memory required for HLO temporaries (76.50G) exceeds available HBM \
-             (15.75G). HLO module: decode.",
-        );
-        assert_eq!(found.needed_bytes, Some((76 << 30) + (1 << 29)));
-        assert_eq!(found.available_bytes, Some(63 << 28));
-        let other = TooLarge::read("out of memory (sorry)");
-        assert_eq!((other.needed_bytes, other.available_bytes), (None, None));
-    }
+/// A program's name and sizes, for people.
+fn describe(key: ProgramKey) -> String {
+    let sizes = key.sizes().into_iter();
+    let sizes: Vec<_> = sizes.map(|(name, size)| format!("{name} {size}")).collect();
+    format!("{} ({})", key.name(), sizes.join(", "))
 }

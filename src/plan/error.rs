@@ -2,23 +2,23 @@
 
 use std::path::PathBuf;
 
-use crate::sharding::{GeometryError, Mesh};
+use crate::sharding::{Mesh, SplitError};
 use crate::{checkpoint, config, engine, pjrt, plugin};
 
 /// Why nothing could be planned. Each message is one line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A topology that is not known.
-    #[error("--topology {name}: not known; known are {known}")]
+    /// An unknown topology.
+    #[error("topology {name}: not known; known are {known}")]
     UnknownTopology {
         /// What was asked for.
         name: String,
         /// All that are known, comma separated.
         known: String,
     },
-    /// A geometry that has no name here.
-    #[error("--geometry {name}: not known; known are {known}")]
+    /// An unknown geometry.
+    #[error("geometry {name}: not known; known are {known}")]
     UnknownGeometry {
         /// What was asked for.
         name: String,
@@ -26,7 +26,7 @@ pub enum Error {
         known: String,
     },
     /// A mesh of more devices than the slice has.
-    #[error("--mesh {mesh}: {} devices, and {topology} has {devices}", mesh.devices())]
+    #[error("mesh {mesh}: {} devices, and {topology} has {devices}", mesh.devices())]
     MeshTooLarge {
         /// The mesh.
         mesh: Mesh,
@@ -35,17 +35,17 @@ pub enum Error {
         /// Its devices.
         devices: usize,
     },
-    /// An option whose value cannot be used.
-    #[error("{option}: {problem}")]
-    Option {
-        /// The option's name on the command line.
-        option: &'static str,
+    /// An argument whose value cannot be used.
+    #[error("{argument}: {problem}")]
+    Argument {
+        /// The name of the field of [`Request`](super::Request).
+        argument: &'static str,
         /// What is wrong with it.
         problem: String,
     },
     /// The model cannot be split over the mesh.
     #[error(transparent)]
-    Geometry(#[from] GeometryError),
+    Split(#[from] SplitError),
     /// The model's configuration cannot be used.
     #[error(transparent)]
     Config(#[from] config::ConfigError),
@@ -73,7 +73,7 @@ pub enum Error {
         problem: String,
     },
     /// Programs that do not fit cannot be saved.
-    #[error("--save {}: nothing is saved, since it does not fit: {message}", folder.display())]
+    #[error("save {}: nothing is saved: {message}", folder.display())]
     NothingToSave {
         /// The folder.
         folder: PathBuf,
@@ -83,6 +83,21 @@ pub enum Error {
     /// The executables cannot be saved.
     #[error(transparent)]
     Executables(#[from] crate::executables::Error),
+}
+
+impl Error {
+    /// The argument of the request that cannot be used, with which the message begins; none where
+    /// the failure is another.
+    pub fn argument(&self) -> Option<&'static str> {
+        match self {
+            Error::UnknownTopology { .. } => Some("topology"),
+            Error::UnknownGeometry { .. } => Some("geometry"),
+            Error::MeshTooLarge { .. } => Some("mesh"),
+            Error::Argument { argument, .. } => Some(argument),
+            Error::NothingToSave { .. } => Some("save"),
+            _ => None,
+        }
+    }
 }
 
 /// The result of planning.

@@ -1,12 +1,15 @@
-//! The programs compiled, and what is known of them then.
+//! The programs of a batch, compiled, and what is known of them then.
 
-use super::compile::{Compiled, Target, TooLarge};
+use super::compile::Target;
 use super::error::Result;
-use super::optimized::{Executed, Optimized};
-use super::report::{Memory, PerProgram};
+use super::optimized::{self, Costs, Executed, OptimizedProgram, Relayout};
+use super::per_program::PerProgram;
+use super::record::Compiled;
+use super::report::{CacheCopy, Memory};
+use super::too_large::TooLarge;
 use crate::engine::{BatchPrograms, ProgramKey};
 use crate::model::ModelSpec;
-use crate::pjrt::{CompiledMemoryStats, CompiledProgram, NamedValue};
+use crate::pjrt::CompiledMemoryStats;
 
 /// A program that fits, or why it does not.
 pub(super) enum Measured {
@@ -16,34 +19,26 @@ pub(super) enum Measured {
 
 /// A program that fits.
 pub(super) struct Cost {
-    pub program: CompiledProgram,
     pub memory: Memory,
-    optimized: Optimized,
+    pub executable: Option<Vec<u8>>,
+    optimized: OptimizedProgram,
     compiler_bytes_accessed: u64,
 }
 
-/// Compiles a program and asks the compiler about it.
+/// Compiles a program and reads the compiler's answers.
 ///
 /// # Errors
-/// As [`Target::compile`], and where the compiler's answers cannot be read.
-pub(super) fn measure(target: &Target, spec: &ModelSpec, key: ProgramKey) -> Result<Measured> {
-    let program = match target.compile(spec, key)? {
-        Compiled::Fits(program) => program,
+/// As [`Target::compile`], and where the answers cannot be read.
+pub(super) fn measure(target: &Target<'_>, spec: &ModelSpec, key: ProgramKey) -> Result<Measured> {
+    let record = match target.compile(spec, key)? {
+        Compiled::Fits(record) => record,
         Compiled::TooLarge(why) => return Ok(Measured::TooLarge(why)),
     };
-    let accessed = program
-        .cost_analysis()?
-        .into_iter()
-        .find_map(|(name, value)| match (name.as_str(), value) {
-            ("bytes accessed", NamedValue::Float(bytes)) => Some(bytes as u64),
-            ("bytes accessed", NamedValue::Int64(bytes)) => u64::try_from(bytes).ok(),
-            _ => None,
-        });
     Ok(Measured::Fits(Box::new(Cost {
-        memory: program.memory_stats()?.into(),
-        optimized: Optimized::read(&program.optimized_program()?)?,
-        compiler_bytes_accessed: accessed.unwrap_or(0),
-        program,
+        memory: record.memory,
+        optimized: OptimizedProgram::of(&optimized::decode(&record.optimized)?)?,
+        compiler_bytes_accessed: record.compiler_bytes_accessed,
+        executable: record.executable,
     })))
 }
 
@@ -96,9 +91,17 @@ pub(super) struct Measures(Vec<Part>);
 /// One of them.
 pub(super) struct Part {
     pub key: ProgramKey,
-    /// How often it is run for a batch's prompts, or for a call of the steps after them.
+    /// How often `generate` runs it for a batch's prompts, or for a call of the steps after them.
     times: u64,
     pub measured: Measured,
+}
+
+/// What the steps of a decode program cost.
+pub(super) struct DecodeCosts {
+    /// One step.
+    pub step: Costs,
+    /// What a call does once, around its steps.
+    pub call: Costs,
 }
 
 impl Measures {
@@ -106,7 +109,7 @@ impl Measures {
     ///
     /// # Errors
     /// As [`measure`].
-    pub fn of(target: &Target, spec: &ModelSpec, programs: &BatchPrograms) -> Result<Self> {
+    pub fn of(target: &Target<'_>, spec: &ModelSpec, programs: &BatchPrograms) -> Result<Self> {
         std::thread::scope(|scope| {
             let parts: Vec<_> = programs
                 .keys()
@@ -146,13 +149,13 @@ impl Measures {
         self.0.iter().filter_map(|part| part.measured.bytes()).max()
     }
 
-    /// A figure of the programs that run the prompts and one of those that run the steps, made of each that fits and its times. None
-    /// where one does not fit.
+    /// A figure of the programs that run the prompts and one of those that run the steps, made of
+    /// each that fits and its times. None where one does not fit.
     fn both<T>(&self, figure: impl Fn(Vec<(&Cost, u64)>) -> T) -> PerProgram<T> {
         let of = |steps: bool| {
             self.0
                 .iter()
-                .filter(|part| matches!(part.key, ProgramKey::Decode(_)) == steps)
+                .filter(|part| part.is_decode() == steps)
                 .map(|part| Some((part.measured.fits()?, part.times)))
                 .collect::<Option<Vec<_>>>()
                 .map(&figure)
@@ -172,7 +175,7 @@ impl Measures {
         .and_then(|memory| memory)
     }
 
-    /// What the compiler's cost analysis says of bytes accessed.
+    /// Bytes accessed, as the compiler's cost analysis has them.
     pub fn compiler_bytes_accessed(&self) -> PerProgram<u64> {
         self.both(|costs| {
             costs.into_iter().fold(0_u64, |sum, (cost, times)| {
@@ -181,43 +184,66 @@ impl Measures {
         })
     }
 
-    /// What the prompts of a batch execute, and what one step does.
-    pub fn executed(&self) -> PerProgram<Vec<Executed>> {
-        let prompts = self.both(|costs| {
-            let mut all = Vec::new();
-            for (cost, times) in costs {
-                let Optimized { once, per_trip } = &cost.optimized;
-                all.extend(once.iter().chain(per_trip).map(|executed| Executed {
-                    times: executed.times.saturating_mul(times),
-                    ..executed.clone()
-                }));
+    /// What the prompts of a batch cost in all their parts. None where a program does not fit.
+    pub fn prefill(&self) -> Option<Costs> {
+        let mut sum = Costs::default();
+        for part in self.0.iter().filter(|part| !part.is_decode()) {
+            let program = &part.measured.fits()?.optimized;
+            sum.add(&program.once, part.times);
+            for open in &program.open_loops {
+                sum.add(&open.trip, part.times);
+                sum.unknown_trips.push(open.name.clone());
             }
-            all
-        });
-        let steps = self.both(|costs| {
-            let steps = costs.into_iter().map(|(cost, _)| &cost.optimized.per_trip);
-            steps.flatten().cloned().collect()
-        });
-        PerProgram {
-            prefill: prompts.prefill,
-            decode: steps.decode,
         }
+        Some(sum)
+    }
+
+    /// What the decode program costs. None where it does not fit.
+    pub fn decode(&self) -> Option<DecodeCosts> {
+        let part = self.0.iter().find(|part| part.is_decode())?;
+        let program = &part.measured.fits()?.optimized;
+        let mut step = Costs::default();
+        for open in &program.open_loops {
+            step.add(&open.trip, 1);
+        }
+        // One loop runs the steps: its limit is an argument. What any other would be is not known.
+        match program.open_loops.as_slice() {
+            [_] => {}
+            [] => step.unknown_trips.push("of the steps".to_owned()),
+            more => {
+                let names = more.iter().map(|open| open.name.clone());
+                step.unknown_trips.extend(names);
+            }
+        }
+        Some(DecodeCosts {
+            step,
+            call: program.once.clone(),
+        })
+    }
+
+    /// The copies of whole caches in all programs that fit: those that `which` sees in an
+    /// instruction.
+    pub fn cache_copies(&self, which: fn(&Executed) -> Option<&Relayout>) -> Vec<CacheCopy> {
+        let mut found = Vec::new();
+        for part in &self.0 {
+            let Some(cost) = part.measured.fits() else {
+                continue;
+            };
+            let in_loops = if part.is_decode() { "step" } else { "trip" };
+            let once = ("call", &cost.optimized.once);
+            let loops = cost.optimized.open_loops.iter();
+            for (per, costs) in std::iter::once(once).chain(loops.map(|l| (in_loops, &l.trip))) {
+                for executed in &costs.executed {
+                    CacheCopy::add(&mut found, executed, which(executed), part.key.name(), per);
+                }
+            }
+        }
+        found
     }
 }
 
-impl<T> PerProgram<T> {
-    /// A figure of each.
-    pub fn map<U>(&self, figure: impl Fn(&T) -> U) -> PerProgram<U> {
-        PerProgram {
-            prefill: self.prefill.as_ref().map(&figure),
-            decode: self.decode.as_ref().map(&figure),
-        }
-    }
-
-    fn and_then<U>(self, figure: impl Fn(T) -> Option<U>) -> PerProgram<U> {
-        PerProgram {
-            prefill: self.prefill.and_then(&figure),
-            decode: self.decode.and_then(&figure),
-        }
+impl Part {
+    fn is_decode(&self) -> bool {
+        matches!(self.key, ProgramKey::Decode(_))
     }
 }

@@ -1,15 +1,19 @@
-//! What a plan says.
+//! The report of a plan.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::compile::TooLarge;
-use super::optimized::{Collective, Executed};
+use super::bound::{Bound, CallBound, Roofline};
+use super::optimized::{Collective, Executed, Relayout, ScopeCost};
+use super::per_program::PerProgram;
+use super::throughput::Throughput;
+use super::too_large::TooLarge;
 use crate::model::{Distribution, Replicated};
 
-/// The answer to one question of fit and cost. All bytes are those of one device unless a name says otherwise.
+/// The answer to one question of fit and cost. All bytes are those of one device unless a name says
+/// otherwise.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// The model's folder or name.
@@ -43,57 +47,134 @@ pub struct Report {
     pub too_large: Vec<TooLarge>,
     /// Bytes of a device's memory that programs can have.
     pub memory_limit: Option<u64>,
-    /// What the larger of the programs takes: arguments, results that take no argument's place, temporaries and code; where it does
-    /// not fit, what the compiler says it would take.
+    /// What the larger of the programs takes: arguments, results that take no argument's place,
+    /// temporaries and code; where it does not fit, what the compiler says it would take.
     pub bytes_per_device: Option<u64>,
     /// Bytes of the parameters.
     pub parameter_bytes_per_device: u64,
     /// Bytes of the caches.
     pub cache_bytes_per_device: u64,
-    /// What they take; of several programs, the largest.
+    /// What each program takes; of several that run the prompts, the largest.
     pub memory: PerProgram<Memory>,
+    /// Temporaries over the bytes of the caches. Close to 1 where a program copies its caches.
+    pub temporaries_per_cache: PerProgram<f64>,
+    /// Copies of whole caches within the chip's memory; there should be none.
+    pub cache_copies: Vec<CacheCopy>,
+    /// Whole caches that are written back to the chip's memory, after they were fetched to the core
+    /// and a token was written there. Writing a token in place would be less.
+    pub cache_write_backs: Vec<CacheCopy>,
     /// The parameters over all devices.
     pub parameters: ParameterTotals,
-    /// Sum of the compiler's estimates: over the whole prefill, and over one decode step. Loops count by their trips, a conditional
-    /// by its costliest branch. Transfers that run beside the computation carry no estimate.
+    /// Sum of the compiler's estimates: over the whole prefill, in as many parts as `generate`
+    /// runs, and over one decode step. Loops count by their trips, a conditional by its costliest
+    /// branch. Transfers that overlap the computation carry no estimate. None where a part of
+    /// the sum is not known.
     pub estimated_cycles: PerProgram<u64>,
-    /// The same at the chip's clock, in seconds.
+    /// The same at the chip's clock, in seconds. Not the time that it takes: see `bound`.
     pub estimated_seconds: PerProgram<f64>,
-    /// Bytes that the prefill, and one decode step, read from and write to the chip's memory: operands and results that lie there,
-    /// slices and updates by their own size, loops by their trips.
+    /// Why the sum of a program that fits is not known.
+    pub unknown: PerProgram<Vec<String>>,
+    /// Bytes that the prefill, and one decode step, read from and write to the chip's memory:
+    /// operands and results that lie there, slices and updates by their own size, loops by their
+    /// trips.
     pub bytes_accessed: PerProgram<u64>,
-    /// What the compiler's own cost analysis says of the same. It counts a loop's body once however often it runs, and a
-    /// parameter that is fetched to the core ahead of its use twice.
+    /// What the compiler's own cost analysis says of the same. It counts a loop's body once however
+    /// often it runs, and a parameter that is fetched to the core ahead of its use twice.
     pub compiler_bytes_accessed: PerProgram<u64>,
     /// Collectives of the prefill, and of one decode step, by kind.
     pub collectives: PerProgram<BTreeMap<&'static str, Collective>>,
-    /// The least that a decode step can cost.
+    /// The least time of the prefill and of one decode step: the greater of the estimate and of
+    /// reading and writing the bytes at the chip's bandwidth.
+    pub bound: PerProgram<Bound>,
+    /// What a call of the decode program costs apart from its steps.
+    pub decode_call: Option<CallBound>,
+    /// The least that any program could take for a decode step: reading what it must.
     pub roofline: Roofline,
-    /// Estimated cycles of a decode step over those of the roofline. Below 1 where much of the reading runs beside the computation,
-    /// which the estimate leaves out.
+    /// The bound of a decode step over the roofline: 1 or more.
     pub roofline_ratio: Option<f64>,
-    /// What would fit, where it was looked for.
+    /// Tokens a second at the bounds; none where a bound is not known.
+    pub throughput: Throughput,
+    /// What would fit, where that was looked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub largest: Option<Largest>,
+    /// Where it does not fit: the smallest mesh that would.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smallest_mesh: Option<SmallestMesh>,
     /// The manifest of the executables, where they were saved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saved: Option<PathBuf>,
     /// The costliest instructions, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instructions: Option<PerProgram<Vec<Executed>>>,
+    /// Sums by the model's scopes, where instructions were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<PerProgram<Vec<ScopeCost>>>,
 }
 
-/// One value for the prompts of a batch and one for the steps after them; none where a program does not fit.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct PerProgram<T> {
-    /// Of the programs that run the prompts, together: long ones are run in parts.
-    pub prefill: Option<T>,
-    /// Of the program that runs the steps.
-    pub decode: Option<T>,
+/// Copies of whole caches that are alike.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CacheCopy {
+    /// The program: `prefill`, `extend` or `decode`.
+    pub program: &'static str,
+    /// When they are executed: in each `call` of the program, in each `step` of a decode loop, or
+    /// in each `trip` of another loop.
+    pub per: &'static str,
+    /// How many are executed then.
+    pub count: u64,
+    /// The instruction, or the first of them.
+    pub name: String,
+    /// Their opcode.
+    pub opcode: String,
+    /// Their result's type and dimensions.
+    pub shape: String,
+    /// The layout that they read.
+    pub from: String,
+    /// The layout that they write.
+    pub to: String,
+    /// Bytes that they read from and write to the chip's memory together.
+    pub bytes: u64,
+}
+
+impl CacheCopy {
+    /// Adds the copy that an instruction makes, if it makes one, to those that are like it.
+    pub(super) fn add(
+        found: &mut Vec<Self>,
+        executed: &Executed,
+        relayout: Option<&Relayout>,
+        program: &'static str,
+        per: &'static str,
+    ) {
+        let Some(Relayout { from, to }) = relayout else {
+            return;
+        };
+        let bytes = executed.memory_bytes.saturating_mul(executed.times);
+        let alike = found.iter_mut().find(|copy| {
+            (copy.program, copy.per) == (program, per)
+                && (&copy.opcode, &copy.shape) == (&executed.opcode, &executed.shape)
+                && (&copy.from, &copy.to) == (from, to)
+        });
+        match alike {
+            Some(copy) => {
+                copy.count = copy.count.saturating_add(executed.times);
+                copy.bytes = copy.bytes.saturating_add(bytes);
+            }
+            None => found.push(Self {
+                program,
+                per,
+                count: executed.times,
+                name: executed.name.clone(),
+                opcode: executed.opcode.clone(),
+                shape: executed.shape.clone(),
+                from: from.clone(),
+                to: to.clone(),
+                bytes,
+            }),
+        }
+    }
 }
 
 /// What a program takes on a device, in bytes, as the compiler says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     /// Parameters, caches and inputs.
     pub arguments: u64,
@@ -136,20 +217,6 @@ impl ParameterTotals {
     }
 }
 
-/// The least that a decode step can cost: the time in which the chip's memory gives what has to be read.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Roofline {
-    /// Bytes that have to be read: the device's parameters (of an embedding that is not the head as well only the rows' own) and the
-    /// caches when they are full.
-    pub bytes: u64,
-    /// The chip's memory bandwidth, bytes a second.
-    pub bandwidth: f64,
-    /// The chip's clock, cycles a second.
-    pub clock: f64,
-    /// Cycles in which the bytes are read.
-    pub cycles: u64,
-}
-
 /// What would fit, found by compiling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Largest {
@@ -159,12 +226,40 @@ pub struct Largest {
     pub max_length: Bounds,
 }
 
-/// What was seen to fit, and what not.
+/// What is known to fit, and what not to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Bounds {
-    /// The most that fits; none where nothing was seen to.
+    /// The most that is known to fit; none where nothing is.
     pub fits: Option<usize>,
-    /// The least that does not, or cannot be asked for; none where everything fits. Where it does not follow on `fits`, the search ended
-    /// before it came to the boundary.
+    /// The least that is known not to, or that cannot be asked for; none where everything fits.
     pub too_large: Option<usize>,
+    /// Whether nothing lies between the two. Else the search ran out of time.
+    pub exact: bool,
+}
+
+/// The smallest mesh that a request which does not fit would fit on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "found", rename_all = "snake_case")]
+pub enum SmallestMesh {
+    /// This one fits: its programs were compiled.
+    Fits {
+        /// The mesh.
+        mesh: String,
+        /// Its devices.
+        devices: usize,
+    },
+    /// On this one parameters and caches fit, and on no smaller one. Time ran out before
+    /// its programs were compiled.
+    MayFit {
+        /// The mesh.
+        mesh: String,
+        /// Its devices.
+        devices: usize,
+    },
+    /// None of this slice.
+    None {
+        /// The smallest slice of the same chips where parameters and caches alone fit, and its
+        /// mesh. None where that is no slice.
+        larger_slice: Option<(&'static str, String)>,
+    },
 }

@@ -14,7 +14,7 @@ use crate::model::ModelSpec;
 /// A program that does not fit, a folder that cannot be written to.
 pub(super) fn save(
     folder: &Path,
-    target: &Target,
+    target: &Target<'_>,
     spec: &ModelSpec,
     measures: &Measures,
 ) -> Result<PathBuf> {
@@ -31,11 +31,17 @@ pub(super) fn save(
                 let hash = executables::program_hash(&module, &options)?;
                 Ok(NewExecutable {
                     entry: part.key.manifest_entry(hash),
-                    bytes: cost.program.serialize()?,
+                    bytes: cost
+                        .executable
+                        .clone()
+                        .ok_or_else(|| Error::NothingToSave {
+                            folder: folder.to_owned(),
+                            message: "libtpu gave no executable".into(),
+                        })?,
                 })
             }
         })
         .collect::<Result<Vec<_>>>()?;
-    let target = target.executables_target(spec.geometry.mesh)?;
+    let target = target.executables_target(spec.mesh)?;
     Ok(executables::save(folder, &target, saved)?)
 }

@@ -1,80 +1,71 @@
 //! The largest batch and the longest rows that fit, found by compiling.
 
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::bound::least_bytes;
 use super::compile::Target;
 use super::error::Result;
 use super::measure::measure;
 use super::report::{Bounds, Largest};
-use super::roofline::cache_bytes;
 use super::{Request, default_prompt_tokens};
 use crate::engine::{BatchPrograms, ProgramKey, cache_lengths};
 use crate::model::ModelSpec;
 
-/// A search around what a request asks for.
+/// A search around the sizes of a request, which is known to fit or not to.
 pub(super) struct Search<'a> {
-    target: &'a Target,
-    spec: &'a ModelSpec,
-    request: &'a Request,
-    deadline: Option<Instant>,
+    pub target: &'a Target<'a>,
+    pub spec: &'a ModelSpec,
+    pub request: &'a Request,
+    /// Whether the programs of the request fit.
+    pub fits: bool,
+    /// No compile starts after this.
+    pub deadline: Instant,
 }
 
-/// What came of trying a size.
+/// The outcome of trying a size.
 struct Tried {
     fits: bool,
     /// Bytes that the larger program takes or would take, where that is known.
     bytes: Option<u64>,
 }
 
-impl<'a> Search<'a> {
-    pub fn new(target: &'a Target, spec: &'a ModelSpec, request: &'a Request) -> Self {
-        let deadline = (request.search > Duration::ZERO).then(|| Instant::now() + request.search);
-        Self {
-            target,
-            spec,
-            request,
-            deadline,
-        }
-    }
-
-    /// Looks for both at the same time: the compiler works on one thread each. None where no search was asked for.
+impl Search<'_> {
+    /// Looks for both at the same time: the compiler works on one thread each.
     ///
     /// # Errors
     /// What the compiler says, but for want of memory.
-    pub fn run(&self) -> Result<Option<Largest>> {
-        if self.deadline.is_none() {
-            return Ok(None);
-        }
+    pub fn run(&self) -> Result<Largest> {
         std::thread::scope(|scope| {
             let length = scope.spawn(|| self.longest());
             let batch_size = self.largest_batch()?;
             let max_length = length
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            Ok(Some(Largest {
+            Ok(Largest {
                 batch_size,
                 max_length,
-            }))
+            })
         })
     }
 
     fn over(&self) -> bool {
-        self.deadline
-            .is_some_and(|deadline| Instant::now() > deadline)
+        Instant::now() > self.deadline
     }
 
     /// The most rows, in steps of one a group of the data axis.
     fn largest_batch(&self) -> Result<Bounds> {
-        let groups = self.spec.geometry.mesh.data;
+        let groups = self.spec.mesh.data;
         let length = self.request.max_length;
-        // More rows than this do not fit whatever the programs need beside parameters and caches.
+        let asked = self.request.batch_size.div_ceil(groups);
+        // More rows than this do not fit whatever the programs need in addition to parameters and
+        // caches.
         let mut too_large = 1;
         while self.may_fit(too_large * groups, length) && too_large < MOST_ROWS {
             too_large *= 2;
         }
         let found = self.boundary(
-            too_large,
+            self.known(asked, too_large),
             |rows| rows as f64,
             |rows| self.programs(rows * groups, length),
         )?;
@@ -84,6 +75,7 @@ impl<'a> Search<'a> {
                 .filter(|&rows| rows > 0)
                 .map(|rows| rows * groups),
             too_large: found.too_large.map(|rows| rows * groups),
+            exact: found.exact,
         })
     }
 
@@ -91,21 +83,35 @@ impl<'a> Search<'a> {
     fn longest(&self) -> Result<Bounds> {
         let lengths = cache_lengths(self.spec.config.max_position_embeddings);
         let batch = self.request.batch_size;
-        // Place 0 is no length at all, which fits; the place after the last is more than the model has positions for.
-        let at = |place: usize| lengths.get(place.wrapping_sub(1)).copied();
+        // Index 0 is no length at all, which fits; the one after the last is more than the model
+        // has positions for.
+        let at = |index: usize| lengths.get(index.wrapping_sub(1)).copied();
         let end = lengths.len() + 1;
         let too_large = (1..end)
-            .find(|&place| at(place).is_some_and(|length| !self.may_fit(batch, length)))
+            .find(|&index| at(index).is_some_and(|length| !self.may_fit(batch, length)))
             .unwrap_or(end);
+        let cache = self.programs(batch, self.request.max_length).decode.cache;
+        let asked = lengths.partition_point(|&length| length < cache) + 1;
         let found = self.boundary(
-            too_large,
-            |place| at(place).unwrap_or(0) as f64,
-            |place| self.programs(batch, at(place).unwrap_or(0)),
+            self.known(asked, too_large),
+            |index| at(index).unwrap_or(0) as f64,
+            |index| self.programs(batch, at(index).unwrap_or(0)),
         )?;
         Ok(Bounds {
             fits: found.fits.and_then(at),
             too_large: found.too_large.and_then(at),
+            exact: found.exact,
         })
+    }
+
+    /// The range in which the boundary lies, where the request asked for `asked` and `too_large` is
+    /// known not to fit.
+    fn known(&self, asked: usize, too_large: usize) -> Range<usize> {
+        if self.fits {
+            asked..too_large.max(asked + 1)
+        } else {
+            0..too_large.min(asked)
+        }
     }
 
     fn limit(&self) -> Option<u64> {
@@ -122,34 +128,31 @@ impl<'a> Search<'a> {
 
     /// Whether parameters and caches alone fit.
     fn may_fit(&self, batch: usize, length: usize) -> bool {
-        let parameters: usize = self
-            .spec
-            .parameters
-            .iter()
-            .map(|p| p.byte_size(&self.spec.geometry))
-            .sum();
-        let caches = cache_bytes(self.spec, &self.programs(batch, length));
-        self.limit()
-            .is_none_or(|limit| parameters as u64 + caches <= limit)
+        let least = least_bytes(self.spec, &self.programs(batch, length));
+        self.limit().is_none_or(|limit| least <= limit)
     }
 
-    /// The boundary between places whose programs fit and `too_large`. First that of the decode programs alone, which take all caches
-    /// and are compiled in seconds; then that of all programs below it, which is the same one or close to it.
+    /// The boundary in a range whose start is known to fit and whose end is known not to. First
+    /// that of the decode programs alone, which take all caches and are compiled in seconds; then
+    /// that of all programs below it, which is the same one or close to it.
     fn boundary(
         &self,
-        too_large: usize,
+        range: Range<usize>,
         size: impl Fn(usize) -> f64,
         programs: impl Fn(usize) -> BatchPrograms,
     ) -> Result<Bounds> {
-        let decode_fits = |place| self.attempt([ProgramKey::Decode(programs(place).decode)]);
-        let all_fit = |place| self.attempt(programs(place).keys());
+        let decode_fits = |at: usize| {
+            let decode = programs(at).decode;
+            self.attempt([ProgramKey::Decode(decode)])
+        };
+        let all_fit = |at: usize| self.attempt(programs(at).keys());
         let over = || self.over();
-        let limit = self.limit();
-        let decode = bisect(0..too_large, None, limit, &size, decode_fits, over)?;
+        let (start, limit) = (range.start, self.limit());
+        let decode = bisect(range, None, limit, &size, decode_fits, over)?;
         let (Some(fits), Some(too_large)) = (decode.fits, decode.too_large) else {
             return Ok(decode);
         };
-        bisect(0..too_large, Some(fits), limit, &size, all_fit, over)
+        bisect(start..too_large, Some(fits), limit, &size, all_fit, over)
     }
 
     /// Compiles programs until one does not fit.
@@ -166,12 +169,13 @@ impl<'a> Search<'a> {
     }
 }
 
-/// More rows than anyone asks of a device.
+/// More rows than any device is asked for.
 const MOST_ROWS: usize = 1 << 16;
 
-/// The boundary between what fits and what does not, in a range whose start is taken to fit and whose end is taken not to.
-/// `first` is tried first. `size` says what memory is proportional to: the next place tried is the one at which what is known so far
-/// would reach the limit. Ends early where it is `over`.
+/// The boundary between what fits and what does not, in a range whose start is taken to fit and
+/// whose end is taken not to. `first` is tried first. `size` says what memory is proportional to:
+/// the next index tried is the one at which what is known so far would reach the limit. Ends early
+/// where it is `over`.
 fn bisect(
     range: Range<usize>,
     mut first: Option<usize>,
@@ -202,7 +206,7 @@ fn bisect(
             .or(guess)
             .unwrap_or(fits + (too_large - fits) / 2);
         let tried = attempt(next)?;
-        // A guess that moves a boundary by one only would go on so: halve then.
+        // A guess that moves a boundary by one only would continue so: halve then.
         let before = too_large - fits;
         if tried.fits {
             fits = next;
@@ -216,6 +220,7 @@ fn bisect(
     Ok(Bounds {
         fits: Some(fits),
         too_large: Some(too_large),
+        exact: too_large - fits == 1,
     })
 }
 
@@ -225,7 +230,8 @@ mod tests {
 
     use super::*;
 
-    /// Searches for the boundary where 1000 + 30 n passes a limit; gives the bounds and the number of tries.
+    /// Searches for the boundary where 1000 + 30 n passes a limit; gives the bounds and the number
+    /// of tries.
     fn search(boundary: usize, end: usize, tries: usize) -> (Bounds, usize) {
         let limit = 1000 + 30 * boundary as u64;
         let count = Cell::new(0);

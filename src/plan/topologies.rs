@@ -5,7 +5,7 @@ use super::error::{Error, Result};
 
 /// A slice: chips of one generation in a rectangle or a box.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Slice {
+pub struct TpuSlice {
     /// Its name, in libtpu's own form: `v5e:2x2`.
     pub name: &'static str,
     /// Its chips.
@@ -14,8 +14,9 @@ pub struct Slice {
     pub chips: usize,
 }
 
-/// Slices of each generation, in the order of [`CHIPS`]: those that Google Cloud's pages list up to 256 chips, and a single chip
-/// of those generations that are not let singly. libtpu 0.0.52 takes every one of them.
+/// Slices of each generation, in the order of [`CHIPS`]: those that Google Cloud's pages list up to
+/// 256 chips, and a single chip also of the generations of which no single chip is offered. libtpu
+/// 0.0.52 accepts all of them.
 const SLICES: [&[&str]; 4] = [
     &[
         "v4:1x1x1", "v4:2x2x1", "v4:2x2x2", "v4:2x2x4", "v4:2x4x4", "v4:4x4x4", "v4:4x4x8",
@@ -53,8 +54,8 @@ const SLICES: [&[&str]; 4] = [
     ],
 ];
 
-impl Slice {
-    /// All that are known, from the oldest generation and the smallest slice on.
+impl TpuSlice {
+    /// All known slices, from the oldest generation and the smallest slice on.
     pub fn all() -> impl Iterator<Item = Self> {
         CHIPS.iter().zip(SLICES).flat_map(|(chip, names)| {
             names.iter().map(move |&name| Self {
@@ -68,7 +69,7 @@ impl Slice {
     /// The slice of that name.
     ///
     /// # Errors
-    /// A name that is none of them; the message lists them.
+    /// An unknown name; the message lists the known ones.
     pub fn named(name: &str) -> Result<Self> {
         Self::all()
             .find(|slice| slice.name == name)
@@ -96,7 +97,7 @@ mod tests {
     #[test]
     fn slices_go_from_one_chip_to_256_in_every_generation() {
         for chip in &CHIPS {
-            let sizes: Vec<_> = Slice::all()
+            let sizes: Vec<_> = TpuSlice::all()
                 .filter(|slice| slice.chip == chip)
                 .map(|slice| slice.chips)
                 .collect();
@@ -104,15 +105,17 @@ mod tests {
             assert_eq!(sizes.last(), Some(&256), "{}", chip.name);
             assert!(sizes.is_sorted());
         }
-        for slice in Slice::all() {
+        for slice in TpuSlice::all() {
             assert!(slice.name.starts_with(&format!("{}:", slice.chip.name)));
         }
     }
 
     #[test]
     fn an_unknown_slice_is_answered_with_the_known_ones() {
-        assert_eq!(Slice::named("v5e:2x4").map(|s| s.chips).ok(), Some(8));
-        let error = Slice::named("v5e:3x3").expect_err("not known").to_string();
+        assert_eq!(TpuSlice::named("v5e:2x4").map(|s| s.chips).ok(), Some(8));
+        let error = TpuSlice::named("v5e:3x3")
+            .expect_err("not known")
+            .to_string();
         for part in ["v5e:3x3", "v5e:2x2", "v4:2x2x4", "v6e:16x16"] {
             assert!(error.contains(part), "{error}");
         }

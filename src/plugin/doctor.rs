@@ -1,4 +1,4 @@
-//! Trying a plugin out, one step after the other.
+//! Testing a plugin, step by step.
 
 use std::time::Instant;
 
@@ -8,35 +8,37 @@ use super::find::Located;
 use super::hardware::{has_nvidia_gpu, tpu_chips};
 use super::install::sha256;
 use super::pins::Platform;
-use crate::pjrt::{self, Client, CompileOptions, ExecuteOptions, NamedValue, Plugin, Topology};
+use crate::pjrt::{
+    self, Buffer, Client, CompileOptions, ExecuteOptions, NamedValue, Plugin, Topology,
+};
 
-/// What came of the steps that were tried.
+/// The outcome of the steps.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Report {
-    /// The steps, in order. The first that is not good ends them, but for those that can do without.
+    /// The steps, in order. The first failure ends them, except for steps that do not depend on it.
     pub checks: Vec<Check>,
 }
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Check {
-    /// What was tried.
+    /// What was tested.
     pub what: String,
-    /// How it went.
+    /// The outcome.
     pub verdict: Verdict,
     /// What was found, in one line.
     pub found: String,
 }
 
-/// How a step went.
+/// The outcome of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// As it should.
+    /// It works.
     Good,
-    /// This machine does not have the device; the plugin may be well.
+    /// This machine does not have the device; the plugin may work.
     Absent,
-    /// Wrongly.
+    /// It fails.
     Bad,
 }
 
@@ -62,7 +64,7 @@ impl Report {
         });
     }
 
-    /// Adds a step that went as its result says, and passes its value on.
+    /// Adds a step with the outcome of a result, and returns its value.
     fn step<T, E: std::fmt::Display>(
         &mut self,
         what: &str,
@@ -81,10 +83,12 @@ impl Report {
     }
 }
 
-/// Tries a plugin out in this process: its file, loading, its devices, and a small program compiled, run and compared.
+/// Tests a plugin in this process: its file, loading, its devices, and a small program that is
+/// compiled, run and compared.
 ///
-/// A plugin that is broken can take the process down with it; the command line therefore does this in a child. For libtpu
-/// on a machine without a TPU, [`TPU_COMPILE_VARIABLES`](super::TPU_COMPILE_VARIABLES) must be set before.
+/// A plugin that is broken can take the process down with it; the command line therefore does this
+/// in a child. For libtpu on a machine without a TPU,
+/// [`TPU_COMPILE_VARIABLES`](super::TPU_COMPILE_VARIABLES) must be set before.
 pub fn doctor(located: &Located) -> Report {
     let mut report = Report::default();
     let file = file(located);
@@ -121,11 +125,11 @@ pub fn doctor(located: &Located) -> Report {
 type Step<T> = Result<(T, String), Box<dyn std::error::Error>>;
 
 fn file(located: &Located) -> Step<()> {
-    let size = located.path.metadata()?.len();
+    let size = located.path().metadata()?.len();
     let Some(pin) = located.pin else {
         return Ok(((), format!("{size} bytes; no known build to compare with")));
     };
-    let actual = sha256(&located.path)?;
+    let actual = sha256(located.path())?;
     if actual != pin.library_sha256 {
         return Err(format!(
             "sha256 is {actual}, not {}: run `gemma-xla plugin install {}`",
@@ -142,7 +146,7 @@ fn file(located: &Located) -> Step<()> {
 
 fn load(located: &Located) -> Step<Plugin> {
     let start = Instant::now();
-    let plugin = Plugin::load(&located.path)?;
+    let plugin = Plugin::open(&located.file, &[])?;
     let (major, minor) = plugin.api_version();
     let extensions = plugin.extensions().len();
     let found = format!(
@@ -166,11 +170,11 @@ fn attributes(plugin: &Plugin) -> Step<()> {
 
 fn devices(plugin: &Plugin) -> Step<Client> {
     let start = Instant::now();
-    // CPU plugins make four devices if they are not told; others refuse to be told.
+    // CPU plugins make four devices by default; others refuse the option.
     let one = [("cpu_device_count".to_owned(), NamedValue::Int64(1))];
-    let client = match plugin.client(&one) {
+    let client = match Client::new(plugin, &one) {
         Ok(client) if client.platform_name() == "cpu" => client,
-        _ => plugin.client(&[])?,
+        _ => Client::new(plugin, &[])?,
     };
     let kinds: Vec<_> = client
         .addressable_devices()
@@ -201,7 +205,7 @@ fn devices(plugin: &Plugin) -> Step<Client> {
 /// The side of the square matrices.
 const SIDE: i64 = 16;
 
-/// `x · x + 1`, of whole numbers so small that no device rounds them.
+/// `x · x + 1`, of integers small enough that no device rounds them.
 fn program(element_type: ElementType) -> Result<Vec<u8>, hlo::Error> {
     let b = Builder::new("main");
     let x = b.parameter("x", ArrayShape::new(element_type, &[SIDE, SIDE]))?;
@@ -227,8 +231,7 @@ fn run(client: &Client) -> Step<()> {
     let executable = client.compile(&program(ElementType::F32)?, &CompileOptions::default())?;
     let compiled = start.elapsed();
     let start = Instant::now();
-    let argument =
-        client.buffer_from_host(bytes.as_slice(), &[SIDE, SIDE], ElementType::F32, device)?;
+    let argument = Buffer::from_host(device, bytes.as_slice(), &[SIDE, SIDE], ElementType::F32)?;
     let outputs = executable.execute(&[vec![&argument]], &ExecuteOptions::default())?;
     let output = outputs
         .first()
@@ -242,7 +245,7 @@ fn run(client: &Client) -> Step<()> {
         return Err(format!("{wrong} of {} results are wrong", expected.len()).into());
     }
     let found = format!(
-        "a small program compiled in {} ms, ran in {} ms, and gave what it should",
+        "a small program compiled in {} ms, ran in {} ms, and gave the right result",
         compiled.as_millis(),
         ran.as_millis()
     );

@@ -1,4 +1,4 @@
-//! What can go wrong in installing and finding plugins.
+//! Errors in installing and finding plugins.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ pub enum Error {
         /// The name that was given.
         name: String,
     },
-    /// Neither a kind of device nor a path.
+    /// A device that is neither a known name nor a path.
     #[error("unknown device {device:?}: give cpu, tpu, cuda, or the path of a PJRT plugin")]
     UnknownDevice {
         /// What was given.
@@ -31,7 +31,7 @@ pub enum Error {
         /// The plugin's name for `plugin install`.
         install: &'static str,
     },
-    /// A variable or argument names a plugin that is not there.
+    /// A variable or argument names a plugin that does not exist.
     #[error("{}: no such file, named by {named_by}", .path.display())]
     FileMissing {
         /// The path.
@@ -39,7 +39,7 @@ pub enum Error {
         /// The variable, or `--device`.
         named_by: String,
     },
-    /// The installed file is not the one that was installed.
+    /// The installed file is damaged.
     #[error(
         "{}: damaged ({actual} bytes, not {expected}): run `gemma-xla plugin install {name}`", .path.display()
     )]
@@ -56,7 +56,7 @@ pub enum Error {
     /// The device asked for is not in this machine.
     #[error("no TPU in this machine (neither on the PCI bus nor as /dev/accel*)")]
     NoTpu,
-    /// Neither a folder for plugins is set, nor a home folder to have one in.
+    /// Neither a folder for plugins nor a home folder is set.
     #[error("no folder for plugins: set GEMMA_XLA_PLUGINS or HOME")]
     NoFolder,
     /// The pinned wheels are for Linux on x86-64.
@@ -96,7 +96,7 @@ pub enum Error {
         actual: String,
     },
     /// The wheel cannot be unpacked, or has no such library.
-    #[error("{}: cannot take {library} out of it: {reason}", .wheel.display())]
+    #[error("{}: cannot extract {library}: {reason}", .wheel.display())]
     Wheel {
         /// The wheel.
         wheel: PathBuf,
@@ -119,7 +119,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Puts the path to an input or output error.
+    /// Adds the path to an input or output error.
     pub(super) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.into();
         move |source| Error::Io { path, source }

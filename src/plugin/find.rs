@@ -7,50 +7,43 @@ use super::folder::{State, folder_from};
 use super::hardware::tpu_chips;
 use super::pins::{Pin, Platform};
 use crate::cache_dir::{Variables, process_variables};
+use crate::pjrt::{PluginFile, Provenance};
 
 /// A plugin's file, and how it was found.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Located {
-    /// The shared library.
-    pub path: PathBuf,
+    /// The shared library, and how it was chosen.
+    #[serde(flatten)]
+    pub file: PluginFile,
     /// The kind of device, where that is known before loading.
     pub platform: Option<Platform>,
-    /// The pinned build that the file is meant to be, where it is one.
+    /// The pinned build that the file was installed as, where it is one.
     pub pin: Option<&'static Pin>,
-    /// What led there.
-    pub source: Source,
 }
 
-/// What led to a plugin's file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Source {
-    /// The path itself was given as the device.
-    Given,
-    /// An environment variable of this name.
-    Variable(&'static str),
-    /// The folder of installed plugins.
-    Folder,
-    /// A place where TPU machines have libtpu.
-    System,
+impl Located {
+    /// The path of the shared library.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
 }
 
 /// A name that `--device` takes.
 struct DeviceName {
     name: &'static str,
     platform: Platform,
-    /// Variables that name its plugin, the strongest first.
+    /// Variables that name its plugin, in order of precedence.
     variables: &'static [&'static str],
     /// Its plugins, by preference.
     pins: &'static [&'static str],
-    /// What to install where there is none.
+    /// What to install where none is found.
     install: &'static str,
 }
 
 const CUDA_VARIABLES: &[&str] = &["GEMMA_XLA_PLUGIN_CUDA"];
 
-/// The documented ones first; behind them those of single pins.
+/// The documented ones first, then those of single pins.
 const DEVICES: [DeviceName; 6] = [
     DeviceName {
         name: "cpu",
@@ -99,22 +92,23 @@ const DEVICES: [DeviceName; 6] = [
 /// The plugin to run on `device` with: `cpu`, `tpu`, `cuda`, or a plugin's path.
 ///
 /// # Errors
-/// As [`locate`]; and [`Error::NoTpu`] where a TPU is asked for and there is none, which libtpu itself would take minutes
-/// to find out.
-pub fn find(device: &str) -> Result<PathBuf> {
+/// As [`locate`]; and [`Error::NoTpu`] where a TPU is asked for and there is none, which libtpu
+/// itself would take minutes to detect.
+pub fn find(device: &str) -> Result<Located> {
     let located = locate(device)?;
     if located.platform == Some(Platform::Tpu) && tpu_chips() == 0 {
         return Err(Error::NoTpu);
     }
-    Ok(located.path)
+    Ok(located)
 }
 
-/// The plugin of `device`, whether or not this machine has such a device: first what the environment names
-/// (`GEMMA_XLA_PLUGIN_CPU`, `…_TPU`, `…_CUDA`, and `TPU_LIBRARY_PATH`), then what is installed, then, for a TPU, where the
-/// system may have it.
+/// The plugin of `device`, whether or not this machine has such a device: first what the
+/// environment names (`GEMMA_XLA_PLUGIN_CPU`, `…_TPU`, `…_CUDA`, and `TPU_LIBRARY_PATH`), then what
+/// is installed, then, for a TPU, where the system may have it.
 ///
 /// # Errors
-/// Where the name is unknown, nothing is installed (with the command that installs it), or a path leads nowhere.
+/// Where the name is unknown, nothing is installed (the error names the command that installs it),
+/// or a path does not exist.
 pub fn locate(device: &str) -> Result<Located> {
     locate_from(device, &process_variables, &system_libtpus)
 }
@@ -130,10 +124,9 @@ fn locate_from(
     for &variable in name.variables {
         if let Some(path) = variables(variable).map(PathBuf::from) {
             return Ok(Located {
-                path: existing(path, variable)?,
+                file: PluginFile::new(existing(path, variable)?, Provenance::Variable(variable)),
                 platform: Some(name.platform),
                 pin: None,
-                source: Source::Variable(variable),
             });
         }
     }
@@ -144,10 +137,9 @@ fn locate_from(
         match pin.state_in(&folder) {
             State::Installed => {
                 return Ok(Located {
-                    path,
+                    file: PluginFile::new(path, Provenance::Folder),
                     platform: Some(name.platform),
                     pin: Some(pin),
-                    source: Source::Folder,
                 });
             }
             State::Damaged { size } => {
@@ -168,10 +160,9 @@ fn locate_from(
         && let Some(path) = system_libtpus().into_iter().find(|path| path.is_file())
     {
         return Ok(Located {
-            path,
+            file: PluginFile::new(path, Provenance::System),
             platform: Some(Platform::Tpu),
             pin: None,
-            source: Source::System,
         });
     }
     Err(Error::NotInstalled {
@@ -180,7 +171,7 @@ fn locate_from(
     })
 }
 
-/// A device that is none of the names: a path, if it looks like one.
+/// A device that is not one of the names: a path, if it looks like one.
 fn given(device: &str) -> Result<Located> {
     let path = Path::new(device);
     let looks_like_one = device.contains('/') || device.contains(".so");
@@ -189,15 +180,14 @@ fn given(device: &str) -> Result<Located> {
             device: device.to_owned(),
         });
     }
-    // libtpu is known by its name, so that it is not asked to look for a TPU where there is none.
+    // libtpu is recognized by its name, so that it does not search for a TPU where there is none.
     let is_libtpu = path
         .file_name()
         .is_some_and(|name| name.to_string_lossy().starts_with("libtpu"));
     Ok(Located {
-        path: existing(path.to_owned(), "--device")?,
+        file: PluginFile::new(existing(path.to_owned(), "--device")?, Provenance::Given),
         platform: is_libtpu.then_some(Platform::Tpu),
         pin: None,
-        source: Source::Given,
     })
 }
 
@@ -212,7 +202,7 @@ fn existing(path: PathBuf, named_by: &str) -> Result<PathBuf> {
     }
 }
 
-/// Where TPU machines and Python packages put libtpu.
+/// The paths where TPU machines and Python packages put libtpu.
 fn system_libtpus() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = ["/lib", "/usr/lib", "/usr/local/lib"]
         .iter()
@@ -300,12 +290,15 @@ mod tests {
     fn the_environment_comes_before_what_is_installed() {
         let mut machine = Machine::new();
         let installed = machine.install("cpu", |size| size);
-        assert_eq!(machine.locate("cpu").unwrap().path, installed);
+        assert_eq!(machine.locate("cpu").unwrap().path(), installed);
         let other = machine.file("other.so");
         machine.set.push(("GEMMA_XLA_PLUGIN_CPU", other.clone()));
         let located = machine.locate("cpu").unwrap();
-        assert_eq!(located.path, other);
-        assert_eq!(located.source, Source::Variable("GEMMA_XLA_PLUGIN_CPU"));
+        assert_eq!(located.path(), other);
+        assert_eq!(
+            located.file.provenance(),
+            Provenance::Variable("GEMMA_XLA_PLUGIN_CPU")
+        );
         assert_eq!(located.pin, None);
     }
 
@@ -327,25 +320,25 @@ mod tests {
         let mut machine = Machine::new();
         let system = machine.file("system-libtpu.so");
         machine.system = vec!["/no/such/libtpu.so".into(), system.clone()];
-        assert_eq!(machine.locate("tpu").unwrap().path, system);
+        assert_eq!(machine.locate("tpu").unwrap().path(), system);
         let installed = machine.install("tpu", |size| size);
-        assert_eq!(machine.locate("tpu").unwrap().path, installed);
+        assert_eq!(machine.locate("tpu").unwrap().path(), installed);
         let own = machine.file("own-libtpu.so");
         machine.set.push(("TPU_LIBRARY_PATH", own.clone()));
-        assert_eq!(machine.locate("tpu").unwrap().path, own);
+        assert_eq!(machine.locate("tpu").unwrap().path(), own);
         let named = machine.file("named-libtpu.so");
         machine.set.push(("GEMMA_XLA_PLUGIN_TPU", named.clone()));
-        assert_eq!(machine.locate("tpu").unwrap().path, named);
+        assert_eq!(machine.locate("tpu").unwrap().path(), named);
     }
 
     #[test]
     fn cuda_is_whichever_is_installed_the_newer_first() {
         let machine = Machine::new();
         let twelve = machine.install("cuda12", |size| size);
-        assert_eq!(machine.locate("cuda").unwrap().path, twelve);
+        assert_eq!(machine.locate("cuda").unwrap().path(), twelve);
         let thirteen = machine.install("cuda13", |size| size);
-        assert_eq!(machine.locate("cuda").unwrap().path, thirteen);
-        assert_eq!(machine.locate("cuda12").unwrap().path, twelve);
+        assert_eq!(machine.locate("cuda").unwrap().path(), thirteen);
+        assert_eq!(machine.locate("cuda12").unwrap().path(), twelve);
     }
 
     #[test]
@@ -368,7 +361,10 @@ mod tests {
         let machine = Machine::new();
         let path = machine.file("some_plugin.so");
         let located = machine.locate(path.to_str().unwrap()).unwrap();
-        assert_eq!((located.path, located.source), (path, Source::Given));
+        assert_eq!(
+            (located.path(), located.file.provenance()),
+            (path.as_path(), Provenance::Given)
+        );
         assert_eq!(
             machine.locate("/no/such.so").unwrap_err().to_string(),
             "/no/such.so: no such file, named by --device"

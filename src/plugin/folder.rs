@@ -1,4 +1,4 @@
-//! The folder that installed plugins are kept in.
+//! The folder of installed plugins.
 
 use std::path::{Path, PathBuf};
 
@@ -7,8 +7,8 @@ use crate::cache_dir::{Variables, cache_dir, process_variables};
 use super::error::{Error, Result};
 use super::pins::{PINS, Pin};
 
-/// The folder that plugins are installed in: `$GEMMA_XLA_PLUGINS`, else `gemma-xla/plugins` in `$XDG_CACHE_HOME` or in
-/// `~/.cache`.
+/// The folder that plugins are installed in: `$GEMMA_XLA_PLUGINS`, else `gemma-xla/plugins` in
+/// `$XDG_CACHE_HOME` or in `~/.cache`.
 ///
 /// # Errors
 /// [`Error::NoFolder`] where none of the variables is set.
@@ -21,14 +21,15 @@ pub(super) fn folder_from(variables: Variables) -> Result<PathBuf> {
 }
 
 impl Pin {
-    /// Where this build is in the folder for plugins, installed or not.
+    /// The path of this build in the folder for plugins, installed or not.
     pub fn path_in(&self, folder: &Path) -> PathBuf {
         folder
             .join(format!("{}-{}", self.name, self.version))
             .join(self.file_name())
     }
 
-    /// What is at that place, judged by its size alone: reading hundreds of megabytes takes too long for every start.
+    /// The state of that file, judged by its size alone: reading hundreds of megabytes on every
+    /// start takes too long.
     pub(super) fn state_in(&self, folder: &Path) -> State {
         match self.path_in(folder).metadata() {
             Ok(file) if file.is_file() && file.len() == self.library_size => State::Installed,
@@ -59,9 +60,9 @@ pub struct Listed {
     /// The plugin.
     #[serde(flatten)]
     pub pin: &'static Pin,
-    /// Where it is, or would be.
+    /// Where it is, or would be installed.
     pub path: PathBuf,
-    /// Whether it is there.
+    /// Whether it is installed.
     pub state: State,
 }
 

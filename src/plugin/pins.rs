@@ -1,4 +1,4 @@
-//! The plugins that are known, each pinned to one build.
+//! The known plugins, each pinned to one build.
 
 use std::fmt;
 
@@ -36,7 +36,8 @@ pub struct Pin {
     pub package: &'static str,
     /// The package's version.
     pub version: &'static str,
-    /// SHA-256 of the wheel for Linux on x86-64 (and CPython 3.12 where wheels differ by that), in hexadecimal.
+    /// SHA-256 of the wheel for Linux on x86-64 (and CPython 3.12 where wheels differ by that), in
+    /// hexadecimal.
     pub wheel_sha256: &'static str,
     /// The library's path inside the wheel.
     pub library: &'static str,
@@ -114,10 +115,11 @@ pub const PINS: [Pin; 5] = [
     },
 ];
 
-/// The Python that wheels are asked for, whatever Python the machine has: the library inside does not use it.
+/// The Python that wheels are requested for, whatever Python the machine has: the library inside
+/// does not use it.
 pub(super) const PYTHON_VERSION: &str = "3.12";
 
-/// The platform tags that the pinned wheels may carry. pip takes no range, so each is named.
+/// The platform tags that the pinned wheels may carry. pip accepts no range, so each is listed.
 pub(super) const PLATFORM_TAGS: [&str; 6] = [
     "manylinux2014_x86_64",
     "manylinux_2_17_x86_64",

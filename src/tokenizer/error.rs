@@ -1,4 +1,4 @@
-//! What can be wrong with a tokenizer.
+//! Errors of a tokenizer.
 
 use std::path::{Path, PathBuf};
 
@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The file is there and is no tokenizer.
+    /// The file exists and is not a tokenizer.
     #[error("{}: not a tokenizer: {problem}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the library said of it.
+        /// The library's error.
         problem: String,
     },
     /// A text that could not be encoded, or ids that could not be decoded.
@@ -19,7 +19,7 @@ pub enum Error {
     Unusable {
         /// The tokenizer's file.
         path: PathBuf,
-        /// What the library said.
+        /// The library's error.
         problem: String,
     },
 }
@@ -33,7 +33,7 @@ impl Error {
     }
 }
 
-/// What a library said, on one line.
+/// A library's error on one line.
 pub(super) fn one_line(problem: &str) -> String {
     let words: Vec<&str> = problem.split_whitespace().collect();
     words.join(" ")

@@ -1,40 +1,137 @@
 //! Reads `tokenizer.json`.
 
-use tokenizers::Tokenizer;
+use tokenizers::{Decoder, DecoderWrapper, Tokenizer};
 
+use super::bounds::Parts;
 use super::caught::caught;
+use super::stream::Role;
+use crate::input_file::without_byte_order_mark;
 
-/// What Hugging Face's library makes of the file. Wherever it is called it may panic, since it takes for granted that parts of the file agree.
-pub(super) struct Json(Box<Tokenizer>);
+/// The tokenizer as Hugging Face's library reads it. Any call into the library may panic, since it
+/// takes for granted that the parts of a file fit each other.
+pub(super) struct Json {
+    tokenizer: Box<Tokenizer>,
+    /// How tokens become text, where each does so on its own, byte tokens apart.
+    local: Option<LocalDecoder>,
+    /// Whether a token stands for no more bytes of a text than it has itself.
+    covers_text: bool,
+}
+
+/// A decoder that replaces parts of single tokens, decodes runs of byte tokens, and joins the
+/// results.
+struct LocalDecoder {
+    /// The steps that run before `ByteFallback` looks at a token.
+    before_bytes: Vec<DecoderWrapper>,
+    has_bytes: bool,
+}
+
+impl LocalDecoder {
+    /// The decoder, if it has this form.
+    fn of(decoder: &DecoderWrapper) -> Option<Self> {
+        let steps = match decoder {
+            DecoderWrapper::Sequence(sequence) => sequence.get_decoders(),
+            single => std::slice::from_ref(single),
+        };
+        let mut local = LocalDecoder {
+            before_bytes: Vec::new(),
+            has_bytes: false,
+        };
+        let mut fused = false;
+        for step in steps {
+            match step {
+                DecoderWrapper::Replace(_) if !fused => {
+                    if !local.has_bytes {
+                        local.before_bytes.push(step.clone());
+                    }
+                }
+                DecoderWrapper::ByteFallback(_) if !fused && !local.has_bytes => {
+                    local.has_bytes = true;
+                }
+                DecoderWrapper::Fuse(_) => fused = true,
+                _ => return None,
+            }
+        }
+        Some(local)
+    }
+
+    /// Whether a token is a byte to the library's `ByteFallback`.
+    fn is_byte(&self, token: String) -> bool {
+        let replaced = self
+            .before_bytes
+            .iter()
+            .try_fold(vec![token], |tokens, step| {
+                caught(|| step.decode_chain(tokens))
+            });
+        // A step that fails here fails when the text is decoded, which reports it.
+        let Ok([token]) = replaced.as_deref() else {
+            return false;
+        };
+        let digits = token.strip_prefix("<0x").and_then(|t| t.strip_suffix('>'));
+        self.has_bytes && digits.is_some_and(|d| d.len() == 2 && u8::from_str_radix(d, 16).is_ok())
+    }
+}
 
 impl Json {
     pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
-        // Many files that are merely cut short make the library panic; this says where they end.
-        serde_json::from_slice::<serde::de::IgnoredAny>(json).map_err(|e| e.to_string())?;
+        // The library panics on many files that are cut short; this reports where they end.
+        let json = without_byte_order_mark(json);
+        let parts: Parts = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        parts.check_growth()?;
         let mut tokenizer = caught(|| Tokenizer::from_bytes(json))?;
-        // As in Transformers, what a file says of these was meant for training: prompts are taken whole, and a batch pads its own.
+        // As in Transformers, these are for training only: prompts are taken whole, and a batch has
+        // its own padding.
         caught(|| tokenizer.with_truncation(None).map(|_| ()))?;
         tokenizer.with_padding(None);
-        Ok(Self(Box::new(tokenizer)))
+        let local = tokenizer.get_decoder().and_then(LocalDecoder::of);
+        let has_every_byte =
+            (0..=255_u8).all(|byte| tokenizer.token_to_id(&format!("<0x{byte:02X}>")).is_some());
+        Ok(Self {
+            tokenizer: Box::new(tokenizer),
+            local,
+            covers_text: parts.tokens_cover_text() && has_every_byte,
+        })
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.get_vocab_size(true)
+        self.tokenizer.get_vocab_size(true)
     }
 
-    /// The token of an id, as it stands in the file.
-    pub(super) fn token(&self, id: u32) -> Option<String> {
-        self.0.id_to_token(id)
+    /// The most bytes of a text that one token stands for, where that is known.
+    pub(super) fn longest_token(&self) -> Option<usize> {
+        let lengths = || {
+            let tokens = (0..self.len()).filter_map(|id| u32::try_from(id).ok());
+            let tokens = tokens.filter_map(|id| self.tokenizer.id_to_token(id));
+            tokens.map(|token| token.len())
+        };
+        self.covers_text.then(|| lengths().max())?
+    }
+
+    /// What an id contributes to a text.
+    pub(super) fn role(&self, id: u32) -> Role {
+        let token = self.tokenizer.id_to_token(id);
+        let added = self.tokenizer.get_added_vocabulary();
+        let Some(token) = token.filter(|token| !added.is_special_token(token)) else {
+            return Role::Hidden;
+        };
+        match &self.local {
+            Some(decoder) if decoder.is_byte(token) => Role::Byte,
+            _ => Role::Text,
+        }
+    }
+
+    /// Whether the text of a token depends on no other, byte tokens apart.
+    pub(super) fn decodes_locally(&self) -> bool {
+        self.local.is_some()
     }
 
     /// The ids of a text, with what the file's own rules put around it.
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
-        caught(|| self.0.encode(text, true)).map(|encoding| encoding.get_ids().to_vec())
+        caught(|| self.tokenizer.encode(text, true)).map(|encoding| encoding.get_ids().to_vec())
     }
 
     /// The text of ids; those that are special have none.
     pub(super) fn decode(&self, ids: &[u32]) -> Result<String, String> {
-        caught(|| self.0.decode(ids, true))
+        caught(|| self.tokenizer.decode(ids, true))
     }
 }
 

@@ -1,24 +1,38 @@
-//! Text to token ids and back, with the checkpoint's own tokenizer: `tokenizer.json`, or SentencePiece's `tokenizer.model`.
+//! Text to token ids and back, with the checkpoint's own tokenizer: `tokenizer.json`, or
+//! SentencePiece's `tokenizer.model`.
 
+mod bounds;
 mod caught;
 mod error;
 mod json;
 mod pieces;
+mod stream;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
+pub use caught::is_catching_panics;
 pub use error::Error;
+use stream::Role;
+pub use stream::TextStream;
+
+use crate::input_file;
 
 /// The file of Hugging Face's tokenizers.
 pub const JSON_FILE: &str = "tokenizer.json";
 /// The file of SentencePiece, which is read where there is no [`JSON_FILE`].
 pub const MODEL_FILE: &str = "tokenizer.model";
 
+/// The largest `tokenizer.json` that is read. Gemma's have up to 34 MB.
+const MAX_JSON: u64 = 1 << 28;
+
 /// The tokenizer of a checkpoint.
 pub struct Tokenizer {
     form: Form,
     path: PathBuf,
     bos: Option<u32>,
+    /// The most bytes of a text that one token stands for, found when it is first asked for.
+    longest_token: OnceLock<Option<usize>>,
 }
 
 enum Form {
@@ -27,22 +41,27 @@ enum Form {
 }
 
 impl Tokenizer {
-    /// Reads [`JSON_FILE`] in a folder, else [`MODEL_FILE`], or nothing where there is neither. `bos` is the id that texts begin with.
+    /// Reads [`JSON_FILE`] in a folder, else [`MODEL_FILE`], or nothing where there is neither.
+    /// `bos` is the id that texts begin with.
     ///
     /// # Errors
-    /// A file that is there and is no tokenizer.
+    /// A file that exists and is not a tokenizer.
     pub fn from_dir(dir: &Path, bos: Option<u32>) -> Result<Option<Self>, Error> {
         type Parse = fn(&Path, &[u8], Option<u32>) -> Result<Tokenizer, Error>;
-        let forms: [(&str, Parse); 2] =
-            [(JSON_FILE, Self::from_json), (MODEL_FILE, Self::from_model)];
-        for (name, parse) in forms {
+        let forms: [(&str, u64, Parse); 2] = [
+            (JSON_FILE, MAX_JSON, Self::from_json),
+            (MODEL_FILE, pieces::MAX_FILE as u64, Self::from_model),
+        ];
+        for (name, limit, parse) in forms {
             let path = dir.join(name);
-            if !path.exists() {
-                continue;
-            }
-            return match std::fs::read(&path) {
-                Ok(content) => parse(&path, &content, bos).map(Some),
-                Err(problem) => Err(Error::unreadable(&path, &problem.to_string())),
+            let unreadable = |problem: &dyn std::fmt::Display| {
+                Err(Error::unreadable(&path, &problem.to_string()))
+            };
+            return match input_file::read(&path, limit) {
+                Ok(Some(content)) => parse(&path, &content, bos).map(Some),
+                Ok(None) => unreadable(&format_args!("larger than {limit} bytes")),
+                Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(problem) => unreadable(&problem),
             };
         }
         Ok(None)
@@ -51,7 +70,7 @@ impl Tokenizer {
     /// Reads the bytes of a `tokenizer.json`. `path` is the name that errors give it.
     ///
     /// # Errors
-    /// Bytes that are no tokenizer.
+    /// Bytes that are not a tokenizer.
     pub fn from_json(path: &Path, json: &[u8], bos: Option<u32>) -> Result<Self, Error> {
         let parsed =
             json::Json::parse(json).map_err(|problem| Error::unreadable(path, &problem))?;
@@ -59,13 +78,15 @@ impl Tokenizer {
             form: Form::Json(parsed),
             path: path.to_path_buf(),
             bos,
+            longest_token: OnceLock::new(),
         })
     }
 
-    /// Reads the bytes of a SentencePiece `tokenizer.model`. `path` is the name that errors give it.
+    /// Reads the bytes of a SentencePiece `tokenizer.model`. `path` is the name that errors give
+    /// it.
     ///
     /// # Errors
-    /// Bytes that are no tokenizer.
+    /// Bytes that are not a tokenizer.
     pub fn from_model(path: &Path, model: &[u8], bos: Option<u32>) -> Result<Self, Error> {
         let parsed =
             pieces::Pieces::parse(model).map_err(|problem| Error::unreadable(path, &problem))?;
@@ -73,6 +94,7 @@ impl Tokenizer {
             form: Form::Pieces(Box::new(parsed)),
             path: path.to_path_buf(),
             bos,
+            longest_token: OnceLock::new(),
         })
     }
 
@@ -81,7 +103,7 @@ impl Tokenizer {
         &self.path
     }
 
-    /// The number of its tokens: ids are below it, unless the file leaves some out.
+    /// The number of tokens. Ids are below it, unless the file skips some.
     pub fn vocabulary_size(&self) -> usize {
         match &self.form {
             Form::Json(tokenizer) => tokenizer.len(),
@@ -89,8 +111,18 @@ impl Tokenizer {
         }
     }
 
-    /// The ids of `text`, with `<bos>` in front exactly once, whether or not the tokenizer's own rules or the
-    /// text put it there.
+    /// The fewest tokens that a text of so many bytes can have, so that a text that is too long can
+    /// be refused before it is encoded; 0 where the tokenizer's rules give no bound.
+    pub fn least_tokens(&self, bytes: usize) -> usize {
+        let longest = self.longest_token.get_or_init(|| match &self.form {
+            Form::Json(tokenizer) => tokenizer.longest_token(),
+            Form::Pieces(pieces) => Some(pieces.longest_token()),
+        });
+        longest.map_or(0, |longest| bytes.div_ceil(longest.max(1)))
+    }
+
+    /// The ids of `text`, with `<bos>` in front exactly once, whether or not the tokenizer's own
+    /// rules or the text put it there.
     ///
     /// # Errors
     /// A text that the tokenizer's model has no pieces for.
@@ -107,7 +139,8 @@ impl Tokenizer {
         Ok(std::iter::once(&bos).chain(rest).copied().collect())
     }
 
-    /// The text of `ids`, special tokens left out. A run of byte tokens that is not UTF-8 becomes a replacement character for each.
+    /// The text of `ids`, special tokens left out. A run of byte tokens that is not UTF-8 becomes a
+    /// replacement character for each.
     ///
     /// # Errors
     /// A decoder that fails.
@@ -120,33 +153,31 @@ impl Tokenizer {
         }
     }
 
-    /// The text of a row that goes on behind a prompt: what the new tokens add to the prompt's own text, so that a
-    /// leading space is not lost.
+    /// What the tokens `new` add to the text of `prompt`, so that a leading space is not lost.
+    /// [`Tokenizer::stream`] gives the same in parts.
     ///
     /// # Errors
     /// A decoder that fails.
     pub fn decode_continuation(&self, prompt: &[u32], new: &[u32]) -> Result<String, Error> {
-        let before = self.decode(prompt)?;
-        let all = self.decode(&[prompt, new].concat())?;
-        match all.strip_prefix(&before) {
-            Some(added) => Ok(added.to_owned()),
-            None => self.decode(new),
+        let mut stream = self.stream(prompt);
+        let mut text = stream.push(new)?;
+        text.push_str(&stream.finish()?);
+        Ok(text)
+    }
+
+    /// What a token contributes to a text, where [`Tokenizer::decodes_locally`].
+    fn role(&self, id: u32) -> Role {
+        match &self.form {
+            Form::Json(tokenizer) => tokenizer.role(id),
+            Form::Pieces(pieces) => pieces.role(id),
         }
     }
 
-    /// The first of `ids`, up to where the text cannot change by what follows: byte tokens at the end may be the beginning of a
-    /// character, or turn out not to be UTF-8.
-    pub fn settled<'a>(&self, ids: &'a [u32]) -> &'a [u32] {
-        let open = ids.iter().rev().take_while(|&&id| self.is_byte(id)).count();
-        ids.split_at(ids.len() - open).0
-    }
-
-    fn is_byte(&self, id: u32) -> bool {
+    /// Whether the text of a token depends on no other, byte tokens apart.
+    fn decodes_locally(&self) -> bool {
         match &self.form {
-            Form::Json(tokenizer) => tokenizer
-                .token(id)
-                .is_some_and(|token| pieces::byte_of(&token).is_some()),
-            Form::Pieces(pieces) => pieces.is_byte(id),
+            Form::Json(tokenizer) => tokenizer.decodes_locally(),
+            Form::Pieces(_) => true,
         }
     }
 

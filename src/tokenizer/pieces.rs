@@ -1,17 +1,19 @@
 //! Reads SentencePiece's `tokenizer.model`: a protobuf with a list of pieces.
 //!
-//! Text is encoded by `kitoken`. Ids are decoded here, as `tokenizer.json`'s decoder does it for the same pieces: `▁` is a space, and
-//! byte pieces that follow each other are UTF-8 together or a replacement character each.
+//! Text is encoded by `kitoken`. Ids are decoded here, as `tokenizer.json`'s decoder does it for
+//! the same pieces: `▁` is a space, and byte pieces that follow each other are UTF-8 together or a
+//! replacement character each.
 
 use kitoken::{Kitoken, SpecialTokenKind};
 use sentencepiece_model::{ModelType, SentencePiece, SentencePieceModel, Type};
 
 use super::caught::caught;
+use super::stream::Role;
 
 /// The largest file that is read. Gemma's have 4 to 5 MB.
-const MAX_FILE: usize = 1 << 26;
-/// The longest piece. What a piece can be merged from is tried for each of its bytes, so that a long one would take long; Gemma's
-/// longest have 93 bytes.
+pub(super) const MAX_FILE: usize = 1 << 26;
+/// The longest piece. What a piece can be merged from is tried for each of its bytes, so that a
+/// long one would take long; Gemma's longest have 93 bytes.
 const MAX_PIECE: usize = 512;
 /// User-defined pieces that Gemma's `tokenizer.json` marks as special.
 const TURNS: [&str; 2] = ["<start_of_turn>", "<end_of_turn>"];
@@ -61,12 +63,12 @@ impl Pieces {
             });
         }
         require_gemmas_form(&model)?;
-        // The library takes it for granted that there is one.
+        // The library takes for granted that there is one.
         let has_text = |piece: &SentencePiece| matches!(piece.r#type(), Type::Normal | Type::Byte);
         if !model.pieces().iter().any(has_text) {
             return Err("it has no pieces of text".to_owned());
         }
-        // What the library takes for granted of a file need not hold.
+        // The library panics on files that break its assumptions.
         Ok(Self {
             encoder: caught(|| Kitoken::from_sentencepiece_model(model))?,
             decoder,
@@ -78,11 +80,28 @@ impl Pieces {
         self.decoder.len()
     }
 
-    pub(super) fn is_byte(&self, id: u32) -> bool {
-        matches!(self.piece(id), Some(Piece::Byte(_)))
+    /// The most bytes of a text that one token stands for.
+    pub(super) fn longest_token(&self) -> usize {
+        // A space is a byte in a text and three in a piece.
+        let controls = self.controls.iter().map(|(piece, _)| piece.len());
+        let texts = self.decoder.iter().map(|piece| match piece {
+            Piece::Text(text) => text.len(),
+            Piece::Byte(_) => 1,
+            Piece::Hidden => TURNS.map(str::len).into_iter().max().unwrap_or_default(),
+        });
+        controls.chain(texts).max().unwrap_or(1)
     }
 
-    /// The ids of a text, nothing put in front. Special tokens in it are themselves.
+    /// What an id contributes to a text.
+    pub(super) fn role(&self, id: u32) -> Role {
+        match self.piece(id) {
+            Some(Piece::Byte(_)) => Role::Byte,
+            Some(Piece::Text(_)) => Role::Text,
+            Some(Piece::Hidden) | None => Role::Hidden,
+        }
+    }
+
+    /// The ids of a text, without `<bos>`. Special tokens in the text become their own ids.
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
         let mut ids = Vec::new();
         let mut rest = text;
@@ -104,7 +123,7 @@ impl Pieces {
         found.min_by_key(|(before, _, after)| (before.len(), after.len()))
     }
 
-    /// The ids of a text without control pieces. User-defined ones in it are themselves.
+    /// The ids of a text without control pieces. User-defined pieces become their own ids.
     fn encode_plain(&self, text: &str) -> Result<Vec<u32>, String> {
         let kinds: &[SpecialTokenKind] = &[SpecialTokenKind::Priority];
         caught(|| self.encoder.encode(text, kinds))
@@ -133,8 +152,8 @@ impl Pieces {
     }
 }
 
-/// Takes the settings that all Gemma's files have, and no others: texts are encoded as they are, by merging pairs. The library panics on
-/// some texts where they are otherwise.
+/// Takes the settings that all Gemma's files have, and no others: texts are encoded as they are, by
+/// merging pairs. The library panics on some texts where they are otherwise.
 fn require_gemmas_form(model: &SentencePieceModel) -> Result<(), String> {
     let trainer = model.trainer().ok_or("it has no trainer_spec")?;
     let normalizer = model.normalizer().ok_or("it has no normalizer_spec")?;
@@ -154,7 +173,7 @@ fn require_gemmas_form(model: &SentencePieceModel) -> Result<(), String> {
         (normalizer.escape_whitespaces(), "escape_whitespaces true"),
     ] {
         if !is_so {
-            return Err(format!("not of Gemma's form, which has {expected}"));
+            return Err(format!("not in Gemma's form, which has {expected}"));
         }
     }
     Ok(())
@@ -177,7 +196,7 @@ pub(super) fn byte_of(piece: &str) -> Option<u8> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
 
     use sentencepiece_model::{ModelProto, NormalizerSpec, TrainerSpec};
@@ -233,7 +252,7 @@ mod tests {
         prost::Message::encode_to_vec(&model)
     }
 
-    fn tokenizer() -> Tokenizer {
+    pub(in crate::tokenizer) fn tokenizer() -> Tokenizer {
         Tokenizer::from_model(Path::new("tokenizer.model"), &model(&[]), Some(2)).unwrap()
     }
 
@@ -294,12 +313,10 @@ mod tests {
     fn bytes_at_the_end_are_not_settled() {
         let tokenizer = tokenizer();
         let a = FIRST_TEXT + 4;
-        assert_eq!(
-            tokenizer.settled(&[byte(1), a, byte(2), byte(3)]),
-            [byte(1), a]
-        );
-        assert_eq!(tokenizer.settled(&[a, 2]), [a, 2]);
-        assert_eq!(tokenizer.settled(&[byte(1)]), [0; 0]);
+        let settled = |ids: &[u32]| tokenizer.stream(&[]).push(ids).unwrap();
+        assert_eq!(settled(&[byte(1), a, byte(2), byte(3)]), "\u{1}a");
+        assert_eq!(settled(&[a, 2]), "a");
+        assert_eq!(settled(&[byte(1)]), "");
     }
 
     #[test]
@@ -307,7 +324,7 @@ mod tests {
         let whole = model(&[]);
         for len in (0..whole.len()).step_by(7) {
             match Tokenizer::from_model(Path::new("tokenizer.model"), &whole[..len], Some(2)) {
-                // Protobuf has no end: what is left may be whole fields.
+                // Protobuf has no end mark: the rest may be whole fields.
                 Ok(tokenizer) => assert!(tokenizer.vocabulary_size() <= 268),
                 Err(error) => {
                     let message = error.to_string();

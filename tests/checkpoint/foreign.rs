@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use gemma_xla::checkpoint::{Checkpoint, Error, Naming};
 use gemma_xla::config::GemmaConfig;
 use gemma_xla::dtype::DType;
+use gemma_xla::model::name_tables;
+use gemma_xla::source::open_checkpoint;
 use zip::CompressionMethod::{Deflated, Stored};
 
 use super::namings::{Tree, deepmind, msgpack, pytorch};
@@ -23,7 +25,7 @@ const MODELS: [&str; 4] = ["gemma-small", "random-gqa", "random-mha", "random-mi
 
 fn flax(model: &str) -> (Vec<Array>, GemmaConfig) {
     let folder = folder(model);
-    let checkpoint = Checkpoint::open(&folder).unwrap();
+    let checkpoint = open_checkpoint(&folder).unwrap();
     assert_eq!(checkpoint.naming(), Naming::Flax);
     (arrays(&checkpoint), GemmaConfig::from_dir(&folder).unwrap())
 }
@@ -34,12 +36,18 @@ fn file() -> &'static Path {
 
 /// Opens arrays in every form of files.
 fn every_form(stored: &[Array]) -> Vec<Checkpoint> {
-    vec![
-        Checkpoint::from_msgpack(file(), msgpack(stored)).unwrap(),
-        Checkpoint::from_npz(file(), npz(stored, Stored)).unwrap(),
-        Checkpoint::from_npz(file(), npz(stored, Deflated)).unwrap(),
-        Checkpoint::from_safetensors(file(), safetensors(stored)).unwrap(),
-    ]
+    let opened = [
+        Checkpoint::from_msgpack(file(), msgpack(stored)),
+        Checkpoint::from_npz(file(), npz(stored, Stored)),
+        Checkpoint::from_npz(file(), npz(stored, Deflated)),
+        Checkpoint::from_safetensors(file(), safetensors(stored)),
+    ];
+    opened.map(|opened| canonical(opened).unwrap()).into()
+}
+
+/// The same checkpoint by Flax's names.
+fn canonical(opened: Result<Checkpoint, Error>) -> Result<Checkpoint, Error> {
+    opened?.canonical(&name_tables())
 }
 
 #[track_caller]
@@ -122,7 +130,7 @@ fn four_norms_a_layer_have_the_names_of_gemma_2() {
         norm("attn/_query_norm/scale"),
         norm("attn/_key_norm/scale"),
     ];
-    let checkpoint = Checkpoint::from_npz(file(), npz(&stored, Stored)).unwrap();
+    let checkpoint = canonical(Checkpoint::from_npz(file(), npz(&stored, Stored))).unwrap();
     let from: Vec<(&str, &str)> = checkpoint
         .tensors()
         .map(|t| {
@@ -159,7 +167,8 @@ fn a_known_name_with_axes_that_are_not_its_own_is_refused() {
         ("model.layers.0.mlp.up_proj.weight", &[2, 3, 4], "o i"),
     ] {
         let stored = [Array::counting(name, DType::F32, shape)];
-        let error = Checkpoint::from_safetensors(file(), safetensors(&stored)).unwrap_err();
+        let error =
+            canonical(Checkpoint::from_safetensors(file(), safetensors(&stored))).unwrap_err();
         assert!(matches!(error, Error::ForeignShape { .. }), "{error}");
         let message = error.to_string();
         for part in [FILE, name, axes, &format!("{shape:?}")] {
@@ -174,7 +183,7 @@ fn two_names_for_one_tensor_are_refused() {
         Array::counting("model/norm/weight", DType::F32, &[2]),
         Array::counting("model.norm.weight", DType::F32, &[2]),
     ];
-    let error = Checkpoint::from_npz(file(), npz(&stored, Stored)).unwrap_err();
+    let error = canonical(Checkpoint::from_npz(file(), npz(&stored, Stored))).unwrap_err();
     assert!(matches!(error, Error::Duplicate { .. }), "{error}");
 }
 
@@ -184,7 +193,7 @@ fn names_that_the_table_has_not_stay_as_they_are() {
         Array::counting("model/layers/00/input_layernorm/weight", DType::F32, &[2]),
         Array::counting("optimizer.step", DType::F32, &[]),
     ];
-    let checkpoint = Checkpoint::from_npz(file(), npz(&stored, Stored)).unwrap();
+    let checkpoint = canonical(Checkpoint::from_npz(file(), npz(&stored, Stored))).unwrap();
     assert_eq!(checkpoint.naming(), Naming::Unknown);
     assert_eq!(arrays(&checkpoint), stored);
 }
@@ -198,7 +207,7 @@ fn ranges_and_casts_of_a_view_are_those_of_its_elements() {
         prefix: "transformer/",
     };
     let stored = npz(&deepmind(&flax, &config, tree), Deflated);
-    let checkpoint = Checkpoint::from_npz(file(), stored).unwrap();
+    let checkpoint = canonical(Checkpoint::from_npz(file(), stored)).unwrap();
     for expected in &flax {
         let tensor = checkpoint.get(&expected.name).unwrap();
         for (start, len) in [(0, 7), (33, 40), (expected.bytes.len() - 9, 9)] {

@@ -137,13 +137,25 @@ fn a_tensor_that_its_shard_has_not_is_named() {
 }
 
 #[test]
-fn a_tensor_that_the_index_has_not_is_named() {
-    let (error, message) = refused(&index(&[("a/x", FIRST), ("b", SECOND)]));
-    assert!(matches!(error, Error::NotInIndex { .. }), "{message}");
-    assert!(
-        message.contains("\"a/y\"") && message.contains(FIRST),
-        "{message}"
-    );
+fn a_tensor_that_the_index_lacks_is_left_out() {
+    let dir = folder(&index(&[("a/x", FIRST), ("b", SECOND)]));
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a/x", "b"]);
+    assert_eq!(checkpoint.left_out(), ["a/y"]);
+}
+
+#[test]
+fn tensors_that_their_shard_lacks_are_counted() {
+    let (_, message) = refused(&index(&[
+        ("a/x", FIRST),
+        ("a/y", FIRST),
+        ("b", SECOND),
+        ("c", SECOND),
+        ("d", SECOND),
+        ("e", SECOND),
+    ]));
+    assert!(message.contains("\"c\""), "{message}");
+    assert!(message.contains("2 more are missing"), "{message}");
 }
 
 #[test]

@@ -15,3 +15,4 @@ mod orbax;
 mod reading;
 mod safetensors;
 mod samples;
+mod untidy;

@@ -69,9 +69,9 @@ fn a_complex_number() {
 #[test]
 fn an_unknown_dtype() {
     for dtype in [
-        "int8",
-        "float64",
-        "float8_e4m3fn",
+        "int7",
+        "float80",
+        "complex64",
         "",
         "float32 ",
         &"x".repeat(300),
@@ -84,7 +84,19 @@ fn an_unknown_dtype() {
             &message,
             &format!("unknown dtype \"{}\"", dtype.get(..64).unwrap_or(dtype)),
         );
-        assert_says(&message, "known: float32, float16, bfloat16");
+        assert_says(&message, "float32, float16, bfloat16");
+    }
+}
+
+#[test]
+fn quantised_weights_are_named_as_such() {
+    for dtype in ["int8", "uint8", "int4", "float8_e4m3fn", "float8_e5m2"] {
+        let message = refused_value(&with_extension(
+            1,
+            &triple(&[2, 4], dtype, &[0; 8], Form::Array),
+        ));
+        assert_says(&message, dtype);
+        assert_says(&message, "quantised");
     }
 }
 

@@ -100,6 +100,80 @@ fn a_file_cut_short_at_any_byte() {
 }
 
 #[test]
+fn a_git_lfs_pointer_or_a_web_page() {
+    refused(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00".to_vec(),
+        &["Git LFS pointer", "git lfs pull"],
+    );
+    refused(b"<!DOCTYPE html><html>".to_vec(), &["HTML page"]);
+}
+
+/// A member with this dtype, shape and data.
+fn member(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
+    let head = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}}}");
+    [npy_head(&head), data.to_vec()].concat()
+}
+
+#[test]
+fn float64_is_read_as_float32() {
+    let values = [1.5_f64, -1.0e300, 1.0 + 2.0_f64.powi(-24) * 1.5, 0.1];
+    let data: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    for method in [Stored, Deflated] {
+        let file = archive(&[("x.npy", member("<f8", "(2, 2)", &data))], method);
+        let checkpoint = open(file).unwrap();
+        let x = checkpoint.get("x").unwrap();
+        assert_eq!(
+            (x.dtype(), x.shape(), x.byte_len()),
+            (DType::F32, &[2, 2][..], 16)
+        );
+        let mut whole = [0; 16];
+        x.read_at(0, &mut whole).unwrap();
+        let found: Vec<f32> = whole
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect();
+        let narrow: Vec<f32> = values.iter().map(|x| *x as f32).collect();
+        assert_eq!(found, narrow);
+        // Ranges may begin and end anywhere.
+        for begin in 0..16 {
+            for end in begin..=16 {
+                let mut part = vec![0; end - begin];
+                x.read_at(begin, &mut part).unwrap();
+                assert_eq!(part, whole[begin..end], "{begin}..{end}");
+            }
+        }
+    }
+}
+
+#[test]
+fn arrays_of_other_types_are_left_out() {
+    let kept = npy(&sample()[0], false);
+    for (descr, size) in [("<i4", 4), ("<i8", 8), ("|b1", 1), ("<u2", 2)] {
+        let ids = member(descr, "(1, 3)", &vec![0; 3 * size]);
+        let file = archive(&[("ids.npy", ids), ("x.npy", kept.clone())], Deflated);
+        let checkpoint = open(file).unwrap();
+        assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["x"], "{descr}");
+        assert_eq!(checkpoint.left_out(), ["ids"], "{descr}");
+    }
+}
+
+#[test]
+fn a_matrix_of_bytes_is_named_as_quantised() {
+    for descr in ["|i1", "|u1"] {
+        let file = archive(&[("w.npy", member(descr, "(2, 3)", &[0; 6]))], Stored);
+        refused(file, &["\"w\"", "[2, 3]", "int8", "quantised"]);
+    }
+}
+
+#[test]
+fn dimensions_as_python_2_wrote_them() {
+    let file = archive(&[("x.npy", member("<f4", "(2L, 1L)", &[0; 8]))], Stored);
+    assert_eq!(open(file).unwrap().get("x").unwrap().shape(), [2, 1]);
+}
+
+#[test]
 fn a_pickled_array() {
     for descr in ["O", "|O"] {
         let head = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (1,)}}");
@@ -109,7 +183,7 @@ fn a_pickled_array() {
 
 #[test]
 fn a_dtype_that_is_not_read() {
-    for descr in ["<f8", ">f4", "<i4", "|V4", "|b1", "<U5", "|S3"] {
+    for descr in [">f4", ">f8", "|V4", "<c8", "<U5", "|S3"] {
         let head = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (1,)}}");
         refused_array(&head, &[0; 8], &["unknown dtype", descr]);
     }
@@ -159,8 +233,11 @@ fn a_header_that_is_no_dictionary_of_numpys() {
         "{'descr': '<f4', 'fortran_order': False, 'shape': (1 1)}",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (1,)} {}",
         "{'descr': '<f4",
+        "{'descr': '\\x3cf4', 'fortran_order': False, 'shape': (1,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1 + 1,)}",
+        "{'descr': [[[[[[[]]]]]]], 'fortran_order': False, 'shape': (1,)}",
     ] {
-        refused_array(head, &[0; 4], &["header is malformed at character"]);
+        refused_array(head, &[0; 4], &["header is malformed"]);
     }
 }
 
@@ -179,9 +256,9 @@ fn a_member_that_is_no_npy_file() {
     );
     refused(
         archive(&[("x.txt", Vec::new())], Stored),
-        &["\"x.txt\"", "no array"],
+        &["\"x.txt\"", "not an array"],
     );
-    refused(archive(&[(".npy", Vec::new())], Stored), &["no array"]);
+    refused(archive(&[(".npy", Vec::new())], Stored), &["not an array"]);
     let mut later = npy_head("{}");
     later[6] = 9;
     refused(archive(&[("x.npy", later)], Stored), &["version"]);
@@ -294,12 +371,7 @@ fn packed_bytes_that_are_damaged() {
 
 #[test]
 fn what_is_no_archive() {
-    for bytes in [
-        &b""[..],
-        b"PK",
-        b"version https://git-lfs.github.com/spec/v1",
-        &[0; 100],
-    ] {
+    for bytes in [&b""[..], b"PK", &[0; 100]] {
         refused(bytes.to_vec(), &["not a valid zip archive"]);
     }
 }

@@ -83,3 +83,21 @@ pub fn fails_naming(command: &mut Command, parts: &[&str]) {
         assert!(errors[0].contains(part), "no {part:?} in: {}", errors[0]);
     }
 }
+
+/// Whether the tests must all run: a plugin or file that one needs and that is not there is then a failure.
+pub fn all_must_run() -> bool {
+    std::env::var_os("GEMMA_XLA_TESTS").is_some_and(|value| value == "all")
+}
+
+/// Whether the plugin for a device is here. Where it is not, the test says so, and fails if [`all_must_run`].
+pub fn installed(device: &str) -> bool {
+    match gemma_xla::plugin::locate(device) {
+        Ok(_) => true,
+        Err(error @ gemma_xla::plugin::Error::NotInstalled { .. }) => {
+            assert!(!all_must_run(), "{error}");
+            eprintln!("not tested: {error}");
+            false
+        }
+        Err(error) => panic!("{error}"),
+    }
+}

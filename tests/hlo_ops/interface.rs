@@ -24,7 +24,7 @@ fn an_aliased_parameter_is_consumed_and_another_is_not() {
     for (plugin, client) in clients() {
         let executable = compile(plugin, client, &module, 1);
         let arguments = [vec![f32s(&[1.0, 2.0], &[2]), s32s(&[3], &[])]];
-        let buffers = upload(client, &executable, &arguments);
+        let buffers = upload(&executable, &arguments);
         let results = execute(plugin, &executable, &buffers);
         assert_eq!(
             difference(&download(&results[0][0]), &s32s(&[-3], &[])),
@@ -54,7 +54,7 @@ fn a_result_that_is_no_tuple_may_take_over_a_buffer_too() {
         .expect("of one shape");
     for (plugin, client) in clients() {
         let executable = compile(plugin, client, &module, 1);
-        let buffers = upload(client, &executable, &[vec![f32s(&[1.0, 2.0], &[2])]]);
+        let buffers = upload(&executable, &[vec![f32s(&[1.0, 2.0], &[2])]]);
         let results = execute(plugin, &executable, &buffers);
         assert_eq!(
             difference(&download(&results[0][0]), &f32s(&[2.0, 4.0], &[2])),
@@ -80,7 +80,7 @@ fn a_result_in_column_major_layout_reads_like_any_other() {
     let expected = f32s(&[2.0, 4.0, 6.0, 8.0, 10.0, 12.0], &[2, 3]);
     for (plugin, client) in clients() {
         let executable = compile(plugin, client, &module, 1);
-        let buffers = upload(client, &executable, &[vec![argument.clone()]]);
+        let buffers = upload(&executable, &[vec![argument.clone()]]);
         let results = execute(plugin, &executable, &buffers);
         assert_eq!(
             difference(&download(&results[0][0]), &expected),

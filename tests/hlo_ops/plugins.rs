@@ -15,11 +15,11 @@ pub fn clients() -> &'static [(&'static str, Client)] {
 }
 
 fn client(name: &str) -> Client {
-    let path = find(name).unwrap_or_else(|error| panic!("{error}"));
+    let located = find(name).unwrap_or_else(|error| panic!("{error}"));
     let devices = i64::try_from(DEVICES).expect("a small number");
     let options = [("cpu_device_count".to_owned(), NamedValue::Int64(devices))];
-    Plugin::load(&path)
-        .and_then(|plugin| plugin.client(&options))
+    Plugin::open(&located.file, &[])
+        .and_then(|plugin| Client::new(&plugin, &options))
         .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 

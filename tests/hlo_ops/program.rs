@@ -92,7 +92,7 @@ impl Program {
         let mut wrong = Vec::new();
         for (plugin, client) in clients() {
             let executable = compile(plugin, client, &module, self.arguments.len());
-            let arguments = upload(client, &executable, &self.arguments);
+            let arguments = upload(&executable, &self.arguments);
             let results = execute(plugin, &executable, &arguments);
             for (replica, results) in results.iter().enumerate() {
                 assert_eq!(results.len(), self.expected.len(), "{plugin}: results");
@@ -115,17 +115,12 @@ pub fn compile(plugin: &str, client: &Client, module: &Module, replicas: usize) 
 }
 
 /// Each replica's arguments on its device.
-pub fn upload(
-    client: &Client,
-    executable: &Executable,
-    arguments: &[Vec<Literal>],
-) -> Vec<Vec<Buffer>> {
+pub fn upload(executable: &Executable, arguments: &[Vec<Literal>]) -> Vec<Vec<Buffer>> {
     let devices = executable.addressable_devices();
     assert_eq!(devices.len(), arguments.len(), "devices");
     let upload = |literal: &Literal, device| {
         let dims = &literal.shape().dims;
-        client
-            .buffer_from_host(literal.bytes(), dims, literal.element_type(), device)
+        Buffer::from_host(device, literal.bytes(), dims, literal.element_type())
             .expect("the device takes the argument")
     };
     let lists = arguments.iter().zip(devices);

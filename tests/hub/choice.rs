@@ -190,7 +190,7 @@ fn names_and_tags_from_the_server_that_climb_out_are_refused() {
     drop(state);
     let message = hub.error(None).to_string();
     assert!(
-        message.contains("\"../../evil\" as the name of a commit"),
+        message.contains("invalid name of a commit: \"../../evil\""),
         "{message}"
     );
 }

@@ -132,7 +132,7 @@ fn what_is_neither_a_folder_nor_a_name_says_so() {
         ] {
             fails_naming(
                 &mut hub.command(command),
-                &[model, "no such file or folder", "not a name on the Hub"],
+                &[model, "no such file or folder", "not a repository name"],
             );
         }
     }

@@ -59,7 +59,7 @@ fn what_the_server_says_of_a_failure_is_passed_on() {
     });
     let message = hub.error(None).to_string();
     assert!(
-        message.contains("the server answered 400 (Bad things)"),
+        message.contains("the server responded with status 400 (Bad things)"),
         "{message}"
     );
 }
@@ -148,7 +148,9 @@ fn a_connection_that_is_cut_at_once_each_time_is_given_up() {
         .unwrap_err();
     let message = error.to_string();
     assert!(
-        message.contains("flax_model.msgpack: the download broke off after 100000 bytes of 300000"),
+        message.contains(
+            "flax_model.msgpack: the download was interrupted after 100000 bytes of 300000"
+        ),
         "{message}"
     );
     assert_eq!(hub.incomplete().len(), 1);
@@ -351,7 +353,7 @@ fn a_listing_that_is_none_is_refused() {
             body,
         });
         let error = hub.error(None);
-        assert!(matches!(error, Error::Answer { .. }), "{error}");
+        assert!(matches!(error, Error::Response { .. }), "{error}");
     }
 }
 

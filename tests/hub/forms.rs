@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gemma_xla::checkpoint::Checkpoint;
 use gemma_xla::config::GemmaConfig;
+use gemma_xla::source::open_checkpoint;
 use zip::CompressionMethod::{Deflated, Stored};
 
 use crate::common::checkpoints;
@@ -66,7 +66,7 @@ fn gives_the_same_tokens_in_every_form(source: &Path) -> usize {
     let prompts = if has_tokenizer { TEXTS } else { IDS };
     let (expected, _) = tokens(&hub, &[source.to_str().expect("a name")], prompts);
     let config = GemmaConfig::from_dir(source).expect("a configuration");
-    let flax = arrays(&Checkpoint::open(source).expect("a checkpoint"));
+    let flax = arrays(&open_checkpoint(source).expect("a checkpoint"));
     let renamed = |rename: fn(&str) -> String| -> Vec<Array> {
         let array = |array: &Array| array.clone().named(rename(&array.name));
         flax.iter().map(array).collect()

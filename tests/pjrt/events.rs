@@ -25,7 +25,7 @@ fn a_launch_tells_when_each_device_is_done(plugin: &Plugin) {
     let buffers: Vec<_> = program
         .addressable_devices()
         .iter()
-        .map(|device| send(&client, device, &[1.0, 2.0], &[2]))
+        .map(|device| send(device, &[1.0, 2.0], &[2]))
         .collect();
     let args: Vec<_> = buffers.iter().map(|buffer| vec![buffer]).collect();
     let execution = program.launch(&args, &Default::default()).unwrap();
@@ -42,7 +42,7 @@ fn a_launch_tells_when_each_device_is_done(plugin: &Plugin) {
 fn a_callback_is_called_once_with_what_came_of_the_work(plugin: &Plugin) {
     let client = client(plugin, 1);
     let program = compile(&client, &doubling(&[2]));
-    let buffer = send(&client, first(&client), &[1.0, 2.0], &[2]);
+    let buffer = send(first(&client), &[1.0, 2.0], &[2]);
     let outputs = program
         .execute(&[vec![&buffer]], &Default::default())
         .unwrap();
@@ -63,7 +63,7 @@ fn a_callback_outlives_its_event(plugin: &Plugin) {
     let client = client(plugin, 1);
     let (sender, receiver) = mpsc::channel();
     for _ in 0..100 {
-        let buffer = send(&client, first(&client), &[1.0; 1000], &[1000]);
+        let buffer = send(first(&client), &[1.0; 1000], &[1000]);
         let sender = sender.clone();
         let ready = buffer.ready().unwrap();
         ready
@@ -78,7 +78,7 @@ fn a_callback_outlives_its_event(plugin: &Plugin) {
 
 fn a_panic_in_a_callback_ends_there(plugin: &Plugin) {
     let client = client(plugin, 1);
-    let buffer = send(&client, first(&client), &[1.0], &[1]);
+    let buffer = send(first(&client), &[1.0], &[1]);
     let (sender, receiver) = mpsc::channel::<()>();
     let ready = buffer.ready().unwrap();
     ready

@@ -1,7 +1,7 @@
 //! Running programs.
 
 use gemma_xla::pjrt::{
-    CompileOptions, Error, ExecuteOptions, HostBuffer, HostData, Plugin, TransferOptions,
+    Buffer, CompileOptions, Error, ExecuteOptions, HostBuffer, HostData, Plugin, TransferOptions,
 };
 use hlo::{AliasKind, BinaryOp, Computation, ElementType};
 
@@ -35,7 +35,7 @@ fn replicas_exchange_data_on_four_devices(plugin: &Plugin) {
         .addressable_devices()
         .iter()
         .zip([1.0, 10.0, 100.0, 1000.0])
-        .map(|(device, x)| send(&client, device, &[x, -x], &[2]))
+        .map(|(device, x)| send(device, &[x, -x], &[2]))
         .collect();
     let args: Vec<_> = buffers.iter().map(|buffer| vec![buffer]).collect();
     let outputs = program.execute(&args, &ExecuteOptions::default()).unwrap();
@@ -91,7 +91,7 @@ fn a_tuple_comes_back_as_its_leaves(plugin: &Plugin) {
         (ElementType::S32, vec![2, 2]),
     ];
     assert_eq!(shapes, expected);
-    let x = send(&client, first(&client), &[1.0, 2.0, 3.0, 4.0], &[2, 2]);
+    let x = send(first(&client), &[1.0, 2.0, 3.0, 4.0], &[2, 2]);
     let outputs = program
         .execute(&[vec![&x]], &ExecuteOptions::default())
         .unwrap();
@@ -114,8 +114,8 @@ fn a_donated_buffer_is_consumed(plugin: &Plugin) {
     let client = client(plugin, 1);
     let program = compile(&client, &adding_in_place());
     assert_eq!(program.memory_stats().unwrap().aliased, 16);
-    let x = send(&client, first(&client), &[1.0; 4], &[4]);
-    let y = send(&client, first(&client), &[2.0; 4], &[4]);
+    let x = send(first(&client), &[1.0; 4], &[4]);
+    let y = send(first(&client), &[2.0; 4], &[4]);
     let options = ExecuteOptions::default();
     let outputs = program.execute(&[vec![&x, &y]], &options).unwrap();
     assert!(x.is_deleted().unwrap());
@@ -136,7 +136,7 @@ fn a_donated_buffer_is_consumed(plugin: &Plugin) {
 fn a_buffer_that_may_not_be_donated_is_kept(plugin: &Plugin) {
     let client = client(plugin, 1);
     let program = compile(&client, &adding_in_place());
-    let x = send(&client, first(&client), &[1.0; 4], &[4]);
+    let x = send(first(&client), &[1.0; 4], &[4]);
     let options = ExecuteOptions {
         non_donatable: vec![0],
         ..ExecuteOptions::default()
@@ -156,8 +156,8 @@ fn argument_lists_must_match_the_devices(plugin: &Plugin) {
             &CompileOptions::with_replicas(2),
         )
         .unwrap();
-    let x = send(&client, &client.devices()[0], &[1.0], &[1]);
-    let y = send(&client, &client.devices()[1], &[2.0], &[1]);
+    let x = send(&client.devices()[0], &[1.0], &[1]);
+    let y = send(&client.devices()[1], &[2.0], &[1]);
     let options = ExecuteOptions::default();
     let lists = |args: &[Vec<_>]| program.execute(args, &options).unwrap_err();
     assert!(matches!(
@@ -185,8 +185,8 @@ fn arguments_that_do_not_fit_the_program_are_an_error(plugin: &Plugin) {
     let client = client(plugin, 1);
     let program = compile(&client, &doubling(&[4]));
     let options = ExecuteOptions::default();
-    let short = send(&client, first(&client), &[1.0; 3], &[3]);
-    let right = send(&client, first(&client), &[1.0; 4], &[4]);
+    let short = send(first(&client), &[1.0; 3], &[3]);
+    let right = send(first(&client), &[1.0; 4], &[4]);
     for args in [vec![], vec![&short], vec![&right, &right]] {
         // Whether refused at once or on another thread: an error in the end.
         let failed = match program.execute(std::slice::from_ref(&args), &options) {
@@ -224,9 +224,9 @@ fn parameters_and_results_have_the_layouts_that_the_module_gives_them(plugin: &P
             HostData::from(bytes.as_slice()),
             HostBuffer::from(bytes.as_slice()).into(),
         ] {
-            let x = client
-                .buffer_from_host_with(data, &[2, 3], ElementType::F32, first(&client), &options)
-                .unwrap();
+            let x =
+                Buffer::from_host_with(first(&client), data, &[2, 3], ElementType::F32, &options)
+                    .unwrap();
             let outputs = program
                 .execute(&[vec![&x]], &ExecuteOptions::default())
                 .unwrap();
@@ -250,7 +250,7 @@ fn results_in_a_tuple_have_layouts_of_their_own(plugin: &Plugin) {
         .compile_module(&program, &CompileOptions::default())
         .unwrap();
     let values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
-    let x = send(&client, first(&client), &values, &[2, 3]);
+    let x = send(first(&client), &values, &[2, 3]);
     let outputs = program
         .execute(&[vec![&x]], &ExecuteOptions::default())
         .unwrap();
@@ -268,7 +268,7 @@ fn a_program_runs_on_many_threads_at_once(plugin: &Plugin) {
             scope.spawn(move || {
                 for round in 0..20 {
                     let value = (thread * 100 + round) as f32;
-                    let x = send(client, first(client), &[value; 100], &[100]);
+                    let x = send(first(client), &[value; 100], &[100]);
                     let outputs = program
                         .execute(&[vec![&x]], &ExecuteOptions::default())
                         .unwrap();
@@ -282,8 +282,8 @@ fn a_program_runs_on_many_threads_at_once(plugin: &Plugin) {
 fn results_feed_the_next_execution(plugin: &Plugin) {
     let client = client(plugin, 1);
     let program = compile(&client, &adding_in_place());
-    let one = send(&client, first(&client), &[1.0; 4], &[4]);
-    let mut x = send(&client, first(&client), &[0.0; 4], &[4]);
+    let one = send(first(&client), &[1.0; 4], &[4]);
+    let mut x = send(first(&client), &[0.0; 4], &[4]);
     for _ in 0..50 {
         // Nothing waits in between, and each result takes its argument's place.
         let mut outputs = program

@@ -4,9 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use gemma_xla::pjrt::{Error, Extension, NamedValue, Plugin};
+use gemma_xla::pjrt::{
+    Attributes, CallResult, CustomCall, CustomCallHandler, Error, Extension, NamedValue, Operand,
+    Plugin,
+};
 
-use crate::support::{on_both_plugins, plugin};
+use crate::support::{client, on_both_plugins, plugin};
 
 on_both_plugins! {
     the_api_version_is_one_of_those_known
@@ -14,6 +17,18 @@ on_both_plugins! {
     the_ffi_and_layouts_extensions_are_there
     loading_again_gives_the_same_plugin
     a_plugin_may_be_used_from_many_threads
+    a_custom_call_is_not_registered_once_there_was_a_client
+}
+
+/// Loads a plugin without custom calls.
+fn load(path: &Path) -> Result<Plugin, Error> {
+    load_with(path, &[])
+}
+
+fn load_with(path: &Path, custom_calls: &[CustomCallHandler]) -> Result<Plugin, Error> {
+    // SAFETY: the tests load installed plugins, the C library, and libraries made here, all of
+    // which are sound to load; what is no library is refused before its code would run.
+    unsafe { Plugin::load(path, custom_calls) }
 }
 
 fn the_api_version_is_one_of_those_known(plugin: &Plugin) {
@@ -57,7 +72,7 @@ fn loading_again_gives_the_same_plugin(plugin: &Plugin) {
     std::os::unix::fs::symlink(plugin.path(), &link).unwrap();
     let table = |plugin: &Plugin| plugin.extension(Extension::FFI).map(|e| e.as_ptr());
     for path in [plugin.path(), &link] {
-        let again = Plugin::load(path).unwrap();
+        let again = load(path).unwrap();
         assert_eq!(table(&again), table(plugin));
     }
 }
@@ -66,17 +81,76 @@ fn a_plugin_may_be_used_from_many_threads(plugin: &Plugin) {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                let again = Plugin::load(plugin.path()).unwrap();
+                let again = load(plugin.path()).unwrap();
                 assert!(!again.attributes().unwrap().is_empty());
             });
         }
     });
 }
 
+/// A custom call that no program makes.
+struct Unused;
+
+impl CustomCall for Unused {
+    const TARGET: &'static str = "gemma_xla_test_unused";
+
+    fn call(_: &Attributes<'_>, _: &[Operand<'_>], _: &mut [CallResult<'_>]) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+fn a_custom_call_is_not_registered_once_there_was_a_client(plugin: &Plugin) {
+    drop(client(plugin, 1));
+    let again = load_with(plugin.path(), &[CustomCallHandler::of::<Unused>()]).unwrap();
+    assert!(!again.has_custom_call(Unused::TARGET));
+    assert!(!plugin.has_custom_call(Unused::TARGET));
+}
+
+#[test]
+fn a_custom_call_is_registered_once_however_often_its_plugin_is_loaded() {
+    // The head of an extension of type 5 (FFI), its functions, and a count of registrations.
+    let (_folder, path) = library(
+        "#include <stddef.h>
+        static void* count(void*);
+        static void* initialize(void* args) { return 0; }
+        static struct { size_t size; int type; void* next; void* functions[3]; long count; } ffi =
+            { sizeof ffi, 5, 0, { 0, 0, count }, 0 };
+        static void* count(void* args) { ffi.count++; return 0; }
+        static struct { size_t size; void* extensions; size_t version_size; void* more; int major, minor;
+            void* functions[4]; } table =
+            { sizeof table, &ffi, 24, 0, 0, 80, { 0, 0, 0, initialize } };
+        const void* GetPjrtApi(void) { return &table; }",
+    );
+    let handlers = [CustomCallHandler::of::<Unused>()];
+    let count = |plugin: &Plugin| {
+        let extension = plugin.extension(Extension::FFI).unwrap();
+        assert_eq!(extension.struct_size(), 56);
+        // SAFETY: the extension has the seven words that its source above says; the last is the
+        // count, which no other thread changes.
+        unsafe { extension.as_ptr().cast::<i64>().add(6).read() }
+    };
+    let plugin = load(&path).unwrap();
+    assert!(!plugin.has_custom_call(Unused::TARGET));
+    assert_eq!(count(&plugin), 0);
+    for _ in 0..3 {
+        let again = load_with(&path, &handlers).unwrap();
+        assert!(again.has_custom_call(Unused::TARGET));
+        assert_eq!(count(&plugin), 1);
+    }
+    let link = path.with_file_name("linked.so");
+    fs::hard_link(&path, &link).unwrap();
+    assert!(
+        load_with(&link, &handlers)
+            .unwrap()
+            .has_custom_call(Unused::TARGET)
+    );
+    assert_eq!(count(&plugin), 1, "it is the same library");
+}
+
 #[test]
 fn a_missing_file_is_named() {
     let path = Path::new("/no/such/plugin.so");
-    let error = Plugin::load(path).unwrap_err();
+    let error = load(path).unwrap_err();
     assert_eq!(error, Error::PluginMissing { path: path.into() });
     assert!(error.to_string().starts_with("/no/such/plugin.so: "));
 }
@@ -84,7 +158,7 @@ fn a_missing_file_is_named() {
 #[test]
 fn a_folder_is_no_plugin() {
     let folder = tempfile::tempdir().unwrap();
-    let error = Plugin::load(folder.path()).unwrap_err();
+    let error = load(folder.path()).unwrap_err();
     assert!(matches!(error, Error::PluginUnreadable { .. }), "{error}");
 }
 
@@ -93,7 +167,7 @@ fn a_text_file_is_no_plugin() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notes.so");
     fs::write(&path, "no shared library\n").unwrap();
-    let error = Plugin::load(&path).unwrap_err();
+    let error = load(&path).unwrap_err();
     assert!(
         matches!(&error, Error::PluginNotLoadable { path: named, .. } if *named == path),
         "{error}"
@@ -108,23 +182,24 @@ fn a_truncated_plugin_is_no_plugin() {
     let path = folder.path().join("half.so");
     let whole = fs::read(a_shared_library()).unwrap();
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-    let error = Plugin::load(&path).unwrap_err();
+    let error = load(&path).unwrap_err();
     assert!(matches!(error, Error::PluginNotLoadable { .. }), "{error}");
 }
 
 #[test]
 fn a_shared_library_without_the_symbol_is_no_plugin() {
     let path = a_shared_library();
-    assert_eq!(Plugin::load(&path).unwrap_err(), Error::NotAPlugin { path });
+    assert_eq!(load(&path).unwrap_err(), Error::NotAPlugin { path });
 }
 
 #[test]
 fn a_plugin_that_answers_null_is_no_plugin() {
     let (_folder, path) = library("const void* GetPjrtApi(void) { return 0; }");
-    assert_eq!(Plugin::load(&path).unwrap_err(), Error::NoApi { path });
+    assert_eq!(load(&path).unwrap_err(), Error::NoApi { path });
 }
 
-/// The head of the table: its size, its extensions, and the version with its own size and extensions.
+/// The head of the table: its size, its extensions, and the version with its own size and
+/// extensions.
 const TABLE: &str = "#include <stddef.h>
     static struct { size_t size; void* extensions; size_t version_size; void* more; int major, minor; } table =";
 
@@ -133,7 +208,7 @@ fn a_plugin_of_another_major_version_is_refused() {
     let (_folder, path) = library(&format!(
         "{TABLE} {{ sizeof table, 0, 24, 0, 1, 7 }}; const void* GetPjrtApi(void) {{ return &table; }}"
     ));
-    let error = Plugin::load(&path).unwrap_err();
+    let error = load(&path).unwrap_err();
     assert_eq!(
         error,
         Error::ApiVersion {
@@ -150,7 +225,7 @@ fn a_function_beyond_the_end_of_the_plugins_table_is_an_error() {
         "{TABLE} {{ sizeof table, 0, 24, 0, 0, 1 }}; const void* GetPjrtApi(void) {{ return &table; }}"
     ));
     assert_eq!(
-        Plugin::load(&path).unwrap_err(),
+        load(&path).unwrap_err(),
         Error::MissingFunction {
             call: "PJRT_Plugin_Initialize",
             major: 0,
@@ -164,7 +239,7 @@ fn a_table_too_short_for_its_version_is_refused() {
     let (_folder, path) = library(&format!(
         "{TABLE} {{ 16, 0, 24, 0, 0, 1 }}; const void* GetPjrtApi(void) {{ return &table; }}"
     ));
-    assert_eq!(Plugin::load(&path).unwrap_err(), Error::NoApi { path });
+    assert_eq!(load(&path).unwrap_err(), Error::NoApi { path });
 }
 
 /// A library that every dynamically linked program has: the C library.

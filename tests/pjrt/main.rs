@@ -1,5 +1,8 @@
-//! The PJRT layer against real plugins: every test runs on two CPU plugins, whose C interfaces are thirty-four minor
-//! versions apart.
+//! The PJRT layer against real plugins: every test runs on two CPU plugins, whose C interfaces are
+//! thirty-four minor versions apart.
+
+#[path = "../common/mod.rs"]
+mod common;
 
 mod client;
 mod events;

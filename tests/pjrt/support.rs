@@ -3,8 +3,8 @@
 use gemma_xla::pjrt::{Buffer, Client, CompileOptions, Device, Executable, NamedValue, Plugin};
 use hlo::{Builder, Computation, ElementType, Module, Shape, Value};
 
-/// Makes a module with the tests named, for each of the two plugins: each calls the function of that name with the
-/// plugin.
+/// Makes a module with the tests named, for each of the two plugins: each calls the function of
+/// that name with the plugin.
 macro_rules! on_both_plugins {
     ($($test:ident)*) => {
         mod xla_cpu_pjrt {
@@ -17,20 +17,20 @@ macro_rules! on_both_plugins {
 }
 pub(crate) use on_both_plugins;
 
-/// The installed plugin of that name. Where there is none the test fails with the command that installs it.
+/// The installed plugin of that name. Where there is none the test fails with the command that
+/// installs it.
 pub fn plugin(name: &str) -> Plugin {
     let located = match gemma_xla::plugin::locate(name) {
         Ok(located) => located,
         Err(error) => panic!("{error}"),
     };
-    Plugin::load(&located.path).expect("the installed plugin loads")
+    Plugin::open(&located.file, &[]).expect("the installed plugin loads")
 }
 
 /// A client with that many devices.
 pub fn client(plugin: &Plugin, devices: i64) -> Client {
-    plugin
-        .client(&[("cpu_device_count".to_owned(), NamedValue::Int64(devices))])
-        .expect("a CPU client can be made")
+    let options = [("cpu_device_count".to_owned(), NamedValue::Int64(devices))];
+    Client::new(plugin, &options).expect("a CPU client can be made")
 }
 
 pub fn first(client: &Client) -> &Device {
@@ -45,9 +45,8 @@ pub fn f32_bytes(values: &[f32]) -> Vec<u8> {
 }
 
 /// A buffer of f32 on the device.
-pub fn send(client: &Client, device: &Device, values: &[f32], dims: &[i64]) -> Buffer {
-    client
-        .buffer_from_host(f32_bytes(values).as_slice(), dims, ElementType::F32, device)
+pub fn send(device: &Device, values: &[f32], dims: &[i64]) -> Buffer {
+    Buffer::from_host(device, f32_bytes(values).as_slice(), dims, ElementType::F32)
         .expect("the buffer is sent")
 }
 

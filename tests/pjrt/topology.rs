@@ -3,9 +3,10 @@
 use std::process::Command;
 
 use gemma_xla::pjrt::{CompileOptions, ErrorCode, Plugin, Topology};
-use gemma_xla::plugin::{Error, TPU_COMPILE_VARIABLES, locate};
+use gemma_xla::plugin::{TPU_COMPILE_VARIABLES, locate};
 use hlo::{BinaryOp, Computation, ElementType};
 
+use crate::common;
 use crate::support::{module, on_both_plugins};
 
 on_both_plugins! {
@@ -22,16 +23,12 @@ const INNER: &str = "GEMMA_XLA_TEST_LIBTPU";
 
 #[test]
 fn libtpu_compiles_for_a_topology_without_a_tpu() {
-    let path = match locate("tpu") {
-        Ok(located) => located.path,
-        Err(Error::NotInstalled { .. }) => {
-            eprintln!("not tested: libtpu is not installed (gemma-xla plugin install tpu)");
-            return;
-        }
-        Err(error) => panic!("{error}"),
-    };
+    if !common::installed("tpu") {
+        return;
+    }
+    let file = locate("tpu").unwrap().file;
     if std::env::var_os(INNER).is_some() {
-        compile_for_tpus(&Plugin::load(&path).unwrap());
+        compile_for_tpus(&Plugin::open(&file, &[]).unwrap());
         return;
     }
     // What libtpu needs in its environment must be there when its process starts.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use gemma_xla::pjrt::{Error, HostBuffer, HostData, Plugin, TransferOptions};
+use gemma_xla::pjrt::{Buffer, Error, HostBuffer, HostData, Plugin, TransferOptions};
 use hlo::ElementType;
 
 use crate::support::{client, compile, doubling, f32_bytes, first, on_both_plugins, send};
@@ -55,9 +55,7 @@ fn every_element_type_comes_back_as_it_went(plugin: &Plugin) {
             HostData::from(bytes.as_slice()),
             HostBuffer::from(bytes.as_slice()).into(),
         ] {
-            let buffer = client
-                .buffer_from_host(data, &dims, element_type, first(&client))
-                .unwrap();
+            let buffer = Buffer::from_host(first(&client), data, &dims, element_type).unwrap();
             assert_eq!(buffer.element_type(), element_type);
             assert_eq!(buffer.dims(), dims);
             assert!(buffer.on_device_size().unwrap() >= size);
@@ -74,7 +72,7 @@ fn empty_arrays_and_scalars_are_arrays_too(plugin: &Plugin) {
         (&[3, 0, 2], &[]),
         (&[1, 1], &[4.0]),
     ] {
-        let buffer = send(&client, first(&client), values, dims);
+        let buffer = send(first(&client), values, dims);
         assert_eq!(buffer.dims(), dims);
         assert_eq!(buffer.to_vec_f32().unwrap(), values);
         let program = compile(&client, &doubling(dims));
@@ -95,15 +93,14 @@ fn a_device_layout_changes_the_place_of_elements_and_not_their_value(plugin: &Pl
             ..TransferOptions::default()
         };
         let bytes = f32_bytes(&values);
-        let buffer = client
-            .buffer_from_host_with(
-                HostBuffer::from(bytes.as_slice()),
-                &[2, 3, 4],
-                ElementType::F32,
-                first(&client),
-                &options,
-            )
-            .unwrap();
+        let buffer = Buffer::from_host_with(
+            first(&client),
+            HostBuffer::from(bytes.as_slice()),
+            &[2, 3, 4],
+            ElementType::F32,
+            &options,
+        )
+        .unwrap();
         assert_eq!(buffer.to_vec_f32().unwrap(), values, "{order:?}");
     }
 }
@@ -117,15 +114,14 @@ fn a_part_of_a_host_array_is_sent_by_its_strides(plugin: &Plugin) {
         host_byte_strides: Some(vec![16, 4]),
         ..TransferOptions::default()
     };
-    let buffer = client
-        .buffer_from_host_with(
-            &bytes[4..],
-            &[3, 2],
-            ElementType::F32,
-            first(&client),
-            &options,
-        )
-        .unwrap();
+    let buffer = Buffer::from_host_with(
+        first(&client),
+        &bytes[4..],
+        &[3, 2],
+        ElementType::F32,
+        &options,
+    )
+    .unwrap();
     assert_eq!(
         buffer.to_vec_f32().unwrap(),
         [1.0, 2.0, 5.0, 6.0, 9.0, 10.0]
@@ -135,15 +131,14 @@ fn a_part_of_a_host_array_is_sent_by_its_strides(plugin: &Plugin) {
         host_byte_strides: Some(vec![4, 16]),
         ..TransferOptions::default()
     };
-    let buffer = client
-        .buffer_from_host_with(
-            bytes.as_slice(),
-            &[4, 3],
-            ElementType::F32,
-            first(&client),
-            &options,
-        )
-        .unwrap();
+    let buffer = Buffer::from_host_with(
+        first(&client),
+        bytes.as_slice(),
+        &[4, 3],
+        ElementType::F32,
+        &options,
+    )
+    .unwrap();
     assert_eq!(
         buffer.to_vec_f32().unwrap(),
         [0.0, 4.0, 8.0, 1.0, 5.0, 9.0, 2.0, 6.0, 10.0, 3.0, 7.0, 11.0]
@@ -199,9 +194,7 @@ fn owned_bytes_are_used_in_place_and_freed_once_when_the_buffer_is_gone(plugin: 
     let client = client(plugin, 1);
     let values: Vec<f32> = (0..1024).map(|i| i as f32).collect();
     let (data, drops) = counted(&values, 0);
-    let buffer = client
-        .buffer_from_host(data, &[1024], ElementType::F32, first(&client))
-        .unwrap();
+    let buffer = Buffer::from_host(first(&client), data, &[1024], ElementType::F32).unwrap();
     buffer.ready().unwrap().wait().unwrap();
     let program = compile(&client, &doubling(&[1024]));
     let outputs = program
@@ -219,7 +212,8 @@ fn owned_bytes_are_used_in_place_and_freed_once_when_the_buffer_is_gone(plugin: 
 
 fn owned_bytes_live_as_long_as_an_execution_that_reads_them(plugin: &Plugin) {
     let client = client(plugin, 1);
-    // Long enough a chain of products that the execution is still under way when the buffer is dropped.
+    // Long enough a chain of products that the execution is still under way when the buffer is
+    // dropped.
     let side = 256;
     let program = compile(
         &client,
@@ -248,9 +242,7 @@ fn owned_bytes_live_as_long_as_an_execution_that_reads_them(plugin: &Plugin) {
         })
         .collect();
     let (data, drops) = counted(&values, 0);
-    let buffer = client
-        .buffer_from_host(data, &[side, side], ElementType::F32, first(&client))
-        .unwrap();
+    let buffer = Buffer::from_host(first(&client), data, &[side, side], ElementType::F32).unwrap();
     let outputs = program
         .execute(&[vec![&buffer]], &Default::default())
         .unwrap();
@@ -262,9 +254,7 @@ fn owned_bytes_live_as_long_as_an_execution_that_reads_them(plugin: &Plugin) {
 fn owned_bytes_that_are_not_aligned_are_copied_and_freed_once(plugin: &Plugin) {
     let client = client(plugin, 1);
     let (data, drops) = counted(&[1.0, 2.0, 3.0], 1);
-    let buffer = client
-        .buffer_from_host(data, &[3], ElementType::F32, first(&client))
-        .unwrap();
+    let buffer = Buffer::from_host(first(&client), data, &[3], ElementType::F32).unwrap();
     assert_eq!(buffer.to_vec_f32().unwrap(), [1.0, 2.0, 3.0]);
     assert_dropped_once(&drops);
     assert_eq!(buffer.to_vec_f32().unwrap(), [1.0, 2.0, 3.0]);
@@ -273,7 +263,7 @@ fn owned_bytes_that_are_not_aligned_are_copied_and_freed_once(plugin: &Plugin) {
 fn owned_bytes_are_freed_when_they_do_not_fit_the_shape(plugin: &Plugin) {
     let client = client(plugin, 1);
     let (data, drops) = counted(&[1.0, 2.0], 0);
-    let sent = client.buffer_from_host(data, &[3], ElementType::F32, first(&client));
+    let sent = Buffer::from_host(first(&client), data, &[3], ElementType::F32);
     assert!(matches!(sent, Err(Error::HostSize { .. })));
     assert_eq!(drops.load(Ordering::SeqCst), 1);
 }
@@ -282,9 +272,8 @@ fn a_large_array_is_copied_whole(plugin: &Plugin) {
     let client = client(plugin, 1);
     let bytes: Vec<u8> = (0..8_000_000_u32).map(|i| (i ^ (i >> 8)) as u8).collect();
     let dims = [8, 1_000_000];
-    let buffer = client
-        .buffer_from_host(bytes.as_slice(), &dims, ElementType::U8, first(&client))
-        .unwrap();
+    let buffer =
+        Buffer::from_host(first(&client), bytes.as_slice(), &dims, ElementType::U8).unwrap();
     // The plugin may not look at the bytes any more.
     let kept = bytes.clone();
     drop(bytes);
@@ -293,7 +282,7 @@ fn a_large_array_is_copied_whole(plugin: &Plugin) {
 
 fn arrays_are_copied_between_devices(plugin: &Plugin) {
     let client = client(plugin, 2);
-    let buffer = send(&client, first(&client), &[1.0, -2.0], &[2]);
+    let buffer = send(first(&client), &[1.0, -2.0], &[2]);
     let copy = buffer.copy_to_device(&client.devices()[1]).unwrap();
     drop(buffer);
     assert_eq!(copy.to_vec_f32().unwrap(), [1.0, -2.0]);
@@ -301,7 +290,7 @@ fn arrays_are_copied_between_devices(plugin: &Plugin) {
 
 fn a_deleted_buffer_is_an_error_to_use(plugin: &Plugin) {
     let client = client(plugin, 2);
-    let buffer = send(&client, first(&client), &[1.0], &[1]);
+    let buffer = send(first(&client), &[1.0], &[1]);
     assert!(!buffer.is_deleted().unwrap());
     buffer.delete().unwrap();
     buffer.delete().unwrap();
@@ -318,23 +307,23 @@ fn a_deleted_buffer_is_an_error_to_use(plugin: &Plugin) {
 
 fn host_memory_of_the_wrong_size_is_refused(plugin: &Plugin) {
     let client = client(plugin, 1);
-    let buffer = send(&client, first(&client), &[1.0, 2.0], &[2]);
+    let buffer = send(first(&client), &[1.0, 2.0], &[2]);
     for size in [0, 7, 9] {
         let error = buffer.to_host(&mut vec![0; size]).unwrap_err();
         assert!(
             matches!(error, Error::HostSize { expected: 8, actual, .. } if actual == size),
             "{error}"
         );
-        let sent = client.buffer_from_host(
+        let sent = Buffer::from_host(
+            first(&client),
             vec![0; size].as_slice(),
             &[2],
             ElementType::F32,
-            first(&client),
         );
         assert!(matches!(sent, Err(Error::HostSize { .. })));
     }
     for dims in [&[-1][..], &[i64::MAX, i64::MAX]] {
-        let sent = client.buffer_from_host(&[][..], dims, ElementType::F32, first(&client));
+        let sent = Buffer::from_host(first(&client), &[][..], dims, ElementType::F32);
         assert!(matches!(sent, Err(Error::Dimensions { .. })));
     }
 }
@@ -346,15 +335,14 @@ fn wrong_layouts_and_strides_are_refused(plugin: &Plugin) {
             device_minor_to_major: device.map(<[_]>::to_vec),
             host_byte_strides: host.map(<[_]>::to_vec),
         };
-        client
-            .buffer_from_host_with(
-                &[0_u8; 24][..],
-                &[2, 3],
-                ElementType::F32,
-                first(&client),
-                &options,
-            )
-            .unwrap_err()
+        Buffer::from_host_with(
+            first(&client),
+            &[0_u8; 24][..],
+            &[2, 3],
+            ElementType::F32,
+            &options,
+        )
+        .unwrap_err()
     };
     for order in [&[0][..], &[0, 0], &[0, 2], &[0, 1, 2]] {
         assert!(matches!(send(Some(order), None), Error::Layout { .. }));
@@ -372,9 +360,8 @@ fn wrong_layouts_and_strides_are_refused(plugin: &Plugin) {
 fn elements_are_read_as_what_they_are(plugin: &Plugin) {
     let client = client(plugin, 1);
     let bytes: Vec<u8> = [7_i32, -1].iter().flat_map(|i| i.to_ne_bytes()).collect();
-    let buffer = client
-        .buffer_from_host(bytes.as_slice(), &[2], ElementType::S32, first(&client))
-        .unwrap();
+    let buffer =
+        Buffer::from_host(first(&client), bytes.as_slice(), &[2], ElementType::S32).unwrap();
     assert_eq!(buffer.to_vec_i32().unwrap(), [7, -1]);
     assert_eq!(
         buffer.to_vec_f32().unwrap_err(),

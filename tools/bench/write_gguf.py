@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the tensors of a Flax Gemma checkpoint as a GGUF file for llama.cpp, tensor by tensor.
+"""Writes the tensors of a Flax checkpoint of Gemma 1, or of Gemma 3's text models as DeepMind's tree, as a GGUF file for llama.cpp, tensor by tensor.
 
     tools/bench/write_gguf.py FOLDER OUT.gguf [--dtype bf16|f32]
 
@@ -30,17 +30,51 @@ LAYER_TENSORS = {
 }
 
 
+# The same of DeepMind's tree of a Gemma 3, [N, D, H] heads or [2, F, D] gate and up made into a row for each output.
+HEADS = lambda array: array.transpose(0, 2, 1).reshape(-1, array.shape[1])
+AS_IT_IS, TRANSPOSED = lambda array: array, lambda array: array.T
+DEEPMIND_TENSORS = {
+    "attn_norm": ("pre_attention_norm/scale", AS_IT_IS),
+    "attn_q": ("attn/q_einsum/w", HEADS),
+    "attn_q_norm": ("attn/_query_norm/scale", AS_IT_IS),
+    "attn_k": ("attn/kv_einsum/w", lambda array: HEADS(array[0])),
+    "attn_k_norm": ("attn/_key_norm/scale", AS_IT_IS),
+    "attn_v": ("attn/kv_einsum/w", lambda array: HEADS(array[1])),
+    "attn_output": ("attn/attn_vec_einsum/w", lambda array: array.reshape(-1, array.shape[2]).T),
+    "post_attention_norm": ("post_attention_norm/scale", AS_IT_IS),
+    "ffn_norm": ("pre_ffw_norm/scale", AS_IT_IS),
+    "ffn_gate": ("mlp/gating_einsum", lambda array: array[0]),
+    "ffn_up": ("mlp/gating_einsum", lambda array: array[1]),
+    "ffn_down": ("mlp/linear", TRANSPOSED),
+    "post_ffw_norm": ("post_ffw_norm/scale", AS_IT_IS),
+}
+
+
 def tensors(tree):
-    """GGUF's name of each tensor, with its leaf."""
+    """GGUF's name of each tensor, with its leaf and what makes GGUF's layout of the leaf's array: a row for each output."""
+    if "transformer" in tree:
+        yield from deepmind_tensors(tree["transformer"])
+        return
     model = tree["model"]
-    yield "token_embd.weight", model["embed_tokens"]["embedding"]
+    yield "token_embd.weight", model["embed_tokens"]["embedding"], AS_IT_IS
     for layer in range(len(model["layers"])):
         for name, path in LAYER_TENSORS.items():
-            leaf = model["layers"][str(layer)]
-            for part in path:
-                leaf = leaf[part]
-            yield f"blk.{layer}.{name}.weight", leaf
-    yield "output_norm.weight", model["norm"]["weight"]
+            yield f"blk.{layer}.{name}.weight", at(model["layers"][str(layer)], path), TRANSPOSED if path[-1] == "kernel" else AS_IT_IS
+    yield "output_norm.weight", model["norm"]["weight"], AS_IT_IS
+
+
+def deepmind_tensors(model):
+    yield "token_embd.weight", model["embedder"]["input_embedding"], AS_IT_IS
+    for layer in range(sum(name.startswith("layer_") for name in model)):
+        for name, (path, layout) in DEEPMIND_TENSORS.items():
+            yield f"blk.{layer}.{name}.weight", at(model[f"layer_{layer}"], path.split("/")), layout
+    yield "output_norm.weight", model["final_norm"]["scale"], AS_IT_IS
+
+
+def at(tree, path):
+    for part in path:
+        tree = tree[part]
+    return tree
 
 
 def widened(bits):
@@ -101,7 +135,12 @@ def add_metadata(writer, config):
     writer.add_key_length(config["head_dim"])
     writer.add_value_length(config["head_dim"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(config.get("rope_theta", 10000.0))
+    if config["model_type"] == "gemma3_text":
+        # llama.cpp knows the base of window layers, 10,000, and that every sixth layer is full.
+        writer.add_rope_freq_base(config["rope_parameters"]["full_attention"]["rope_theta"])
+        writer.add_sliding_window(config["sliding_window"])
+    else:
+        writer.add_rope_freq_base(config.get("rope_theta", 10000.0))
     add_tokenizer(writer, config["vocab_size"])
 
 
@@ -114,29 +153,23 @@ def main():
 
     config = json.loads((args.folder / "config.json").read_text())
     checkpoint = args.folder / "flax_model.msgpack"
-    found = dict(tensors(index(checkpoint)))
-    writer = gguf.GGUFWriter(args.out, "gemma")
+    found = list(tensors(index(checkpoint)))
+    writer = gguf.GGUFWriter(args.out, "gemma3" if config["model_type"] == "gemma3_text" else "gemma")
     add_metadata(writer, config)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16 if args.dtype == "bf16" else gguf.LlamaFileType.ALL_F32)
     kind = gguf.GGMLQuantizationType
-    for name, leaf in found.items():
-        # A Flax kernel is [in, out]; llama.cpp wants a row for each output.
-        is_kernel = len(leaf.shape) == 2 and not name.startswith("token_embd")
-        shape = tuple(reversed(leaf.shape)) if is_kernel else leaf.shape
+    for name, leaf, layout in found:
+        shape = layout(np.broadcast_to(np.uint8(0), leaf.shape)).shape
         raw = kind.BF16 if len(shape) == 2 and args.dtype == "bf16" else kind.F32
         size = 2 if raw == kind.BF16 else 4
         writer.add_tensor_info(name, shape, np.dtype(np.float32), int(np.prod(shape)) * size, raw)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for name, leaf in found.items():
-        array = read(checkpoint, leaf)
-        if len(leaf.shape) == 1:
-            array = norm(array, leaf.dtype)
-        else:
-            array = matrix(array, leaf.dtype, args.dtype)
-            array = array if name.startswith("token_embd") else np.ascontiguousarray(array.T)
-        writer.write_tensor_data(array)
+    for name, leaf, layout in found:
+        array = layout(read(checkpoint, leaf))
+        array = norm(array, leaf.dtype) if array.ndim == 1 else matrix(array, leaf.dtype, args.dtype)
+        writer.write_tensor_data(np.ascontiguousarray(array))
     writer.close()
     print(f"{args.out}: {args.out.stat().st_size / 1e9:.2f} GB")
 

@@ -1,9 +1,8 @@
 //! Leaves: arrays in one extension, and arrays in chunks.
 
 use super::wire::{Fault, Head, Reader};
-use super::{CHUNK_MARK, MAX_RANK, Piece, Problem, expected, fault, key};
-use crate::checkpoint::tensor::Entry;
-use crate::dtype::DType;
+use super::{CHUNK_MARK, Extent, MAX_RANK, MsgpackProblem, expected, fault, key};
+use crate::checkpoint::element::Element;
 
 /// The extension types of `flax.serialization`.
 const ARRAY: i8 = 1;
@@ -13,26 +12,22 @@ const SCALAR: i8 = 3;
 /// The most bytes of a dtype's name that are read; numpy's longest float names have 10.
 const MAX_DTYPE_NAME: u32 = 64;
 
-/// An array whose bytes lie together.
+/// An array whose bytes are adjacent.
 pub(super) struct Array {
-    dtype: DType,
+    element: Element,
     shape: Vec<usize>,
     offset: u64,
     len: usize,
 }
 
 impl Array {
-    pub(super) fn into_entry(self, name: &str) -> Entry {
-        Entry {
-            name: name.into(),
-            dtype: self.dtype,
-            shape: self.shape,
-            pieces: vec![Piece {
-                start: 0,
-                offset: self.offset,
-                len: self.len,
-            }],
-        }
+    pub(super) fn into_parts(self) -> (Element, Vec<usize>, Extent) {
+        let extent = Extent {
+            start: 0,
+            offset: self.offset,
+            len: self.len,
+        };
+        (self.element, self.shape, extent)
     }
 }
 
@@ -45,15 +40,15 @@ pub(super) fn extension(
 ) -> Result<Array, Fault> {
     match code {
         ARRAY | SCALAR => {}
-        COMPLEX => return Err(fault(offset, Problem::Complex)),
-        code => return Err(fault(offset, Problem::UnknownExtension { code })),
+        COMPLEX => return Err(fault(offset, MsgpackProblem::Complex)),
+        code => return Err(fault(offset, MsgpackProblem::UnknownExtension { code })),
     }
     let outer = reader.narrow(len)?;
     let array = shape_dtype_bytes(reader)?;
     if reader.left() > 0 {
         return Err(fault(
             reader.position(),
-            Problem::TrailingBytes {
+            MsgpackProblem::TrailingBytes {
                 count: reader.left(),
                 after: "an array's bytes",
             },
@@ -63,7 +58,7 @@ pub(super) fn extension(
     if code == SCALAR && !array.shape.is_empty() {
         return Err(fault(
             offset,
-            Problem::ScalarWithShape { shape: array.shape },
+            MsgpackProblem::ScalarWithShape { shape: array.shape },
         ));
     }
     Ok(array)
@@ -78,7 +73,7 @@ fn shape_dtype_bytes(reader: &mut Reader) -> Result<Array, Fault> {
         Head::Array(_) => {
             return Err(fault(
                 offset,
-                Problem::Expected {
+                MsgpackProblem::Expected {
                     expected: TRIPLE,
                     found: "an array of another length",
                 },
@@ -98,7 +93,7 @@ fn shape_dtype_bytes(reader: &mut Reader) -> Result<Array, Fault> {
         shape.push(dimension(reader)?);
     }
 
-    let dtype = dtype(reader)?;
+    let element = element(reader)?;
 
     let offset = reader.position();
     let len = match reader.head()? {
@@ -108,19 +103,22 @@ fn shape_dtype_bytes(reader: &mut Reader) -> Result<Array, Fault> {
     };
     let data = reader.position();
     reader.skip(len)?;
-    let needed = byte_len(offset, &shape, dtype)?;
+    let needed = match element {
+        Element::Other(_) => len as usize,
+        element => byte_len(offset, &shape, element)?,
+    };
     if len as usize != needed {
-        return Err(wrong_length(offset, shape, dtype, needed, len as usize));
+        return Err(wrong_length(offset, shape, element, needed, len as usize));
     }
     Ok(Array {
-        dtype,
+        element,
         shape,
         offset: data,
         len: needed,
     })
 }
 
-fn dtype(reader: &mut Reader) -> Result<DType, Fault> {
+fn element(reader: &mut Reader) -> Result<Element, Fault> {
     let offset = reader.position();
     let len = match reader.head()? {
         Head::Str(len) | Head::Bin(len) => len,
@@ -130,17 +128,18 @@ fn dtype(reader: &mut Reader) -> Result<DType, Fault> {
     std::str::from_utf8(name)
         .ok()
         .filter(|_| len <= MAX_DTYPE_NAME)
-        .and_then(DType::from_numpy_name)
+        .and_then(Element::from_numpy_name)
         .ok_or_else(|| {
             let found = String::from_utf8_lossy(name).into_owned();
-            fault(offset, Problem::UnknownDType { found })
+            fault(offset, MsgpackProblem::UnknownDType { found })
         })
 }
 
-/// Dtype, shape and pieces of an array that was written in chunks.
-type Chunked = (DType, Vec<usize>, Vec<Piece>);
+/// Dtype, shape and extents of an array that was written in chunks.
+type Chunked = (Element, Vec<usize>, Vec<Extent>);
 
-/// Reads a map of `count` keys as an array in chunks, if its first key is the mark of one. Else reads nothing.
+/// Reads a map of `count` keys as an array in chunks, if its first key is the mark of one;
+/// otherwise reads nothing.
 pub(super) fn chunked(reader: &mut Reader, count: u32) -> Result<Option<Chunked>, Fault> {
     let begin = reader.position();
     let mut name = String::new();
@@ -150,7 +149,7 @@ pub(super) fn chunked(reader: &mut Reader, count: u32) -> Result<Option<Chunked>
     }
     let offset = reader.position();
     if reader.head()? != Head::Bool(true) {
-        return Err(fault(offset, Problem::MisplacedChunkMark));
+        return Err(fault(offset, MsgpackProblem::MisplacedChunkMark));
     }
     let (mut shape, mut chunks) = (None, None);
     for _ in 1..count {
@@ -159,18 +158,21 @@ pub(super) fn chunked(reader: &mut Reader, count: u32) -> Result<Option<Chunked>
         match key(reader, &mut name)? {
             "shape" if shape.is_none() => shape = Some(numbered_shape(reader)?),
             "chunks" if chunks.is_none() => chunks = Some(numbered_chunks(reader)?),
-            _ => return Err(fault(offset, Problem::ChunkKeys)),
+            _ => return Err(fault(offset, MsgpackProblem::ChunkKeys)),
         }
     }
-    let (Some(shape), Some((dtype, pieces))) = (shape, chunks) else {
-        return Err(fault(begin, Problem::ChunkKeys));
+    let (Some(shape), Some((element, extents))) = (shape, chunks) else {
+        return Err(fault(begin, MsgpackProblem::ChunkKeys));
     };
-    let needed = byte_len(begin, &shape, dtype)?;
-    let found = pieces.last().map_or(0, |last| last.start + last.len);
+    let found = extents.last().map_or(0, |last| last.start + last.len);
+    let needed = match element {
+        Element::Other(_) => found,
+        element => byte_len(begin, &shape, element)?,
+    };
     if needed != found {
-        return Err(wrong_length(begin, shape, dtype, needed, found));
+        return Err(wrong_length(begin, shape, element, needed, found));
     }
-    Ok(Some((dtype, shape, pieces)))
+    Ok(Some((element, shape, extents)))
 }
 
 /// The shape of an array in chunks, `{"0": n, "1": m, …}`.
@@ -189,7 +191,7 @@ fn numbered_shape(reader: &mut Reader) -> Result<Vec<usize>, Fault> {
 }
 
 /// The chunks of an array, `{"0": leaf, "1": leaf, …}`: flat runs of its elements.
-fn numbered_chunks(reader: &mut Reader) -> Result<(DType, Vec<Piece>), Fault> {
+fn numbered_chunks(reader: &mut Reader) -> Result<(Element, Vec<Extent>), Fault> {
     let offset = reader.position();
     let count = match reader.head()? {
         Head::Map(count) => count,
@@ -205,38 +207,41 @@ fn numbered_chunks(reader: &mut Reader) -> Result<(DType, Vec<Piece>), Fault> {
         };
         if array.shape.len() != 1 {
             let shape = array.shape;
-            return Err(fault(offset, Problem::ChunkShape { chunk, shape }));
+            return Err(fault(offset, MsgpackProblem::ChunkShape { chunk, shape }));
         }
-        // Of a chunk's shape nothing is left to know: it is kept small, for there may be many.
-        numbered.push((chunk, (array.dtype, array.offset, array.len)));
+        // A chunk's shape is not needed any more. There may be many chunks: little is kept of each.
+        numbered.push((chunk, (array.element, array.offset, array.len)));
     }
     let chunks = in_order(offset, "chunks", numbered)?;
-    let Some((dtype, ..)) = chunks.first().copied() else {
-        return Err(fault(offset, Problem::ChunkNumbers { what: "chunks" }));
+    let Some((element, ..)) = chunks.first().copied() else {
+        return Err(fault(
+            offset,
+            MsgpackProblem::ChunkNumbers { what: "chunks" },
+        ));
     };
-    let mut pieces = Vec::new();
+    let mut extents = Vec::new();
     let mut start = 0_usize;
     for (chunk, (found, data, len)) in chunks.into_iter().enumerate() {
-        if found != dtype {
+        if found != element {
             return Err(fault(
                 offset,
-                Problem::ChunkDType {
+                MsgpackProblem::ChunkDType {
                     chunk,
-                    found: found.numpy_name(),
-                    expected: dtype.numpy_name(),
+                    found: found.name(),
+                    expected: element.name(),
                 },
             ));
         }
-        pieces.push(Piece {
+        extents.push(Extent {
             start,
             offset: data,
             len,
         });
         start = start
             .checked_add(len)
-            .ok_or_else(|| fault(offset, Problem::ShapeTooLarge { shape: Vec::new() }))?;
+            .ok_or_else(|| fault(offset, MsgpackProblem::ShapeTooLarge { shape: Vec::new() }))?;
     }
-    Ok((dtype, pieces))
+    Ok((element, extents))
 }
 
 /// A key that is a number, as Python prints it.
@@ -247,10 +252,10 @@ fn number(reader: &mut Reader, what: &'static str) -> Result<usize, Fault> {
     key.parse()
         .ok()
         .filter(|number: &usize| number.to_string() == key)
-        .ok_or_else(|| fault(offset, Problem::ChunkNumbers { what }))
+        .ok_or_else(|| fault(offset, MsgpackProblem::ChunkNumbers { what }))
 }
 
-/// The values, once their numbers were found to be 0, 1, 2, … in any order.
+/// The values, once their numbers are known to be 0, 1, 2, … in any order.
 fn in_order<T>(
     offset: u64,
     what: &'static str,
@@ -262,7 +267,7 @@ fn in_order<T>(
         .map(|(number, _)| *number)
         .eq(0..numbered.len())
     {
-        return Err(fault(offset, Problem::ChunkNumbers { what }));
+        return Err(fault(offset, MsgpackProblem::ChunkNumbers { what }));
     }
     Ok(numbered.into_iter().map(|(_, value)| value).collect())
 }
@@ -274,7 +279,7 @@ fn dimension(reader: &mut Reader) -> Result<usize, Fault> {
         Head::Uint(size) => usize::try_from(size).map_err(|_| {
             fault(
                 offset,
-                Problem::Expected {
+                MsgpackProblem::Expected {
                     expected: EXPECTED,
                     found: "a number too large to address",
                 },
@@ -286,31 +291,34 @@ fn dimension(reader: &mut Reader) -> Result<usize, Fault> {
 
 fn check_rank(offset: u64, rank: u32) -> Result<(), Fault> {
     if rank > MAX_RANK {
-        return Err(fault(offset, Problem::TooManyDimensions { found: rank }));
+        return Err(fault(
+            offset,
+            MsgpackProblem::TooManyDimensions { found: rank },
+        ));
     }
     Ok(())
 }
 
 /// The bytes that an array of this shape has.
-fn byte_len(offset: u64, shape: &[usize], dtype: DType) -> Result<usize, Fault> {
-    crate::checkpoint::tensor::byte_len(shape, dtype).ok_or_else(|| {
+fn byte_len(offset: u64, shape: &[usize], element: Element) -> Result<usize, Fault> {
+    crate::checkpoint::tensor::byte_len(shape, element).ok_or_else(|| {
         let shape = shape.to_vec();
-        fault(offset, Problem::ShapeTooLarge { shape })
+        fault(offset, MsgpackProblem::ShapeTooLarge { shape })
     })
 }
 
 fn wrong_length(
     offset: u64,
     shape: Vec<usize>,
-    dtype: DType,
+    element: Element,
     expected: usize,
     found: usize,
 ) -> Fault {
     fault(
         offset,
-        Problem::WrongLength {
+        MsgpackProblem::WrongLength {
             shape,
-            dtype: dtype.numpy_name(),
+            dtype: element.name(),
             expected,
             found,
         },

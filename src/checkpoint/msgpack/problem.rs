@@ -4,10 +4,10 @@ use std::io;
 
 use super::{MAX_DEPTH, MAX_NAME, MAX_RANK};
 
-/// Where a msgpack file departs from what Flax writes.
+/// How a msgpack file differs from what Flax writes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Problem {
+pub enum MsgpackProblem {
     /// The bytes end too early, in the file or in the extension that holds an array.
     #[error("cut short: {needed} bytes needed, {left} left")]
     Truncated {
@@ -19,40 +19,41 @@ pub enum Problem {
     /// The system failed to read the file.
     #[error("cannot be read: {0}")]
     Io(io::Error),
-    /// The file is the pointer that git stores in place of a large file.
-    #[error("this is a Git LFS pointer, not the weights; run 'git lfs pull' in the folder")]
-    LfsPointer,
-    /// Something else stands where one kind of value must be.
+    /// The file has an optimiser's state beside the parameters.
+    #[error("this is a training state and not a model; save its parameters alone")]
+    TrainingState,
+    /// A value is of another kind than the one that must be there.
     #[error("expected {expected}, found {found}")]
     Expected {
-        /// What must stand here.
+        /// The kind that must be here.
         expected: &'static str,
-        /// What does.
+        /// The kind that is.
         found: &'static str,
     },
     /// A name is not UTF-8.
     #[error("a name is not valid UTF-8")]
     NameNotUtf8,
-    /// A name, with those of the groups around it, is longer than any model's.
+    /// A name, with those of its groups, is longer than any model's.
     #[error("a name is longer than {MAX_NAME} bytes")]
     NameTooLong,
-    /// All joined names together are longer than the file: long names of groups, repeated for each of many small tensors.
+    /// All joined names together are longer than the file: long names of groups, repeated for each
+    /// of many small tensors.
     #[error("the names take more than the file's own size")]
     NamesTooLarge,
     /// Maps within maps, deeper than any model's.
     #[error("maps are nested more than {MAX_DEPTH} deep")]
     TooDeep,
-    /// An extension of a type that Flax has not.
+    /// An extension of a type that Flax does not have.
     #[error("extension type {code} is unknown (1: array, 3: scalar)")]
     UnknownExtension {
         /// The type.
         code: i8,
     },
-    /// A complex number: no parameter of a Gemma is one.
+    /// A complex number, which no parameter of a Gemma is.
     #[error("a complex number (extension type 2) is not supported")]
     Complex,
-    /// An array of a dtype that is not read.
-    #[error("unknown dtype {found:?} (known: float32, float16, bfloat16)")]
+    /// An array of a dtype that cannot be read.
+    #[error("unknown dtype {found:?} (known: float64, float32, float16, bfloat16)")]
     UnknownDType {
         /// The dtype's name.
         found: String,
@@ -87,15 +88,15 @@ pub enum Problem {
         /// The shape.
         shape: Vec<usize>,
     },
-    /// Bytes after what an extension or the file should hold.
+    /// Bytes after the end of what an extension or the file should contain.
     #[error("{count} bytes too many after {after}")]
     TrailingBytes {
         /// How many.
         count: u64,
-        /// After what they stand.
+        /// What they follow.
         after: &'static str,
     },
-    /// The mark of a chunked array is not its map's first key, or does not hold `true`.
+    /// The mark of a chunked array is not its map's first key, or is not `true`.
     #[error("the map of a chunked array must begin with its mark, set to true")]
     MisplacedChunkMark,
     /// The map of a chunked array has other keys than its mark, `shape` and `chunks`.
@@ -107,7 +108,7 @@ pub enum Problem {
         /// Which parts: `shape` or `chunks`.
         what: &'static str,
     },
-    /// A chunk has not one dimension.
+    /// A chunk does not have exactly one dimension.
     #[error("chunk {chunk} has shape {shape:?}, expected one dimension")]
     ChunkShape {
         /// The chunk's number.

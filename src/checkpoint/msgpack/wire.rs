@@ -2,8 +2,8 @@
 
 use rmp::Marker;
 
-use super::Problem;
-use crate::checkpoint::source::ReadAt;
+use super::MsgpackProblem;
+use crate::checkpoint::positional::ReadAt;
 
 /// How much of the file is read at once. A head with a name is far smaller.
 const WINDOW: usize = 4096;
@@ -12,7 +12,7 @@ const WINDOW: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) offset: u64,
-    pub(super) problem: Problem,
+    pub(super) problem: MsgpackProblem,
 }
 
 /// A value's head: its kind, and the length of what follows it.
@@ -86,18 +86,18 @@ impl<'a> Reader<'a> {
         self.end.saturating_sub(self.position)
     }
 
-    /// Confines reading to the next `len` bytes. Gives the end as it was, for [`Reader::widen`].
+    /// Confines reading to the next `len` bytes. Returns the previous end, for [`Reader::widen`].
     pub(super) fn narrow(&mut self, len: u32) -> Result<u64, Fault> {
         let end = self.position_after(len.into())?;
         Ok(std::mem::replace(&mut self.end, end))
     }
 
-    /// Sets the end back to what it was.
+    /// Restores the previous end.
     pub(super) fn widen(&mut self, end: u64) {
         self.end = end;
     }
 
-    /// Passes over `len` bytes without reading them.
+    /// Skips `len` bytes without reading them.
     pub(super) fn skip(&mut self, len: u32) -> Result<(), Fault> {
         self.position = self.position_after(len.into())?;
         Ok(())
@@ -167,14 +167,14 @@ impl<'a> Reader<'a> {
         let from = (start - self.window_start) as usize;
         self.window.get(from..from + len).ok_or(Fault {
             offset: start,
-            problem: Problem::Truncated {
+            problem: MsgpackProblem::Truncated {
                 needed: len as u64,
                 left: 0,
             },
         })
     }
 
-    /// Reads the window anew, from `start` on, `len` bytes at least.
+    /// Refills the window, from `start` on, `len` bytes at least.
     fn fill(&mut self, start: u64, len: usize) -> Result<(), Fault> {
         let left = self.source.size().saturating_sub(start);
         let size = usize::try_from(left)
@@ -185,11 +185,11 @@ impl<'a> Reader<'a> {
         self.source
             .read_exact_at(&mut self.window, start)
             .map_err(|error| {
-                // What is in the window now is not the file's.
+                // The window's content is not the file's any more.
                 self.window.clear();
                 Fault {
                     offset: start,
-                    problem: Problem::Io(error),
+                    problem: MsgpackProblem::Io(error),
                 }
             })
     }
@@ -200,7 +200,7 @@ impl<'a> Reader<'a> {
             .filter(|end| *end <= self.end)
             .ok_or(Fault {
                 offset: self.position,
-                problem: Problem::Truncated {
+                problem: MsgpackProblem::Truncated {
                     needed: len,
                     left: self.left(),
                 },

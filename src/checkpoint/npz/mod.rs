@@ -1,22 +1,23 @@
-//! npz files: zip archives whose members are npy files, as `numpy.savez` and `numpy.savez_compressed` write them.
+//! npz files: zip archives whose members are npy files, as `numpy.savez` and
+//! `numpy.savez_compressed` write them.
 //!
-//! Members that are stored are views of the archive. Those that are deflated are unpacked once, when the archive is opened, to
-//! one temporary file without a name, and are views of that; how many bytes that may take is bounded before the first is
-//! written, by the sizes in the archive's directory, each array's own header, and how far deflate can pack.
+//! Stored members are views of the archive. Deflated members are unpacked once, when the archive
+//! is opened, to one unnamed temporary file, and are views of that. How many bytes that takes is
+//! bounded before the first one is written: by the sizes in the archive's directory, by each
+//! array's own header, and by how far deflate can compress.
 
-mod inflate;
+mod archive;
 mod npy;
 mod problem;
-mod zip;
 
 use std::fs::File;
-use std::io;
 
 pub use problem::NpzProblem;
 
-use self::zip::{Member, Method};
-use super::source::ReadAt;
-use super::tensor::{Entry, byte_len};
+use self::archive::{Archive, Member};
+use super::element::{Element, Unread};
+use super::positional::ReadAt;
+use super::tensor::{Stored, byte_len};
 
 /// The most dimensions of an array, as in numpy.
 pub(super) const MAX_RANK: usize = 64;
@@ -46,101 +47,95 @@ impl From<NpzProblem> for ParseError {
     }
 }
 
-/// Failing to read the archive.
-fn unreadable(source: io::Error) -> NpzProblem {
-    NpzProblem::Io {
-        what: "cannot be read",
-        source,
-    }
-}
-
 /// An array of the archive.
 pub(super) struct Array {
-    /// Its shape is that of the bytes in C order: the array's own reversed where it is in Fortran order.
-    pub(super) entry: Entry,
+    /// Its shape is that of the bytes in C order: reversed where the array is in Fortran order.
+    pub(super) stored: Stored,
     pub(super) fortran_order: bool,
     /// Whether its bytes are in the file of unpacked members.
     pub(super) unpacked: bool,
 }
 
-/// What an archive has.
+/// What an archive contains.
+#[derive(Default)]
 pub(super) struct Parsed {
     pub(super) arrays: Vec<Array>,
-    /// The unpacked members and the number of their bytes, where any were packed.
+    pub(super) unread: Vec<Unread>,
+    /// The unpacked members and the number of their bytes, where any were compressed.
     pub(super) unpacked: Option<(File, u64)>,
 }
 
 /// Finds every array in the archive, in its directory's order. No name occurs twice.
 pub(super) fn parse(source: &dyn ReadAt) -> Result<Parsed, ParseError> {
-    let mut arrays = Vec::new();
-    let mut packed = Vec::new();
-    let mut unpacked_len = 0_u64;
-    for member in zip::members(source)? {
-        let name = member.name.as_str();
-        let array = name
-            .strip_suffix(SUFFIX)
-            .filter(|array| !array.is_empty())
-            .ok_or_else(|| NpzProblem::NotArray.of(name))?;
-        let start = match member.method {
-            Method::Stored => member.offset,
-            Method::Deflated => unpacked_len,
+    let archive = Archive::open(source)?;
+    let mut parsed = Parsed::default();
+    let (mut packed, mut unpacked_len) = (Vec::new(), 0_u64);
+    for member in archive.members()? {
+        let start = match member.deflated {
+            true => unpacked_len,
+            false => member.offset,
         };
-        let array =
-            read_array(source, &member, array, start).map_err(|problem| problem.of(name))?;
-        arrays.push(array);
-        if member.method == Method::Deflated {
-            // Each is at most 1032 times its packed bytes, which do not overlap: the sum is far from overflow.
+        if read_array(&archive, &member, start, &mut parsed).map_err(|p| p.of(&member.name))? {
+            // Each is at most 1032 times its compressed bytes, which do not overlap: the sum is
+            // far from overflow.
             let size = member.size;
             packed.push((unpacked_len, member));
             unpacked_len = unpacked_len.saturating_add(size);
         }
     }
-    let unpacked = match packed.is_empty() {
-        true => None,
-        false => Some((inflate::all(source, &packed, unpacked_len)?, unpacked_len)),
-    };
-    Ok(Parsed { arrays, unpacked })
+    if !packed.is_empty() {
+        parsed.unpacked = Some((archive.unpack(&packed, unpacked_len)?, unpacked_len));
+    }
+    Ok(parsed)
 }
 
-/// Reads a member's header. `start` is where its unpacked bytes begin.
+/// Reads a member's header. `start` is where its unpacked bytes begin. Returns whether the member
+/// must be unpacked.
 fn read_array(
-    source: &dyn ReadAt,
+    archive: &Archive,
     member: &Member,
-    name: &str,
     start: u64,
-) -> Result<Array, NpzProblem> {
-    let head = match member.method {
-        Method::Stored => {
-            let len = member.size.min(npy::MAX_HEAD as u64) as usize;
-            let mut head = vec![0; len];
-            source
-                .read_exact_at(&mut head, member.offset)
-                .map_err(unreadable)?;
-            head
-        }
-        Method::Deflated => inflate::head(source, member, npy::MAX_HEAD)?,
-    };
-    let header = npy::parse(&head)?;
-    let mut shape = header.shape;
-    let Some(needed) = byte_len(&shape, header.dtype) else {
+    parsed: &mut Parsed,
+) -> Result<bool, NpzProblem> {
+    let name = member.name.strip_suffix(SUFFIX).unwrap_or_default();
+    if name.is_empty() {
+        let what = "the member is not an array: its name does not end in .npy".into();
+        return Err(NpzProblem::Member { what });
+    }
+    let npy::Header {
+        element,
+        fortran_order,
+        mut shape,
+        len,
+    } = npy::parse(&archive.head(member, npy::MAX_HEAD)?)?;
+    if let Element::Other(element) = element {
+        parsed.unread.push(Unread {
+            name: name.into(),
+            element,
+            shape,
+        });
+        return Ok(false);
+    }
+    let Some(needed) = byte_len(&shape, element) else {
         return Err(NpzProblem::ShapeTooLarge { shape });
     };
-    let found = member.size.saturating_sub(header.len as u64);
+    let found = member.size.saturating_sub(len as u64);
     if needed as u64 != found {
         return Err(NpzProblem::WrongLength {
             shape,
-            dtype: header.dtype.numpy_name(),
+            dtype: element.name(),
             expected: needed as u64,
             found,
         });
     }
-    if header.fortran_order {
+    if fortran_order {
         shape.reverse();
     }
-    let offset = start.saturating_add(header.len as u64);
-    Ok(Array {
-        entry: Entry::contiguous(name, header.dtype, shape, offset, needed),
-        fortran_order: header.fortran_order,
-        unpacked: member.method == Method::Deflated,
-    })
+    let offset = start.saturating_add(len as u64);
+    parsed.arrays.push(Array {
+        stored: Stored::contiguous(name, element, shape, offset, needed),
+        fortran_order,
+        unpacked: member.deflated,
+    });
+    Ok(member.deflated)
 }

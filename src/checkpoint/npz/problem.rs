@@ -1,16 +1,18 @@
 //! What can be wrong with an npz file.
 
+use std::borrow::Cow;
 use std::io;
 
 use super::MAX_RANK;
+use super::archive::MAX_RATIO;
 use super::npy::MAX_HEADER;
-use super::zip::{MAX_NAME, MAX_RATIO};
 
-/// Where an npz file departs from what numpy writes, or holds what is no parameter.
+/// How an npz file differs from what numpy writes, or which content of it is not supported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NpzProblem {
-    /// The system failed to read the file, or to write the file that compressed arrays are unpacked to.
+    /// The system failed to read the file, or to write the file that compressed arrays are unpacked
+    /// to.
     #[error("{what}: {source}")]
     Io {
         /// What failed.
@@ -18,33 +20,22 @@ pub enum NpzProblem {
         /// What the system said.
         source: io::Error,
     },
-    /// The archive has not the structure of a zip file.
+    /// The archive does not have the structure of a zip file.
     #[error("not a valid zip archive: {what}")]
     NotZip {
         /// What is missing or wrong.
-        what: &'static str,
+        what: Cow<'static, str>,
     },
-    /// A member's name is not UTF-8.
-    #[error("a member's name is not valid UTF-8")]
-    NameNotUtf8,
-    /// A member's name is longer than any model's.
-    #[error("a member's name is longer than {MAX_NAME} bytes")]
-    NameTooLong,
-    /// A member's name leads out of the folder that an archive would be unpacked to.
-    #[error("the member's name is not a plain relative path")]
-    NameClimbs,
-    /// A member is a link.
-    #[error("the member is a link")]
-    Link,
-    /// A member is no array.
-    #[error("the member is no array: its name does not end in .npy")]
-    NotArray,
+    /// A member that numpy would not have written: its name leads out of the archive's folder, is
+    /// not UTF-8, too long or not an array's; or it is a link, or encrypted.
+    #[error("{what}")]
+    Member {
+        /// What is wrong with it.
+        what: Cow<'static, str>,
+    },
     /// Two members have the same name.
     #[error("the archive has this member twice")]
     DuplicateName,
-    /// A member is encrypted.
-    #[error("the member is encrypted")]
-    Encrypted,
     /// A member is compressed in a way that numpy does not use.
     #[error("compression method {method} is not supported (0: stored, 8: deflated)")]
     Compression {
@@ -62,20 +53,23 @@ pub enum NpzProblem {
         file_len: u64,
     },
     /// A member would unpack to more than its compressed bytes can hold.
-    #[error("{compressed} bytes cannot unpack to {size}: deflate packs by {MAX_RATIO} at most")]
+    #[error(
+        "{compressed} bytes cannot unpack to {size}: deflate compresses by {MAX_RATIO} at most"
+    )]
     Bomb {
-        /// How many bytes it has packed.
+        /// Its compressed bytes.
         compressed: u64,
-        /// How many it says it has unpacked.
+        /// The bytes that it claims to unpack to.
         size: u64,
     },
-    /// A member's compressed bytes are damaged, or unpack to another number of bytes than the archive says.
+    /// A member's compressed bytes are damaged, or unpack to another number of bytes than the
+    /// archive says.
     #[error("the member cannot be unpacked: {what}")]
     Inflate {
         /// What is wrong.
         what: String,
     },
-    /// A member is no npy file.
+    /// A member is not an npy file.
     #[error("not an npy file: {what}")]
     NotNpy {
         /// What is wrong.
@@ -88,19 +82,19 @@ pub enum NpzProblem {
         found: u64,
     },
     /// An array's header is not the Python dictionary that numpy writes.
-    #[error("the header is malformed at character {at}: {what}")]
+    #[error("the header is malformed: {what}")]
     Header {
-        /// Where, counted from 0.
-        at: usize,
         /// What is wrong.
         what: &'static str,
     },
-    /// An array of Python objects, which only Python's pickle can read, and which could run anything.
+    /// An array of Python objects, which only Python's pickle can read, and which could run
+    /// anything.
     #[error("an array of Python objects (pickle) is refused")]
     Pickle,
-    /// A dtype that is not read.
+    /// A dtype that cannot be read.
     #[error(
-        "unknown dtype {found:?} (known: <f4, <f2, and |V2 or bfloat16, as numpy writes bfloat16)"
+        "unknown dtype {found:?} \
+         (known: <f8, <f4, <f2, and |V2 or bfloat16, as numpy writes bfloat16)"
     )]
     UnknownDType {
         /// The dtype as the header has it.

@@ -13,8 +13,8 @@ use super::ocdbt::MANIFEST_FILE;
 use super::problem::{Fault, unreadable};
 use super::store::Store;
 use super::zarr::{Metadata, Shard};
-use crate::checkpoint::layout::c_order;
 use crate::checkpoint::Result;
+use crate::checkpoint::layout::c_order;
 use crate::dtype::DType;
 
 /// Bytes of a chunk that are decoded at a time.

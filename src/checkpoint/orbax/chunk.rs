@@ -38,7 +38,8 @@ impl ChunkReader {
             false => region,
         };
         let bytes = if codecs.zstd {
-            let reader = BufReader::with_capacity(BUFFER, RegionReader::new(region));
+            let buffer = region.len.clamp(1, BUFFER as u64) as usize;
+            let reader = BufReader::with_capacity(buffer, RegionReader::new(region));
             let mut decoder = Decoder::with_buffer(reader)?.single_frame();
             // A frame needs no larger window than its content, whatever it asks for.
             let window = len.max(1).ilog2() + 1;

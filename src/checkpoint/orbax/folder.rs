@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::checkpoint::source::{OpenFile, ReadAt};
+use crate::checkpoint::positional::{OpenFile, ReadAt};
 
 /// Files by relative path, with slashes between the parts.
 pub(super) trait Folder: Send + Sync {

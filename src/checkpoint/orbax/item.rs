@@ -129,6 +129,8 @@ pub(super) struct Item {
     pub(super) files: Vec<PathBuf>,
     /// The arrays by their names in the tree.
     pub(super) arrays: Vec<(String, Array)>,
+    /// The names of arrays of integers, which are not read.
+    pub(super) left_out: Vec<String>,
 }
 
 /// Opens the item whose folder is `dir`.
@@ -166,12 +168,13 @@ pub(super) fn open(files: Arc<dyn Folder>, dir: &Path, form: Form) -> Result<Ite
         return Err(error(problem.of("")));
     }
     let store = Arc::new(Store::new(files, dir.to_path_buf(), values));
-    let arrays = arrays(&store, stored, tree.unwrap_or_default()).map_err(error)?;
+    let (arrays, left_out) = arrays(&store, stored, tree.unwrap_or_default()).map_err(error)?;
     Ok(Item {
         path,
         format,
         files: data_files,
         arrays,
+        left_out,
     })
 }
 
@@ -215,12 +218,12 @@ fn stored_arrays(
     Ok(stored)
 }
 
-/// Opens the stored arrays that are parameters.
+/// Opens the stored arrays that are parameters; the names of those of integers are given too.
 fn arrays(
     store: &Arc<Store>,
     stored: BTreeMap<String, bool>,
     tree: Tree,
-) -> std::result::Result<Vec<(String, Array)>, Fault> {
+) -> std::result::Result<(Vec<(String, Array)>, Vec<String>), Fault> {
     let mut named: Vec<(String, String, bool)> = stored
         .iter()
         .map(|(key, is_zarr3)| (tree.name(key), key.clone(), *is_zarr3))
@@ -273,12 +276,7 @@ fn arrays(
     if arrays.is_empty() {
         return Err(OrbaxProblem::NoArrays.of(""));
     }
-    if let [first, ..] = left_out.as_slice() {
-        let dir = store.dir.display();
-        let count = left_out.len();
-        tracing::warn!("{dir}: {count} arrays of integers are left out, such as {first:?}");
-    }
-    Ok(arrays)
+    Ok((arrays, left_out))
 }
 
 /// Reads an array's metadata, and gives the file that it is in.

@@ -134,7 +134,7 @@ pub(in crate::checkpoint) fn canonical(stored: &Tensors, sizes: Sizes) -> Result
             .into_iter()
             .map(|(name, view)| view.renamed(name.into()));
         for view in renamed.chain(kept) {
-            crate::checkpoint::foreign::insert(&mut tensors, view)?;
+            crate::checkpoint::names::insert(&mut tensors, view)?;
         }
     }
     Ok(Some(tensors))

@@ -45,6 +45,8 @@ pub(super) enum Opened {
         format: Format,
         files: Vec<PathBuf>,
         tensors: Vec<Tensor>,
+        /// The names of arrays that are not read.
+        left_out: Vec<String>,
     },
     /// A file of Flax's msgpack form, which older versions of Orbax could save a whole tree as.
     Msgpack(PathBuf),
@@ -81,6 +83,7 @@ fn opened(item: Item) -> Opened {
         path: item.path,
         format: item.format,
         files: item.files,
+        left_out: item.left_out,
         tensors: item.arrays.into_iter().map(tensor).collect(),
     }
 }

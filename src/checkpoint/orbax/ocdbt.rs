@@ -10,7 +10,7 @@ use super::manifest::{Manifest, Pointer, Root, file_table, parse, pointer};
 use super::node::{Value, leaf_values};
 use super::problem::{Fault, unreadable};
 use super::wire::{Cursor, MAX_BODY, NODE, body};
-use crate::checkpoint::source::ReadAt;
+use crate::checkpoint::positional::ReadAt;
 
 /// The file that a database begins with.
 pub(super) const MANIFEST_FILE: &str = "manifest.ocdbt";

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::OrbaxProblem;
+use crate::checkpoint::element::Element;
 use crate::checkpoint::tensor::byte_len;
 use crate::dtype::DType;
 
@@ -328,7 +329,7 @@ fn check_sizes(dtype: DType, shape: &[usize], chunk: &[usize]) -> Result<(), Orb
         .zip(chunk)
         .map(|(size, chunk)| size.max(chunk).checked_mul(2).unwrap_or(usize::MAX))
         .collect();
-    match byte_len(&reach, dtype) {
+    match byte_len(&reach, Element::Float(dtype)) {
         Some(_) => Ok(()),
         None => Err(OrbaxProblem::ShapeTooLarge {
             shape: shape.to_vec(),

@@ -1,15 +1,23 @@
-//! safetensors files: eight bytes with the length of a JSON header, the header, and the tensors' bytes without gaps.
+//! safetensors files: eight bytes with the length of a JSON header, the header, and the tensors'
+//! bytes without gaps.
 //!
-//! Only the header is read. Its length is held against the file's own before anything is allocated.
+//! Only the header is read. Its length is compared with the file's before anything is allocated.
 
-mod header;
 mod problem;
 
-pub(super) use header::METADATA;
+use std::collections::HashSet;
+use std::fmt;
+
+use ::safetensors::tensor::{Dtype, Metadata, SafeTensorError, TensorInfo};
+use serde::Deserialize;
+use serde::de::value::{self, StrDeserializer};
+use serde::de::{Deserializer, Error as _, IgnoredAny, IntoDeserializer, MapAccess, Visitor};
+
 pub use problem::SafetensorsProblem;
 
-use super::source::ReadAt;
-use super::tensor::{Entry, byte_len};
+use super::element::{Element, Unread};
+use super::positional::ReadAt;
+use super::tensor::{Stored, byte_len};
 use crate::dtype::DType;
 
 /// The most bytes of a header, as in the format's own library.
@@ -18,11 +26,10 @@ pub(super) const MAX_HEADER: u64 = 100_000_000;
 pub(super) const MAX_NAME: usize = 512;
 /// The most dimensions of a tensor, as in numpy.
 pub(super) const MAX_RANK: usize = 64;
-
 /// The bytes that say how long the header is.
 pub(super) const LENGTH_BYTES: u64 = 8;
-/// What a Git LFS pointer begins with.
-const LFS_POINTER: &[u8; 8] = b"version ";
+/// The key of the header that is not a tensor.
+const METADATA: &str = "__metadata__";
 
 /// What is wrong, and with which tensor; the name is empty where it is the file itself.
 #[derive(Debug)]
@@ -31,50 +38,92 @@ pub(super) struct ParseError {
     pub(super) problem: SafetensorsProblem,
 }
 
-impl From<SafetensorsProblem> for ParseError {
-    fn from(problem: SafetensorsProblem) -> Self {
+impl SafetensorsProblem {
+    fn of(self, tensor: &str) -> ParseError {
         ParseError {
-            tensor: String::new(),
-            problem,
+            tensor: tensor.to_owned(),
+            problem: self,
         }
     }
 }
 
+/// What a file contains.
+#[derive(Default)]
+pub(super) struct Parsed {
+    pub(super) stored: Vec<Stored>,
+    pub(super) unread: Vec<Unread>,
+}
+
 /// The format's name of a dtype.
-pub(super) fn dtype_name(dtype: DType) -> &'static str {
+pub(super) fn format_dtype(dtype: DType) -> Dtype {
     match dtype {
-        DType::F32 => "F32",
-        DType::F16 => "F16",
-        DType::BF16 => "BF16",
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
     }
+}
+
+fn element(dtype: Dtype) -> Option<Element> {
+    Some(match dtype {
+        Dtype::F32 => Element::Float(DType::F32),
+        Dtype::F16 => Element::Float(DType::F16),
+        Dtype::BF16 => Element::Float(DType::BF16),
+        Dtype::F64 => Element::Float64,
+        Dtype::BOOL => Element::Other("bool"),
+        Dtype::U8 => Element::Other("uint8"),
+        Dtype::I8 => Element::Other("int8"),
+        Dtype::U16 => Element::Other("uint16"),
+        Dtype::I16 => Element::Other("int16"),
+        Dtype::U32 => Element::Other("uint32"),
+        Dtype::I32 => Element::Other("int32"),
+        Dtype::U64 => Element::Other("uint64"),
+        Dtype::I64 => Element::Other("int64"),
+        Dtype::F4 => Element::Other("float4_e2m1fn"),
+        Dtype::F6_E2M3 => Element::Other("float6_e2m3fn"),
+        Dtype::F6_E3M2 => Element::Other("float6_e3m2fn"),
+        Dtype::F8_E4M3 => Element::Other("float8_e4m3fn"),
+        Dtype::F8_E5M2 => Element::Other("float8_e5m2"),
+        Dtype::F8_E8M0 => Element::Other("float8_e8m0fnu"),
+        Dtype::F8_E4M3FNUZ => Element::Other("float8_e4m3fnuz"),
+        Dtype::F8_E5M2FNUZ => Element::Other("float8_e5m2fnuz"),
+        _ => return None,
+    })
 }
 
 /// Finds every tensor in the file, in the order of their bytes. No name occurs twice.
-pub(super) fn parse(source: &dyn ReadAt) -> Result<Vec<Entry>, ParseError> {
-    let size = source.size();
-    let text = header_text(source)?;
+pub(super) fn parse(source: &dyn ReadAt) -> Result<Parsed, ParseError> {
+    let text = header_text(source).map_err(|problem| problem.of(""))?;
     let data = LENGTH_BYTES + text.len() as u64;
-    let available = size.saturating_sub(data);
+    let available = source.size().saturating_sub(data);
 
-    let mut tensors = header::parse(&text)?;
-    tensors.sort_by(|a, b| (a.begin, a.end, &a.name).cmp(&(b.begin, b.end, &b.name)));
-    let mut at = 0;
-    let mut entries = Vec::new();
-    for tensor in tensors {
-        let entry = checked(&tensor, at, data, available).map_err(|problem| ParseError {
-            tensor: tensor.name.clone(),
-            problem,
-        })?;
-        at = tensor.end;
-        entries.push(entry);
+    let Header(values) = serde_json::from_slice(&text).map_err(malformed)?;
+    let mut names = HashSet::new();
+    let mut tensors = Vec::new();
+    let mut parsed = Parsed::default();
+    for (name, value) in values {
+        let checked = checked(&name, value, data, available, &mut parsed);
+        let info = checked.map_err(|problem| problem.of(&name))?;
+        if !names.insert(name.clone()) {
+            return Err(SafetensorsProblem::DuplicateName.of(&name));
+        }
+        tensors.push((name, info));
     }
-    match available - at {
-        0 => Ok(entries),
-        count => Err(SafetensorsProblem::TrailingBytes { count }.into()),
+    tensors.sort_by(|a, b| (a.1.data_offsets, &a.0).cmp(&(b.1.data_offsets, &b.0)));
+    let metadata = Metadata::new(None, tensors).map_err(|error| match error {
+        SafeTensorError::InvalidOffset(name) => SafetensorsProblem::NotAdjacent.of(&name),
+        error => malformed(error),
+    })?;
+    match available - metadata.data_len() as u64 {
+        0 => {}
+        count => return Err(SafetensorsProblem::TrailingBytes { count }.of("")),
     }
+    parsed
+        .stored
+        .sort_by_key(|stored| stored.extents.first().map(|extent| extent.offset));
+    Ok(parsed)
 }
 
-/// The header's bytes, which the file is found to have before they are allocated.
+/// The header's bytes, which are allocated once the file is known to have them.
 fn header_text(source: &dyn ReadAt) -> Result<Vec<u8>, SafetensorsProblem> {
     let found = source.size();
     if found < LENGTH_BYTES {
@@ -87,9 +136,6 @@ fn header_text(source: &dyn ReadAt) -> Result<Vec<u8>, SafetensorsProblem> {
     source
         .read_exact_at(&mut length, 0)
         .map_err(SafetensorsProblem::Io)?;
-    if length == *LFS_POINTER {
-        return Err(SafetensorsProblem::LfsPointer);
-    }
     let length = u64::from_le_bytes(length);
     if length > MAX_HEADER {
         return Err(SafetensorsProblem::HeaderTooLarge { found: length });
@@ -105,64 +151,123 @@ fn header_text(source: &dyn ReadAt) -> Result<Vec<u8>, SafetensorsProblem> {
     Ok(text)
 }
 
-/// Holds one tensor of the header against the `available` bytes from `data` on, of which those before `at` are taken.
+/// Checks one tensor by itself, so that the error can name it, and adds it to what was found.
+/// The library checks how the tensors follow one another.
 fn checked(
-    tensor: &header::Tensor,
-    at: u64,
+    name: &str,
+    value: Value,
     data: u64,
     available: u64,
-) -> Result<Entry, SafetensorsProblem> {
-    let header::Tensor {
-        name, begin, end, ..
-    } = tensor;
-    let (begin, end) = (*begin, *end);
+    parsed: &mut Parsed,
+) -> Result<TensorInfo, SafetensorsProblem> {
+    let Value {
+        dtype: found,
+        shape,
+        data_offsets: (begin, end),
+    } = value;
     if name.len() > MAX_NAME {
         return Err(SafetensorsProblem::NameTooLong);
     }
-    if tensor.shape.len() > MAX_RANK {
-        return Err(SafetensorsProblem::TooManyDimensions {
-            found: tensor.shape.len(),
-        });
+    if shape.len() > MAX_RANK {
+        let found = shape.len();
+        return Err(SafetensorsProblem::TooManyDimensions { found });
     }
-    let dtype = match tensor.dtype.as_str() {
-        "F32" => DType::F32,
-        "F16" => DType::F16,
-        "BF16" => DType::BF16,
-        other => {
-            return Err(SafetensorsProblem::UnknownDType {
-                found: other.chars().take(64).collect(),
+    let name_only: StrDeserializer<'_, value::Error> = found.as_str().into_deserializer();
+    let known = Dtype::deserialize(name_only).ok();
+    let Some((dtype, element)) = known.and_then(|dtype| Some((dtype, element(dtype)?))) else {
+        let found = found.chars().take(64).collect();
+        return Err(SafetensorsProblem::UnknownDType { found });
+    };
+    let out_of_file = SafetensorsProblem::OutOfFile {
+        begin,
+        end,
+        available,
+    };
+    let place = usize::try_from(begin).ok().zip(usize::try_from(end).ok());
+    let Some(data_offsets) = place.filter(|_| begin <= end && end <= available) else {
+        return Err(out_of_file);
+    };
+    if let Element::Other(element) = element {
+        parsed.unread.push(Unread {
+            name: name.into(),
+            element,
+            shape: shape.clone(),
+        });
+    } else {
+        let Some(needed) = byte_len(&shape, element) else {
+            return Err(SafetensorsProblem::ShapeTooLarge { shape });
+        };
+        if needed as u64 != end - begin {
+            return Err(SafetensorsProblem::WrongLength {
+                shape,
+                dtype: found,
+                expected: needed as u64,
+                found: end - begin,
             });
         }
-    };
-    if begin > end || end > available {
-        return Err(SafetensorsProblem::OutOfFile {
-            begin,
-            end,
-            available,
-        });
+        let shape = shape.clone();
+        let stored = Stored::contiguous(name, element, shape, data + begin, needed);
+        parsed.stored.push(stored);
     }
-    let shape = || tensor.shape.clone();
-    let needed = byte_len(&tensor.shape, dtype)
-        .ok_or_else(|| SafetensorsProblem::ShapeTooLarge { shape: shape() })?;
-    if needed as u64 != end - begin {
-        return Err(SafetensorsProblem::WrongLength {
-            shape: shape(),
-            dtype: dtype_name(dtype),
-            expected: needed as u64,
-            found: end - begin,
-        });
-    }
-    if begin != at {
-        return Err(SafetensorsProblem::NotAdjacent {
-            expected: at,
-            found: begin,
-        });
-    }
-    Ok(Entry::contiguous(
-        name,
+    Ok(TensorInfo {
         dtype,
-        shape(),
-        data + begin,
-        needed,
-    ))
+        shape,
+        data_offsets,
+    })
+}
+
+/// The message quotes what the file has, which may be of any length and contain line breaks.
+fn malformed(error: impl fmt::Display) -> ParseError {
+    const LONGEST: usize = 300;
+    let what = error
+        .to_string()
+        .chars()
+        .take(LONGEST)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    SafetensorsProblem::Header { what }.of("")
+}
+
+/// What the header says of a tensor. The library's own type accepts other keys beside these.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Value {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: (u64, u64),
+}
+
+struct Header(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+/// Reads the map as a list: the library keeps the second of two equal names without a word.
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = Header;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a map from tensor names to dtype, shape and data_offsets")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut tensors = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if name == METADATA {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let short: String = name.chars().take(MAX_NAME).collect();
+            let value = map
+                .next_value()
+                .map_err(|error| A::Error::custom(format_args!("tensor {short:?}: {error}")))?;
+            tensors.push((name, value));
+        }
+        Ok(Header(tensors))
+    }
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use super::{MAX_HEADER, MAX_NAME, MAX_RANK};
 
-/// Where a safetensors file departs from the format.
+/// How a safetensors file differs from the format.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SafetensorsProblem {
@@ -22,16 +22,13 @@ pub enum SafetensorsProblem {
         /// Its size.
         found: u64,
     },
-    /// The file is the pointer that git stores in place of a large file.
-    #[error("this is a Git LFS pointer, not the weights; run 'git lfs pull' in the folder")]
-    LfsPointer,
     /// The system failed to read the file.
     #[error("cannot be read: {0}")]
     Io(io::Error),
-    /// The header is not JSON of the right form.
+    /// The header is not JSON with the right keys.
     #[error("the header is malformed: {what}")]
     Header {
-        /// Where and how it departs from that, in one line.
+        /// Where and how it differs, in one line.
         what: String,
     },
     /// A name is longer than any model's.
@@ -40,8 +37,8 @@ pub enum SafetensorsProblem {
     /// Two tensors have the same name.
     #[error("the header has this tensor twice")]
     DuplicateName,
-    /// A dtype that is not read.
-    #[error("unknown dtype {found:?} (known: F32, F16, BF16)")]
+    /// A dtype that cannot be read.
+    #[error("unknown dtype {found:?} (known: F64, F32, F16, BF16)")]
     UnknownDType {
         /// The dtype's name.
         found: String,
@@ -74,20 +71,15 @@ pub enum SafetensorsProblem {
         /// The shape.
         shape: Vec<usize>,
         /// The dtype's name.
-        dtype: &'static str,
+        dtype: String,
         /// How many bytes these need.
         expected: u64,
         /// How many there are.
         found: u64,
     },
-    /// A tensor's bytes overlap those of another, or leave some between that are no tensor's.
-    #[error("its bytes begin at {found}, where those before end at {expected}")]
-    NotAdjacent {
-        /// Where the tensor before it ends.
-        expected: u64,
-        /// Where it begins.
-        found: u64,
-    },
+    /// A tensor's bytes overlap those of another, or leave a gap before them.
+    #[error("its bytes do not begin where those of the tensor before it end")]
+    NotAdjacent,
     /// Bytes after the last tensor.
     #[error("{count} bytes too many after the last tensor")]
     TrailingBytes {

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use crate::checkpoint;
 
-/// Why a checkpoint could not be written. Each message is one line that names the file and, where there is one, the tensor.
+/// Why a checkpoint could not be written. Each message is one line that names the file and, where
+/// there is one, the tensor.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
@@ -21,7 +22,7 @@ pub enum WriteError {
         #[source]
         source: io::Error,
     },
-    /// A tensor that Transformers' PyTorch models have no name for.
+    /// A tensor for which Transformers' PyTorch models have no name.
     #[error("{}: tensor {tensor:?} has no name in PyTorch's models", file.display())]
     NoPyTorchName {
         /// The file with the tensor.
@@ -29,7 +30,7 @@ pub enum WriteError {
         /// The tensor.
         tensor: String,
     },
-    /// A name that is a tensor's and that of a group of tensors at once, which nested maps cannot hold.
+    /// A name that is both a tensor's and a group's, which nested maps cannot represent.
     #[error("{}: {name:?} is a tensor as well as a group of tensors", file.display())]
     Conflict {
         /// The file that was to be written.
@@ -37,21 +38,24 @@ pub enum WriteError {
         /// The name.
         name: String,
     },
-    /// The destination is there already.
+    /// The destination exists.
     #[error("{}: exists already", destination.display())]
     Exists {
         /// The destination.
         destination: PathBuf,
     },
-    /// The destination has what is no part of a checkpoint, and so is not replaced.
-    #[error("{}: not replaced, for it has {other:?}, which is no part of a checkpoint", destination.display())]
+    /// The destination has something that is not part of a checkpoint, and so is not replaced.
+    #[error(
+        "{}: not replaced: it has {other:?}, which is not part of a checkpoint",
+        destination.display()
+    )]
     NotACheckpoint {
         /// The destination.
         destination: PathBuf,
         /// What it has.
         other: String,
     },
-    /// It was told to stop.
+    /// `progress` stopped it.
     #[error("interrupted")]
     Interrupted,
 }

@@ -1,4 +1,5 @@
-//! msgpack as `flax.serialization` writes it: nested maps, arrays as extensions of type 1, large ones in chunks.
+//! msgpack as `flax.serialization` writes it: nested maps, arrays as extensions of type 1, large
+//! ones in chunks.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ const NAMES: Names = Names {
     extension: "msgpack",
     index: FLAX_INDEX_FILE,
 };
-/// The most bytes of an array that is written in one piece.
+/// The most bytes of an array that is written as one chunk.
 const MAX_CHUNK: u64 = 1 << 30;
 /// The extension type of an array.
 const ARRAY: i8 = 1;
@@ -132,7 +133,8 @@ impl Writer<'_> {
     }
 }
 
-/// What stands before the bytes of an array: the extension, and in it shape, dtype and the bytes' length.
+/// What precedes the bytes of an array: the extension, and in it shape, dtype and the bytes'
+/// length.
 fn array_head(shape: &[usize], dtype: DType) -> Vec<u8> {
     let bytes = shape.iter().product::<usize>() * dtype.size();
     let mut content = Vec::new();
@@ -178,6 +180,7 @@ fn infallible<T, E>(result: Result<T, E>) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::ops::ControlFlow;
 
     use super::*;
@@ -195,6 +198,7 @@ mod tests {
                 name: tensor.name().to_owned(),
                 tensor: tensor.clone(),
                 dtype: tensor.dtype(),
+                overflowed: Cell::new(0),
             })
             .collect();
         (

@@ -1,17 +1,15 @@
 //! npz as `numpy.savez` writes it: npy files, stored, in a zip archive.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use npyz::{WriteOptions, WriterBuilder};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use super::{Item, Output, Progress, WriteError, stream};
 use crate::checkpoint::NPZ_FILES;
 use crate::dtype::DType;
-
-/// What an npy file's head is padded to, in bytes.
-const ALIGNMENT: usize = 64;
 
 /// Writes the tensors into one file: npz has no shards.
 pub(super) fn write(
@@ -34,9 +32,7 @@ pub(super) fn write(
         archive
             .start_file(format!("{}.npy", item.name), options)
             .map_err(|error| failed(error.into()))?;
-        archive
-            .write_all(&head(item.tensor.shape(), item.dtype))
-            .map_err(failed)?;
+        write_head(&mut archive, item.tensor.shape(), item.dtype).map_err(failed)?;
         stream(item, progress, |bytes| {
             archive.write_all(bytes).map_err(failed)
         })?;
@@ -51,28 +47,24 @@ pub(super) fn write(
     ])
 }
 
-/// The head of an npy file of version 1.0.
-fn head(shape: &[usize], dtype: DType) -> Vec<u8> {
+/// The element type as numpy writes it.
+fn npy_dtype(dtype: DType) -> io::Result<npyz::DType> {
     let descr = match dtype {
         DType::F32 => "<f4",
         DType::F16 => "<f2",
         // As numpy writes the type of `ml_dtypes`, which it does not know.
         DType::BF16 => "|V2",
     };
-    let sizes: Vec<String> = shape.iter().map(usize::to_string).collect();
-    let tuple = match sizes.as_slice() {
-        [one] => format!("({one},)"),
-        sizes => format!("({})", sizes.join(", ")),
-    };
-    let dictionary = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {tuple}, }}");
-    // Magic, version, length and the newline at the end.
-    let used = 6 + 2 + 2 + dictionary.len() + 1;
-    let padding = used.next_multiple_of(ALIGNMENT) - used;
-    let len = (dictionary.len() + padding + 1) as u16;
-    let mut head = b"\x93NUMPY\x01\x00".to_vec();
-    head.extend(len.to_le_bytes());
-    head.extend(dictionary.bytes());
-    head.extend(std::iter::repeat_n(b' ', padding));
-    head.push(b'\n');
-    head
+    let descr = descr.parse().map_err(io::Error::other)?;
+    Ok(npyz::DType::new_scalar(descr))
+}
+
+fn write_head(to: &mut impl Write, shape: &[usize], dtype: DType) -> io::Result<()> {
+    let shape: Vec<u64> = shape.iter().map(|size| *size as u64).collect();
+    WriteOptions::new_header_only()
+        .dtype(npy_dtype(dtype)?)
+        .shape(&shape)
+        .writer(to)
+        .write_header_only()?;
+    Ok(())
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Item, Output, WriteError};
 
-/// The names that a form's files have.
+/// The names of a format's files.
 pub(super) struct Names {
     /// What they begin with: `flax_model`.
     pub(super) stem: &'static str,
@@ -39,7 +39,8 @@ pub(super) fn split(items: &[Item], max_bytes: u64) -> Vec<&[Item]> {
     }
 }
 
-/// Writes each shard with `write`, and an index where there are several. Gives the files with tensors.
+/// Writes each shard with `write`, and an index where there are several. Returns the files with
+/// tensors.
 pub(super) fn write_all(
     dir: &Path,
     names: &Names,

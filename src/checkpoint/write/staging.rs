@@ -1,28 +1,19 @@
 //! A folder that appears under its name when it is complete.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::WriteError;
+use super::companions::COMPANIONS;
+use super::{WriteError, companions};
+use crate::dtype::DType;
+use crate::whole_file::{folder_of, sync_folder_of};
 
-/// Files beside the weights that belong to a checkpoint.
-pub(super) const COMPANIONS: [&str; 9] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-];
-
-/// A folder that is being filled beside its destination. Dropped before [`Staging::commit`], it vanishes.
+/// A folder that is being filled beside its destination. Dropped before [`Staging::commit`], it is
+/// removed.
 pub struct Staging {
     folder: TempDir,
     destination: PathBuf,
@@ -30,11 +21,11 @@ pub struct Staging {
 }
 
 impl Staging {
-    /// Makes an empty folder beside `destination`.
+    /// Creates an empty folder beside `destination`.
     ///
     /// # Errors
-    /// Where the destination exists, unless `force` is set and it is a folder with nothing in it but a checkpoint's files; and
-    /// where no folder can be made.
+    /// Where the destination exists, unless `force` is set and it is a folder with nothing in it
+    /// but a checkpoint's files; and where no folder can be created.
     pub fn beside(destination: &Path, force: bool) -> Result<Self, WriteError> {
         let failed = |source| WriteError::Write {
             file: destination.to_path_buf(),
@@ -44,13 +35,18 @@ impl Staging {
         let name = destination
             .file_name()
             .ok_or_else(|| failed(io::Error::other("not the name of a folder")))?;
+        if !folder_of(destination).try_exists().map_err(failed)? {
+            let folder = folder_of(destination).display();
+            let message = format!("the folder {folder} does not exist");
+            return Err(failed(io::Error::new(io::ErrorKind::NotFound, message)));
+        }
         let mut prefix = OsStr::new(".").to_os_string();
         prefix.push(name);
         prefix.push(".");
         let folder = tempfile::Builder::new()
             .prefix(&prefix)
             .suffix(".partial")
-            .tempdir_in(parent(destination))
+            .tempdir_in(folder_of(destination))
             .map_err(failed)?;
         Ok(Staging {
             folder,
@@ -64,35 +60,23 @@ impl Staging {
         self.folder.path()
     }
 
-    /// Copies the configuration and the tokenizer's files that lie in `source`. Gives their names.
+    /// Copies the configuration and the tokenizer's files from `source`, and gives their names.
+    /// Where a `dtype` is given, config.json names it in place of the one that it has.
     ///
     /// # Errors
     /// Where one cannot be read or written.
-    pub fn copy_companions(&self, source: &Path) -> Result<Vec<&'static str>, WriteError> {
-        let mut copied = Vec::new();
-        for name in COMPANIONS {
-            let file = source.join(name);
-            if file.is_file() {
-                // The mode stays behind: a file that may only be read is not kept from being replaced.
-                let target = self.path().join(name);
-                let copy = || {
-                    io::copy(&mut File::open(&file)?, &mut File::create_new(&target)?)?;
-                    Ok(())
-                };
-                copy().map_err(|source| WriteError::Write {
-                    file: target.clone(),
-                    source,
-                })?;
-                copied.push(name);
-            }
-        }
-        Ok(copied)
+    pub fn copy_companions(
+        &self,
+        source: &Path,
+        dtype: Option<DType>,
+    ) -> Result<Vec<&'static str>, WriteError> {
+        companions::copy(source, self.path(), dtype)
     }
 
-    /// Gives the folder its name. What was there by it is removed once the new one is in its place.
+    /// Gives the folder its name. A folder that had it is removed once the new one is in its place.
     ///
     /// # Errors
-    /// Where the destination has appeared meanwhile, or cannot be renamed to.
+    /// Where the destination has been created meanwhile, or cannot be renamed to.
     pub fn commit(self) -> Result<(), WriteError> {
         let destination = &self.destination;
         let failed = |source| WriteError::Write {
@@ -106,7 +90,7 @@ impl Staging {
             true => {
                 let aside = tempfile::Builder::new()
                     .prefix(".replaced.")
-                    .tempdir_in(parent(destination))
+                    .tempdir_in(folder_of(destination))
                     .map_err(failed)?;
                 fs::rename(destination, aside.path().join("checkpoint")).map_err(failed)?;
                 Some(aside)
@@ -114,30 +98,21 @@ impl Staging {
         };
         if let Err(error) = fs::rename(self.folder.path(), destination) {
             if let Some(aside) = replaced {
-                // Should this fail too, the old folder must not be removed with the one that it was put into.
+                // Should this fail too, the old folder must not be removed with the one that it was
+                // put into.
                 let kept = aside.keep();
                 fs::rename(kept.join("checkpoint"), destination).map_err(failed)?;
                 fs::remove_dir(kept).map_err(failed)?;
             }
             return Err(failed(error));
         }
-        // It is where it belongs, so that there is nothing left for its guard to remove.
+        // It has been renamed, so that its guard has nothing to remove.
         let _ = self.folder.keep();
-        File::open(parent(destination))
-            .and_then(|dir| dir.sync_all())
-            .map_err(failed)
+        sync_folder_of(destination).map_err(failed)
     }
 }
 
-/// The folder that a destination lies in.
-fn parent(destination: &Path) -> &Path {
-    match destination.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// Temporary folders are for their maker alone; what a user asked for is made as any new folder is.
+/// Temporary folders are for their owner alone; the user's gets the mode of any new folder.
 fn make_readable(folder: &Path) -> io::Result<()> {
     let probe = folder.join(".mode");
     fs::create_dir(&probe)?;
@@ -146,7 +121,8 @@ fn make_readable(folder: &Path) -> io::Result<()> {
     fs::set_permissions(folder, mode)
 }
 
-/// Whether the destination may be written: it is not there, or it is to be replaced and holds nothing but a checkpoint.
+/// Whether the destination may be written: it does not exist, or it is to be replaced and has
+/// nothing in it but a checkpoint.
 fn check_replaceable(destination: &Path, force: bool) -> Result<(), WriteError> {
     let failed = |source| WriteError::Write {
         file: destination.to_path_buf(),

@@ -1,4 +1,5 @@
-//! `gemma-xla inspect`: what a checkpoint has, and whether it fits its configuration.
+//! `gemma-xla inspect`: what a checkpoint contains, and whether it fits its configuration.
+//! The exit status is 1 where it does not.
 
 mod table;
 
@@ -12,12 +13,15 @@ use serde::Serialize;
 use super::Outcome;
 use super::convert::folder_of;
 use super::source::locate;
+use super::terminal;
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{CONFIG_FILE, GemmaConfig};
 use crate::engine::checkpoint_dtype;
 use crate::hub::Wanted;
-use crate::model::{DeviceTraits, Distribution, ModelSpec, parameters};
+use crate::input_file;
+use crate::model::{Distribution, ModelSpec, Xla, parameters};
 use crate::sharding::Mesh;
+use crate::source::open_checkpoint;
 use crate::tokenizer;
 
 /// Options of `inspect`.
@@ -29,7 +33,7 @@ pub struct InspectArgs {
     /// Branch, tag or commit of a model on the Hub
     #[arg(long)]
     revision: Option<String>,
-    /// Show how each parameter is split over these devices, and how many bytes each device holds
+    /// Show how each parameter is split over these devices, and how many bytes each device has
     #[arg(long, value_name = "data=D,model=M")]
     mesh: Option<Mesh>,
     /// Print one JSON object
@@ -42,19 +46,22 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Outcome> {
     let model = locate(&args.model, args.revision.as_deref(), Wanted::Checkpoint)?;
     let report = Report::of(&model, args.mesh)?;
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        terminal::print_json(&report)?;
     } else {
-        print!("{}", table::render(&report));
+        table::render(&report, table::terminal_width())?.print()?;
     }
-    Ok(Outcome::Done)
+    Ok(match &report.fit {
+        Some(fit) if !fit.fits => Outcome::Negative,
+        _ => Outcome::Done,
+    })
 }
 
-/// All that is known of a checkpoint.
+/// Everything that is known about a checkpoint.
 #[derive(Serialize)]
 struct Report {
     path: PathBuf,
     format: String,
-    /// Whose names and layouts are stored.
+    /// Whose names and layouts the files use.
     naming: String,
     files: Vec<FileRow>,
     tensors: Vec<TensorRow>,
@@ -64,7 +71,7 @@ struct Report {
     tokenizer: Tokenizer,
     /// How tensors and configuration differ; absent without a configuration.
     fit: Option<Fit>,
-    /// How the parameters lie over the devices of a mesh, where one was given.
+    /// How the parameters are split over the devices of a mesh, where one was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     split: Option<MeshSplit>,
 }
@@ -102,7 +109,7 @@ struct Totals {
     bytes: u64,
 }
 
-/// The configuration as its file has it, or why there is none that can be used.
+/// The configuration as its file has it, or why it cannot be used.
 #[derive(Serialize)]
 struct Config {
     values: Option<serde_json::Value>,
@@ -116,13 +123,17 @@ struct Tokenizer {
     problem: Option<String>,
 }
 
-/// How the tensors differ from those that the configuration asks for.
+/// How the tensors differ from those that the configuration describes.
 #[derive(Serialize)]
 struct Fit {
     fits: bool,
     missing: Vec<Named>,
     left_over: Vec<Named>,
     wrong_shape: Vec<WrongShape>,
+    /// A head that differs from the embedding although the configuration ties the two.
+    untied_head: Option<String>,
+    /// What is stored beside the parameters and is not loaded.
+    left_out: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -140,7 +151,7 @@ struct WrongShape {
 
 impl Report {
     fn of(model: &Path, mesh: Option<Mesh>) -> anyhow::Result<Self> {
-        let checkpoint = Checkpoint::open(model)?;
+        let checkpoint = open_checkpoint(model)?;
         let folder = folder_of(model);
         let tensors: Vec<TensorRow> = checkpoint.tensors().map(tensor_row).collect();
         let mut dtypes: BTreeMap<_, Totals> = BTreeMap::new();
@@ -157,12 +168,15 @@ impl Report {
             (None, _) => None,
             (Some(mesh), Ok(config)) => Some(split(&checkpoint, config, mesh)?),
             (Some(_), Err(_)) => {
-                // The same error again, as one that can be passed on.
+                // The same error again, as one that can be returned.
                 GemmaConfig::from_dir(folder).context("--mesh needs the model's sizes")?;
                 None
             }
         };
-        let fit = parsed.as_ref().ok().map(|config| fit(&checkpoint, config));
+        let fit = match &parsed {
+            Ok(config) => Some(fit(&checkpoint, config)?),
+            Err(_) => None,
+        };
         Ok(Report {
             path: checkpoint.path().to_path_buf(),
             format: checkpoint.format().to_string(),
@@ -183,11 +197,11 @@ impl Report {
     }
 }
 
-/// How `generate` would lay the parameters over a mesh, in the checkpoint's own dtype.
+/// How `generate` would split the parameters over a mesh, in the checkpoint's own dtype.
 fn split(checkpoint: &Checkpoint, config: &GemmaConfig, mesh: Mesh) -> anyhow::Result<MeshSplit> {
     let compute = checkpoint_dtype(checkpoint, config)?;
     let stored = |name: &str| checkpoint.get(name).map_or(compute, |t| t.dtype());
-    let spec = ModelSpec::new(config.clone(), compute, DeviceTraits::CPU, mesh, stored)?;
+    let spec = ModelSpec::new(config.clone(), compute, Xla::CPU, mesh, stored)?;
     Ok(MeshSplit {
         mesh: mesh.to_string(),
         devices: mesh.devices(),
@@ -212,9 +226,9 @@ fn tensor_row(tensor: &Tensor) -> TensorRow {
     TensorRow {
         name: tensor.name().to_owned(),
         shape: tensor.shape().to_vec(),
-        dtype: tensor.dtype().numpy_name(),
+        dtype: tensor.stored_dtype(),
         parameters: (tensor.byte_len() / tensor.dtype().size()) as u64,
-        bytes: tensor.byte_len() as u64,
+        bytes: tensor.stored_bytes(),
         file: file_name(tensor.file()),
         stored_name: tensor.stored_name().to_owned(),
         stored_shape: tensor.stored_shape().to_vec(),
@@ -224,7 +238,10 @@ fn tensor_row(tensor: &Tensor) -> TensorRow {
 fn config<E: std::error::Error>(folder: &Path, parsed: Result<GemmaConfig, E>) -> Config {
     let file = folder.join(CONFIG_FILE);
     let problem = match parsed {
-        _ if !file.exists() => Some(format!("{}: there is none", file.display())),
+        // A link to nothing has an error of its own.
+        _ if matches!(input_file::exists(&file), Ok(false)) => {
+            Some(format!("{}: there is none", file.display()))
+        }
         Ok(_) => None,
         Err(error) => Some(match error.source() {
             Some(source) => format!("{error}: {source}"),
@@ -243,8 +260,10 @@ fn config<E: std::error::Error>(folder: &Path, parsed: Result<GemmaConfig, E>) -
 
 fn tokenizer(folder: &Path) -> Tokenizer {
     let names = [tokenizer::JSON_FILE, tokenizer::MODEL_FILE];
-    let file = names.into_iter().find(|name| folder.join(name).exists());
-    // What the text begins with does not matter here.
+    let file = names
+        .into_iter()
+        .find(|name| !matches!(input_file::exists(&folder.join(name)), Ok(false)));
+    // The token that begins a text does not matter here.
     let (vocabulary_size, problem) = match tokenizer::Tokenizer::from_dir(folder, None) {
         Ok(found) => (found.map(|tokenizer| tokenizer.vocabulary_size()), None),
         Err(tokenizer::Error::Unreadable { problem, .. }) => (None, Some(problem)),
@@ -257,40 +276,33 @@ fn tokenizer(folder: &Path) -> Tokenizer {
     }
 }
 
-fn fit(checkpoint: &Checkpoint, config: &GemmaConfig) -> Fit {
-    let (mut missing, mut wrong_shape) = (Vec::new(), Vec::new());
-    let mut left_over: BTreeMap<&str, &Tensor> = checkpoint
-        .tensors()
-        .map(|tensor| (tensor.name(), tensor))
-        .collect();
-    // The dtypes do not matter to names and shapes.
-    for parameter in parameters(config, crate::dtype::DType::F32, |_| {
-        crate::dtype::DType::F32
-    }) {
-        match left_over.remove(parameter.name.as_str()) {
-            None => missing.push(Named {
-                name: parameter.name,
-                shape: parameter.shape,
-            }),
-            Some(tensor) if tensor.shape() != parameter.shape => wrong_shape.push(WrongShape {
-                name: parameter.name,
-                expected: parameter.shape,
-                found: tensor.shape().to_vec(),
-            }),
-            Some(_) => {}
-        }
-    }
-    let left_over: Vec<Named> = left_over
-        .values()
-        .map(|tensor| Named {
-            name: tensor.name().to_owned(),
-            shape: tensor.shape().to_vec(),
+fn fit(checkpoint: &Checkpoint, config: &GemmaConfig) -> anyhow::Result<Fit> {
+    let expected: Vec<_> = parameters(config)
+        .into_iter()
+        .map(|parameter| {
+            let shape = parameter.shape();
+            (parameter.name, shape)
         })
         .collect();
-    Fit {
-        fits: missing.is_empty() && left_over.is_empty() && wrong_shape.is_empty(),
-        missing,
-        left_over,
-        wrong_shape,
-    }
+    let comparison = checkpoint.compare(&expected)?;
+    let named = |(name, shape)| Named { name, shape };
+    let left_over = |tensor: &Tensor| Named {
+        name: tensor.name().to_owned(),
+        shape: tensor.shape().to_vec(),
+    };
+    let wrong_shape = |(tensor, expected): &(Tensor, Vec<usize>)| WrongShape {
+        name: tensor.name().to_owned(),
+        expected: expected.clone(),
+        found: tensor.shape().to_vec(),
+    };
+    Ok(Fit {
+        fits: comparison.fits(),
+        left_over: comparison.left_over.iter().map(left_over).collect(),
+        wrong_shape: comparison.wrong_shape.iter().map(wrong_shape).collect(),
+        untied_head: comparison
+            .untied_head
+            .map(|head| head.stored_name().to_owned()),
+        missing: comparison.missing.into_iter().map(named).collect(),
+        left_out: comparison.left_out,
+    })
 }

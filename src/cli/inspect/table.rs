@@ -1,8 +1,9 @@
 //! The report as a table.
 
-use std::fmt::Write;
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 
 use super::{MeshSplit, Report};
+use crate::cli::terminal::{Page, escaped_line};
 use crate::model::SplitDimension;
 
 /// Keys of the configuration that a reader looks for first.
@@ -23,15 +24,46 @@ const KEYS: [&str; 14] = [
     "tie_word_embeddings",
 ];
 
-/// Lines for people.
-pub(super) fn render(report: &Report) -> String {
-    let mut out = String::new();
-    // Writing into a string does not fail.
-    let _ = lines(report, &mut out);
-    out
+/// The columns of the terminal that standard output is, if it is one.
+pub(super) fn terminal_width() -> Option<u16> {
+    let (_, width) = console::Term::stdout().size_checked()?;
+    Some(width)
 }
 
-fn lines(report: &Report, out: &mut String) -> std::fmt::Result {
+/// The report for a reader, in tables that are no wider than `width`.
+pub(super) fn render(report: &Report, width: Option<u16>) -> Result<Page, std::fmt::Error> {
+    let mut out = Page::default();
+    lines(report, width, &mut out)?;
+    Ok(out)
+}
+
+/// A table without lines. Column 0 is indented; where the table is wider than `width`, names wrap
+/// at their slashes, and no other column does. `right` is the column with numbers.
+fn table(rows: Vec<Vec<String>>, indent: u16, right: usize, width: Option<u16>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    // Before they are measured: a name may contain a line end.
+    let cells = |row: Vec<String>| row.into_iter().map(|cell| escaped_line(&cell).into_owned());
+    table.add_rows(rows.into_iter().map(cells));
+    if let Some(width) = width {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_width(width);
+    }
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding(if index == 0 { (indent, 2) } else { (0, 2) });
+        if index == 0 || index > right {
+            column.set_delimiter('/');
+        } else {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+        if index == right {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt()
+}
+
+fn lines(report: &Report, width: Option<u16>, out: &mut Page) -> std::fmt::Result {
     writeln!(out, "{}", report.path.display())?;
     writeln!(
         out,
@@ -60,17 +92,17 @@ fn lines(report: &Report, out: &mut String) -> std::fmt::Result {
     )?;
     tokenizer(report, out)?;
     config(report, out)?;
-    tensors(report, out)?;
+    tensors(report, width, out)?;
     fit(report, out)?;
     match &report.split {
-        Some(split) => mesh(split, out),
+        Some(split) => mesh(split, width, out),
         None => Ok(()),
     }
 }
 
-fn mesh(split: &MeshSplit, out: &mut String) -> std::fmt::Result {
+fn mesh(split: &MeshSplit, width: Option<u16>, out: &mut Page) -> std::fmt::Result {
     let distribution = &split.distribution;
-    let rows: Vec<[String; 4]> = distribution
+    let rows: Vec<Vec<String>> = distribution
         .parameters
         .iter()
         .map(|parameter| {
@@ -85,8 +117,8 @@ fn mesh(split: &MeshSplit, out: &mut String) -> std::fmt::Result {
                     format!("dimension {dimension} ({over}){copies}")
                 }
             };
-            let bytes = grouped(parameter.bytes_per_device);
-            [
+            let bytes = format!("{} bytes", grouped(parameter.bytes_per_device));
+            vec![
                 parameter.name.clone(),
                 how,
                 format!("{:?}", parameter.share),
@@ -94,15 +126,9 @@ fn mesh(split: &MeshSplit, out: &mut String) -> std::fmt::Result {
             ]
         })
         .collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let (name, how, share, bytes) = (width(0), width(1), width(2), width(3));
-    writeln!(out, "\nmesh {}: {} devices", split.mesh, split.devices)?;
-    for [n, h, s, b] in &rows {
-        writeln!(
-            out,
-            "  {n:<name$}  {h:<how$}  {s:<share$}  {b:>bytes$} bytes"
-        )?;
-    }
+    writeln!(out)?;
+    writeln!(out, "mesh {}: {} devices", split.mesh, split.devices)?;
+    out.push_lines(&table(rows, 2, 3, width));
     writeln!(
         out,
         "{} bytes on each device; {} on the devices of a group, {:.2} % more than the model's {}",
@@ -122,7 +148,7 @@ fn mesh(split: &MeshSplit, out: &mut String) -> std::fmt::Result {
     Ok(())
 }
 
-fn tokenizer(report: &Report, out: &mut String) -> std::fmt::Result {
+fn tokenizer(report: &Report, out: &mut Page) -> std::fmt::Result {
     let tokenizer = &report.tokenizer;
     match (
         tokenizer.file,
@@ -140,7 +166,7 @@ fn tokenizer(report: &Report, out: &mut String) -> std::fmt::Result {
     }
 }
 
-fn config(report: &Report, out: &mut String) -> std::fmt::Result {
+fn config(report: &Report, out: &mut Page) -> std::fmt::Result {
     if let Some(problem) = &report.config.problem {
         writeln!(out, "config      {problem}")?;
     }
@@ -155,39 +181,46 @@ fn config(report: &Report, out: &mut String) -> std::fmt::Result {
     Ok(())
 }
 
-fn tensors(report: &Report, out: &mut String) -> std::fmt::Result {
-    let rows = &report.tensors;
-    let name = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
-    let shapes: Vec<String> = rows.iter().map(|row| format!("{:?}", row.shape)).collect();
-    let shape = shapes.iter().map(String::len).max().unwrap_or(0);
-    writeln!(out)?;
-    for (row, text) in rows.iter().zip(&shapes) {
-        write!(
-            out,
-            "{:name$}  {text:shape$}  {:8}  {:>14}",
-            row.name,
-            row.dtype,
-            grouped(row.bytes)
-        )?;
+fn tensors(report: &Report, width: Option<u16>, out: &mut Page) -> std::fmt::Result {
+    let rows = report.tensors.iter().map(|row| {
+        let mut cells = vec![
+            row.name.clone(),
+            format!("{:?}", row.shape),
+            row.dtype.to_owned(),
+            grouped(row.bytes),
+        ];
         if row.stored_name != row.name {
-            write!(out, "  from {} {:?}", row.stored_name, row.stored_shape)?;
+            cells.push(format!("from {} {:?}", row.stored_name, row.stored_shape));
         }
-        writeln!(out)?;
-    }
+        cells
+    });
+    writeln!(out)?;
+    out.push_lines(&table(rows.collect(), 0, 3, width));
     Ok(())
 }
 
-fn fit(report: &Report, out: &mut String) -> std::fmt::Result {
+fn fit(report: &Report, out: &mut Page) -> std::fmt::Result {
     let Some(fit) = &report.fit else {
-        return writeln!(out, "\nnot compared: there is no usable configuration");
+        writeln!(out)?;
+        return writeln!(out, "not compared: there is no usable configuration");
     };
-    if fit.fits {
-        return writeln!(
-            out,
-            "\nthe tensors are those that the configuration asks for"
-        );
-    }
     writeln!(out)?;
+    if fit.fits {
+        writeln!(
+            out,
+            "the tensors are those that the configuration describes"
+        )?;
+    }
+    for name in &fit.left_out {
+        writeln!(out, "left out    {name}")?;
+    }
+    if let Some(head) = &fit.untied_head {
+        writeln!(
+            out,
+            "not tied    {head} differs from the embedding, \
+             but config.json says that the two are tied"
+        )?;
+    }
     for tensor in &fit.missing {
         writeln!(out, "missing     {} {:?}", tensor.name, tensor.shape)?;
     }
@@ -215,4 +248,50 @@ fn grouped(number: u64) -> String {
         out.push(digit);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> Vec<Vec<String>> {
+        let row = |name: &str, bytes: u64| {
+            vec![
+                name.to_owned(),
+                "[2048, 256]".to_owned(),
+                "bfloat16".to_owned(),
+                grouped(bytes),
+            ]
+        };
+        vec![
+            row("model/layers/0/self_attn/q_proj/kernel", 1_048_576),
+            row("model/norm/weight", 512),
+        ]
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_what_they_hold() {
+        assert_eq!(
+            table(rows(), 2, 3, None),
+            "  model/layers/0/self_attn/q_proj/kernel  [2048, 256]  bfloat16  1,048,576\n  \
+             model/norm/weight                       [2048, 256]  bfloat16        512"
+        );
+        assert_eq!(table(rows(), 2, 3, Some(100)), table(rows(), 2, 3, None));
+    }
+
+    #[test]
+    fn in_a_narrow_terminal_names_wrap_at_their_slashes_and_figures_do_not() {
+        let narrow = table(rows(), 0, 3, Some(60));
+        for line in narrow.lines() {
+            assert!(line.len() <= 60, "{narrow}");
+        }
+        let first = narrow.lines().next().expect("a line");
+        assert!(first.starts_with("model/layers/"), "{narrow}");
+        assert!(
+            first.ends_with("[2048, 256]  bfloat16  1,048,576"),
+            "{narrow}"
+        );
+        let second = narrow.lines().nth(1).expect("a second line");
+        assert!(!second.contains("bfloat16"), "{narrow}");
+    }
 }

@@ -1,5 +1,8 @@
 //! `gemma-xla plan`: whether a model fits on a slice of TPUs, and what a step costs there.
 
+mod cells;
+mod instructions;
+mod progress;
 mod table;
 
 use std::path::PathBuf;
@@ -9,16 +12,20 @@ use clap::{ArgGroup, Args};
 
 use super::Outcome;
 use super::source::locate;
+use super::terminal::{self, Verbosity};
+use crate::compile_cache::CompileCache;
 use crate::dtype::DType;
 use crate::hub::Wanted;
-use crate::plan::{self, Request, Source};
+use crate::plan::{self, ModelSource, Request};
 use crate::sharding::Mesh;
+use progress::Progress;
 
 /// Options of `plan`.
 #[derive(Args)]
 #[command(group(ArgGroup::new("what").required(true).args(["model", "geometry"])))]
 pub struct PlanArgs {
-    /// Folder with config.json, weights may be missing; or a model on the Hub, of which no weights are downloaded
+    /// Folder with config.json, with or without weights; or a model on the Hub, whose weights are
+    /// not downloaded
     #[arg(long, value_name = "DIR|HUB_ID")]
     model: Option<PathBuf>,
     /// Branch, tag or commit of a model on the Hub
@@ -45,13 +52,17 @@ pub struct PlanArgs {
     /// Dtype to compute in: bf16, f16 or f32 [default: the checkpoint's; bf16 for a geometry]
     #[arg(long)]
     dtype: Option<DType>,
-    /// Look for the largest batch and length that fit: begin no compile for that after S seconds; 0 not to look
+    /// Price of a chip for an hour: adds the cost of a million tokens
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    price: Option<f64>,
+    /// Look for the largest batch and length that fit, or for the smallest mesh: begin no compile
+    /// for that after S seconds; 0 not to look
     #[arg(long, value_name = "S", default_value_t = 120)]
     search_seconds: u64,
     /// Save the compiled programs in a folder, for `generate --executables`
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
-    /// List the N costliest instructions of the prefill and of a decode step
+    /// List the N costliest instructions of the prefill and of a decode step, and sums by scope
     #[arg(long, value_name = "N", default_value_t = 0)]
     instructions: usize,
     /// Print one JSON object
@@ -59,17 +70,34 @@ pub struct PlanArgs {
     json: bool,
 }
 
+impl PlanArgs {
+    /// Variables for libtpu that must be set before it is loaded, where they are not set. With
+    /// `--verbose` libtpu writes its own log lines.
+    pub fn environment(&self, verbosity: Verbosity) -> &'static [(&'static str, &'static str)] {
+        let asked = std::env::var("GEMMA_XLA_LOG")
+            .is_ok_and(|level| level.contains("debug") || level.contains("trace"));
+        if verbosity == Verbosity::Verbose || asked {
+            &[]
+        } else {
+            &QUIET_LIBTPU
+        }
+    }
+}
+
+/// libtpu then writes only fatal log lines. Its other errors are returned by its functions.
+const QUIET_LIBTPU: [(&str, &str); 1] = [("TPU_MIN_LOG_LEVEL", "3")];
+
 /// Runs the command.
 pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     let source = match (&args.model, &args.geometry) {
-        (Some(model), _) => Source::Folder(locate(
+        (Some(model), _) => ModelSource::Folder(locate(
             model,
             args.revision.as_deref(),
             Wanted::Configuration,
         )?),
-        (None, name) => Source::Named(name.clone().unwrap_or_default()),
+        (None, name) => ModelSource::Named(name.clone().unwrap_or_default()),
     };
-    let report = plan::plan(&Request {
+    let request = Request {
         source,
         dtype: args.dtype,
         topology: args.topology.clone(),
@@ -77,14 +105,20 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
         batch_size: args.batch_size,
         max_length: args.max_length,
         prompt_tokens: args.prompt_tokens,
+        price: args.price,
         search: Duration::from_secs(args.search_seconds),
         save: args.save.clone(),
         instructions: args.instructions,
-    })?;
+        compile_cache: CompileCache::from_environment(),
+    };
+    let progress = Progress::default();
+    let report = plan::plan(&request, &|event| progress.show(event));
+    progress.clear();
+    let report = report?;
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        terminal::print_json(&report)?;
     } else {
-        print!("{}", table::render(&report));
+        terminal::print(&table::render(&report))?;
     }
     Ok(Outcome::Done)
 }

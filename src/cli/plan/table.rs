@@ -1,8 +1,12 @@
-//! The report as a table.
+//! The report for people.
 
 use std::fmt::Write;
 
-use crate::plan::{Bounds, Executed, Memory, PerProgram, Report};
+use comfy_table::Table;
+
+use super::cells::{align_right, figures, millions, plain, size};
+use super::instructions;
+use crate::plan::{Bound, Bounds, Limit, Memory, PerProgram, Report, SmallestMesh};
 
 /// Lines for people.
 pub(super) fn render(report: &Report) -> String {
@@ -32,20 +36,16 @@ fn lines(report: &Report, out: &mut String) -> std::fmt::Result {
         report.mesh,
         report.devices
     )?;
-    writeln!(out, "compiled by {}", report.compiler)?;
-    writeln!(out)?;
+    writeln!(out, "compiled by {}\n", report.compiler)?;
     fit(report, out)?;
     memory(report, out)?;
     cost(report, out)?;
+    throughput(report, out)?;
     replication(report, out)?;
     if let Some(manifest) = &report.saved {
         writeln!(out, "\nsaved: {}", manifest.display())?;
     }
-    if let Some(instructions) = &report.instructions {
-        instruction_table("prefill", instructions.prefill.as_deref(), out)?;
-        instruction_table("decode step", instructions.decode.as_deref(), out)?;
-    }
-    Ok(())
+    instructions::write(report, out)
 }
 
 fn fit(report: &Report, out: &mut String) -> std::fmt::Result {
@@ -59,6 +59,9 @@ fn fit(report: &Report, out: &mut String) -> std::fmt::Result {
     for why in &report.too_large {
         writeln!(out, "  {}", why.message)?;
     }
+    if let Some(mesh) = &report.smallest_mesh {
+        writeln!(out, "{}", smallest(mesh, report.topology))?;
+    }
     if let Some(largest) = report.largest {
         let batch = bounds(largest.batch_size);
         writeln!(out, "batches of {} tokens: {batch}", report.max_length)?;
@@ -68,23 +71,53 @@ fn fit(report: &Report, out: &mut String) -> std::fmt::Result {
     writeln!(out)
 }
 
+fn smallest(mesh: &SmallestMesh, topology: &str) -> String {
+    match mesh {
+        SmallestMesh::Fits { mesh, devices } => format!(
+            "the smallest mesh of {topology} that fits: {mesh} ({})",
+            counted(*devices, "device")
+        ),
+        SmallestMesh::MayFit { mesh, devices } => format!(
+            "the smallest mesh of {topology} that may fit: {mesh} ({}), by its parameters and \
+             caches alone; the search ended before it was compiled",
+            counted(*devices, "device")
+        ),
+        SmallestMesh::None { larger_slice: None } => {
+            format!("no mesh of {topology} fits, nor of a larger slice of these chips")
+        }
+        SmallestMesh::None {
+            larger_slice: Some((larger, mesh)),
+        } => format!(
+            "no mesh of {topology} fits; {larger} with {mesh} may, by its parameters and caches \
+             alone"
+        ),
+    }
+}
+
+fn bounds(bounds: Bounds) -> String {
+    let known = match (bounds.fits, bounds.too_large) {
+        (Some(fits), Some(too_large)) => format!("{fits} fit, {too_large} do not"),
+        (Some(fits), None) => format!("{fits} fit"),
+        (None, Some(too_large)) => format!("{too_large} do not fit"),
+        (None, None) => "not known".to_owned(),
+    };
+    match bounds.exact {
+        true if bounds.fits.is_none() => format!("{known}, nor do fewer"),
+        true => known,
+        false => format!("{known}; the search ran out of time before it found the limit"),
+    }
+}
+
 fn memory(report: &Report, out: &mut String) -> std::fmt::Result {
-    writeln!(
-        out,
-        "{:<26}{:>14}{:>14}",
-        "on each device", "prefill", "decode"
-    )?;
+    let mut table = figures(["on each device", "prefill", "decode"]);
     let both = |value: u64| PerProgram {
         prefill: Some(value),
         decode: Some(value),
     };
-    row(
-        out,
-        "parameters",
-        both(report.parameter_bytes_per_device),
-        size,
-    )?;
-    row(out, "caches", both(report.cache_bytes_per_device), size)?;
+    let parameters = both(report.parameter_bytes_per_device);
+    row(&mut table, "parameters", &parameters, size);
+    let caches = both(report.cache_bytes_per_device);
+    row(&mut table, "caches", &caches, size);
     for (name, part) in [
         ("arguments", (|m| m.arguments) as fn(&Memory) -> u64),
         ("results", |m| m.outputs - m.aliased.min(m.outputs)),
@@ -92,31 +125,75 @@ fn memory(report: &Report, out: &mut String) -> std::fmt::Result {
         ("code", |m| m.code),
         ("total", |m| m.total),
     ] {
-        let values = PerProgram {
-            prefill: report.memory.prefill.as_ref().map(part),
-            decode: report.memory.decode.as_ref().map(part),
-        };
-        row(out, name, values, size)?;
+        row(&mut table, name, &report.memory.map(part), size);
+        if name == "temporaries" {
+            let ratio = |ratio| format!("{ratio:.2}");
+            let name = "temporaries / caches";
+            row(&mut table, name, &report.temporaries_per_cache, ratio);
+        }
+    }
+    writeln!(out, "{}", table.trim_fmt())?;
+    for (what, copies) in [
+        ("copies", &report.cache_copies),
+        ("writes back", &report.cache_write_backs),
+    ] {
+        for copy in copies {
+            writeln!(
+                out,
+                "each {} of {} {what} {}, {}: {} and the like ({}, {} from {} to {})",
+                copy.per,
+                copy.program,
+                counted(copy.count as usize, "whole cache"),
+                size(copy.bytes),
+                copy.name,
+                copy.opcode,
+                copy.shape,
+                copy.from,
+                copy.to,
+            )?;
+        }
     }
     writeln!(out)
 }
 
 fn cost(report: &Report, out: &mut String) -> std::fmt::Result {
-    writeln!(
-        out,
-        "{:<26}{:>14}{:>14}",
-        "estimated cost", "prefill", "decode step"
-    )?;
-    row(out, "cycles", report.estimated_cycles.clone(), |n| {
-        format!("{:.2} M", n as f64 / 1e6)
-    })?;
+    let mut table = figures(["estimated cost", "prefill", "decode step"]);
+    let cycles = &report.estimated_cycles;
+    row(&mut table, "sum of estimates, cycles", cycles, millions);
+    let read = &report.bytes_accessed;
+    row(&mut table, "bytes accessed", read, size);
+    let bound = &report.bound;
     row(
-        out,
-        "at the chip's clock",
-        report.estimated_seconds.clone(),
-        |s| format!("{:.2} ms", s * 1e3),
-    )?;
-    row(out, "bytes accessed", report.bytes_accessed.clone(), size)?;
+        &mut table,
+        "at the chip's bandwidth, cycles",
+        &bound.map(|bound| bound.memory_cycles),
+        millions,
+    );
+    row(
+        &mut table,
+        "bound (the greater), cycles",
+        &bound.map(|bound| bound.cycles),
+        millions,
+    );
+    let seconds = |bound: Bound| format!("{:.2} ms", bound.seconds * 1e3);
+    row(&mut table, "bound, time", bound, seconds);
+    let limit = |bound: Bound| match bound.limited_by {
+        Limit::Compute => "compute".to_owned(),
+        Limit::Memory => "memory".to_owned(),
+    };
+    row(&mut table, "limited by", bound, limit);
+    let ratio = |bound: Bound| format!("{:.2}", bound.estimate_ratio);
+    row(&mut table, "sum / bound", bound, ratio);
+    writeln!(out, "{}", table.trim_fmt())?;
+
+    for (name, reasons) in [
+        ("prefill", &report.unknown.prefill),
+        ("decode step", &report.unknown.decode),
+    ] {
+        for reason in reasons.iter().flatten() {
+            writeln!(out, "{name}: not known, since {reason}")?;
+        }
+    }
     for (name, collectives) in [
         ("prefill", &report.collectives.prefill),
         ("decode step", &report.collectives.decode),
@@ -125,19 +202,68 @@ fn cost(report: &Report, out: &mut String) -> std::fmt::Result {
             writeln!(out, "{name}: {} of {kind}, {}", sum.count, size(sum.bytes))?;
         }
     }
+    if let Some(call) = &report.decode_call {
+        writeln!(
+            out,
+            "around each call of up to {} decode steps: {} cycles, {:.2} ms",
+            call.steps,
+            millions(call.bound.cycles),
+            call.bound.seconds * 1e3
+        )?;
+    }
     let roofline = &report.roofline;
     write!(
         out,
-        "roofline of a decode step: {} at {:.0} GB/s, {:.2} M cycles",
+        "roofline of a decode step: {} at {:.0} GB/s, {} cycles",
         size(roofline.bytes),
         roofline.bandwidth / 1e9,
-        roofline.cycles as f64 / 1e6
+        millions(roofline.cycles)
     )?;
     match report.roofline_ratio {
-        Some(ratio) => writeln!(out, "; the estimate is {ratio:.2} of it")?,
+        Some(ratio) => writeln!(out, "; the bound is {ratio:.2} of it")?,
         None => writeln!(out)?,
     }
     writeln!(out)
+}
+
+fn throughput(report: &Report, out: &mut String) -> std::fmt::Result {
+    let found = &report.throughput;
+    let replicas = match found.replicas {
+        1 => String::new(),
+        replicas => format!(" ({replicas} meshes side by side)"),
+    };
+    writeln!(
+        out,
+        "at these bounds {}{replicas} gives at most",
+        report.topology
+    )?;
+    let mut table = figures(["", "prefill", "decode"]);
+    let rates = PerProgram {
+        prefill: found.prefill_tokens_per_second,
+        decode: found.decode_tokens_per_second,
+    };
+    row(&mut table, "tokens a second", &rates, |rate| {
+        format!("{rate:.0}")
+    });
+    let share = PerProgram {
+        prefill: found.prefill_share_of_peak,
+        decode: None,
+    };
+    row(&mut table, "share of the bf16 peak", &share, |share| {
+        format!("{share:.2}")
+    });
+    if let Some(cost) = &found.cost {
+        let costs = PerProgram {
+            prefill: cost.per_million_input_tokens,
+            decode: cost.per_million_output_tokens,
+        };
+        let name = format!(
+            "cost of a million tokens, {} chips at {}",
+            cost.chips, cost.price_per_chip_hour
+        );
+        row(&mut table, &name, &costs, |cost| format!("{cost:.3}"));
+    }
+    writeln!(out, "{}\n", table.trim_fmt())
 }
 
 fn replication(report: &Report, out: &mut String) -> std::fmt::Result {
@@ -149,94 +275,36 @@ fn replication(report: &Report, out: &mut String) -> std::fmt::Result {
         size(totals.model_bytes),
         totals.excess * 100.0
     )?;
+    if totals.replicated.is_empty() {
+        return Ok(());
+    }
+    let mut table = plain();
     for replicated in &totals.replicated {
         let why = match replicated.copies {
             1 => "padding".to_owned(),
             copies => format!("on {copies} devices each"),
         };
-        writeln!(
-            out,
-            "  {:<44}{:>14}  {why}",
-            replicated.name,
-            size(replicated.excess_bytes)
-        )?;
+        let bytes = size(replicated.excess_bytes);
+        table.add_row([replicated.name.clone(), bytes, why]);
     }
-    Ok(())
+    align_right(&mut table, 1..2);
+    writeln!(out, "{}", table.trim_fmt())
 }
 
-fn instruction_table(
+fn row<T: Clone>(
+    table: &mut Table,
     name: &str,
-    instructions: Option<&[Executed]>,
-    out: &mut String,
-) -> std::fmt::Result {
-    let Some(instructions) = instructions else {
-        return Ok(());
-    };
-    writeln!(out)?;
-    writeln!(out, "costliest instructions of the {name}")?;
-    writeln!(
-        out,
-        "{:>12}{:>7}{:>14}  instruction",
-        "cycles", "times", "bytes"
-    )?;
-    for executed in instructions {
-        let kind = executed
-            .fusion_kind
-            .as_ref()
-            .map(|kind| format!(" {kind}"))
-            .unwrap_or_default();
-        let cycles = executed
-            .cycles
-            .map_or_else(|| "-".to_owned(), |cycles| cycles.to_string());
-        writeln!(
-            out,
-            "{cycles:>12}{:>7}{:>14}  {} {}{kind} {} {}",
-            executed.times,
-            executed.memory_bytes,
-            executed.name,
-            executed.opcode,
-            executed.shape,
-            executed.source
-        )?;
-    }
-    Ok(())
-}
-
-fn bounds(bounds: Bounds) -> String {
-    let fits = bounds
-        .fits
-        .map_or_else(|| "none seen to fit".into(), |n| format!("{n} fit"));
-    match bounds.too_large {
-        Some(n) => format!("{fits}, {n} do not"),
-        None => fits,
-    }
-}
-
-fn row<T>(
-    out: &mut String,
-    name: &str,
-    values: PerProgram<T>,
+    values: &PerProgram<T>,
     text: impl Fn(T) -> String,
-) -> std::fmt::Result {
+) {
     let text = |value: Option<T>| value.map_or_else(|| "-".to_owned(), &text);
-    writeln!(
-        out,
-        "{name:<26}{:>14}{:>14}",
-        text(values.prefill),
-        text(values.decode)
-    )
+    table.add_row([
+        name.to_owned(),
+        text(values.prefill.clone()),
+        text(values.decode.clone()),
+    ]);
 }
 
 fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-/// Bytes in the decimal unit that suits them.
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..10_000 => format!("{bytes} B"),
-        10_000..10_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-        10_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.3} GB", bytes as f64 / 1e9),
-    }
 }

@@ -1,30 +1,31 @@
-//! What a piece of an attention computes, written so that the compiler makes vector instructions of it.
+//! What an item of an attention computes, written so that the compiler vectorizes it.
 
-use super::super::form::Form;
+use super::super::instruction_set::InstructionSet;
+use super::functions::{exponential, multiply_add, tanh};
 use super::{CHUNK, Stored};
 
-/// Numbers that are worked on side by side: a vector of AVX-512, two of AVX2.
+/// Numbers that are computed in parallel: a vector of AVX-512, two of AVX2.
 const LANES: usize = 16;
 /// Keys, or values, that are widened together and share a reading of the queries, or sums.
 const TOGETHER: usize = 4;
 /// The longest head whose keys are widened in one go.
 const PART: usize = 256;
 
-/// Something to do with the instructions of a form.
+/// A computation to run with an instruction set.
 pub(super) trait Task {
-    /// Does it, with fused multiplications and additions or without.
+    /// Runs it, with fused multiplications and additions or without.
     fn run<const FUSED: bool>(self);
 }
 
-/// Runs a task with a form's instructions. The caller has seen that the CPU has them.
-pub(super) fn in_form(form: Form, task: impl Task) {
-    match form {
+/// Runs a task with an instruction set. The caller has checked that the CPU has it.
+pub(super) fn with_instructions(instructions: InstructionSet, task: impl Task) {
+    match instructions {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the caller has asked whether the CPU has the form.
-        Form::Avx512Bf16 | Form::Avx512 => unsafe { avx512(task) },
+        // SAFETY: the caller has checked that the CPU has the instructions.
+        InstructionSet::Avx512Bf16 | InstructionSet::Avx512 => unsafe { avx512(task) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Form::Avx2 => unsafe { avx2(task) },
+        InstructionSet::Avx2 => unsafe { avx2(task) },
         _ => task.run::<false>(),
     }
 }
@@ -45,17 +46,7 @@ unsafe fn avx2(task: impl Task) {
     task.run::<true>();
 }
 
-#[inline(always)]
-fn multiply_add<const FUSED: bool>(a: f32, b: f32, sum: f32) -> f32 {
-    // Without the instruction, a fused multiplication and addition is a slow function.
-    if FUSED {
-        a.mul_add(b, sum)
-    } else {
-        a * b + sum
-    }
-}
-
-/// Scores of a piece's keys for each head.
+/// The scores of an item's keys for each head.
 pub(super) struct Scores<'a, T> {
     /// [group, head_dim].
     pub queries: &'a [f32],
@@ -64,7 +55,11 @@ pub(super) struct Scores<'a, T> {
     /// \[keys\].
     pub mask: &'a [i32],
     pub head_dim: usize,
+    /// What the products are multiplied by and then divided by, which gives the scores.
+    pub factor: f32,
     pub divisor: f32,
+    /// The cap `c` of scores `s`, which become c · tanh(s / c).
+    pub softcap: Option<f32>,
     /// [group, CHUNK].
     pub scores: &'a mut [f32],
     /// \[group\].
@@ -97,10 +92,18 @@ impl<T: Stored> Task for Scores<'_, T> {
             }
         }
         for (scores, maximum) in self.scores.chunks_exact_mut(CHUNK).zip(self.maxima) {
+            let scores = &mut scores[..self.mask.len()];
+            for score in scores.iter_mut() {
+                *score = *score * self.factor / self.divisor;
+            }
+            if let Some(cap) = self.softcap {
+                for score in scores.iter_mut() {
+                    *score = cap * tanh::<FUSED>(*score / cap);
+                }
+            }
             let mut largest = f32::NEG_INFINITY;
             for (score, &mask) in scores.iter_mut().zip(self.mask) {
-                let visible = *score / self.divisor;
-                *score = if mask > 0 { visible } else { f32::NEG_INFINITY };
+                *score = if mask > 0 { *score } else { f32::NEG_INFINITY };
                 largest = if *score > largest { *score } else { largest };
             }
             *maximum = largest;
@@ -150,7 +153,7 @@ fn sum_of_lanes(lanes: &[f32; LANES]) -> f32 {
 
 /// Turns scores into exponentials of their distance to the largest.
 pub(super) struct Exponentials<'a, M> {
-    /// Keys of the piece.
+    /// Keys of the item.
     pub len: usize,
     /// The largest score of a head.
     pub maximum: M,
@@ -166,7 +169,7 @@ impl<M: Fn(usize) -> f32> Task for Exponentials<'_, M> {
         let heads = self.scores.chunks_exact_mut(CHUNK).zip(self.sums);
         for (head, (scores, sum)) in heads.enumerate() {
             let maximum = (self.maximum)(head);
-            // What is past the piece's keys, up to a whole vector, is given a weight of zero.
+            // What is past the item's keys, up to a whole vector, gets a weight of zero.
             let whole = self.len.next_multiple_of(LANES);
             scores[self.len..whole].fill(f32::NEG_INFINITY);
             let mut lanes = [0.0_f32; LANES];
@@ -179,36 +182,6 @@ impl<M: Fn(usize) -> f32> Task for Exponentials<'_, M> {
             *sum = sum_of_lanes(&lanes);
         }
     }
-}
-
-/// eˣ for x ≤ 0, and NaN: 2ⁿ · eʳ with n the integer nearest to x / ln 2 and the Taylor polynomial of degree 7 for
-/// |r| ≤ ln 2 / 2, whose remainder is below 2⁻²⁷. Zero below −87, where the result would leave the normal numbers.
-#[inline(always)]
-fn exponential<const FUSED: bool>(x: f32) -> f32 {
-    /// Adding and subtracting it rounds to an integer: float32 has no bits for fractions there.
-    const ROUNDING: f32 = 12_582_912.0;
-    /// ln 2 in two parts, the first short enough for its products with integers to be exact.
-    const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
-    const COEFFICIENTS: [f32; 7] = [
-        1.0 / 5040.0,
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-    ];
-    let n = x * std::f32::consts::LOG2_E + ROUNDING - ROUNDING;
-    let r = multiply_add::<FUSED>(n, -LN_2[0], x);
-    let r = multiply_add::<FUSED>(n, -LN_2[1], r);
-    let mut polynomial = COEFFICIENTS[0];
-    for coefficient in &COEFFICIENTS[1..] {
-        polynomial = multiply_add::<FUSED>(polynomial, r, *coefficient);
-    }
-    polynomial = multiply_add::<FUSED>(polynomial, r, 1.0);
-    // The cast saturates; what is out of range is replaced below.
-    let power = f32::from_bits((((n as i32).wrapping_add(127)) << 23) as u32);
-    if x < -87.0 { 0.0 } else { polynomial * power }
 }
 
 /// Values, weighted by the softmax.
@@ -252,7 +225,8 @@ impl<T: Stored, S: Fn(usize) -> f32> Task for Mixed<'_, T, S> {
                 for (wide, value) in wide.iter_mut().zip(values.chunks_exact(self.head_dim)) {
                     widen(wide, &value[part..part + size]);
                 }
-                // A weight of zero does not help against what an earlier block may have left there.
+                // A weight of zero would not hide an infinity or NaN that an earlier block has left
+                // there.
                 wide[rows..].fill([0.0; PART]);
                 let heads = self.scores.chunks_exact(CHUNK);
                 for (weights, mixed) in heads.zip(self.mixed.chunks_exact_mut(self.head_dim)) {
@@ -267,45 +241,6 @@ impl<T: Stored, S: Fn(usize) -> f32> Task for Mixed<'_, T, S> {
                     }
                 }
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_exponential_is_right_to_two_units_in_the_last_place() {
-        let mut worst = 0.0_f64;
-        for i in 0..=870_000 {
-            let x = -(i as f32) / 10_000.0;
-            let right = f64::from(x).exp();
-            for found in [exponential::<false>(x), exponential::<true>(x)] {
-                let unit =
-                    f64::from(found).max(f64::from(f32::MIN_POSITIVE)) * f64::from(f32::EPSILON);
-                worst = worst.max((f64::from(found) - right).abs() / unit);
-            }
-        }
-        assert!(worst < 2.0, "{worst} units");
-        assert_eq!(exponential::<true>(0.0), 1.0);
-    }
-
-    #[test]
-    fn the_exponential_of_far_and_undefined_numbers_is_zero_and_undefined() {
-        for far in [-88.0, -1e30, f32::MIN, f32::NEG_INFINITY] {
-            assert_eq!(exponential::<false>(far), 0.0);
-            assert_eq!(exponential::<true>(far), 0.0);
-        }
-        assert!(exponential::<true>(f32::NAN).is_nan());
-    }
-
-    #[test]
-    fn sixteen_bits_are_rounded_to_nearest_even() {
-        for bits in (0..0x7f80_0000_u32).step_by(7919) {
-            let value = f32::from_bits(bits);
-            let expected = half::bf16::from_f32(value).to_f32();
-            assert_eq!(half::bf16::rounded(value), expected, "{value}");
         }
     }
 }

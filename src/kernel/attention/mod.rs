@@ -1,35 +1,38 @@
 //! Attention of one new token a row over the cached keys and values.
 //!
-//! A decode step reads the filled part of the cache once. XLA:CPU widens the whole cache to float32 first, several times over,
-//! filled or not; here each key and value is read as it is stored, and only where the mask lets a row see it.
+//! A decode step reads the filled part of the cache once. XLA:CPU widens the whole cache to float32
+//! first, several times, filled or not; here each key and value is read as it is stored, and only
+//! between the first slot that the mask shows and the row's own.
 //!
-//! The keys that a row sees are cut into chunks of a fixed length, counted from the first that it sees; threads share the
-//! chunks. Sums are taken chunk by chunk in one order, so a row's result has the same bits whatever else is in the batch,
-//! however far it is padded, and on any number of threads.
+//! The keys that a row sees are cut into chunks of a fixed length, counted from the first that it
+//! sees; threads share the chunks. Sums are taken chunk by chunk in one order, so a row's result
+//! has the same bits in any batch, with any padding, and on any number of threads.
 
 mod call;
+mod functions;
 mod math;
 
 use std::cell::RefCell;
+use std::num::NonZero;
 use std::ops::Range;
 
 use half::bf16;
 
 pub use call::ATTENTION;
-pub(super) use call::Attention as AttentionCall;
+pub(super) use call::AttentionCall;
 
-use super::form::Form;
+use super::instruction_set::InstructionSet;
 use super::pool::{Parts, Pool};
-use math::{Exponentials, Mixed, Scores, in_form};
+use math::{Exponentials, Mixed, Scores, with_instructions};
 
 /// Keys in a chunk: some microseconds of work for a thread.
 const CHUNK: usize = 256;
 
 /// What queries, keys, values and results are stored as.
 pub(super) trait Stored: Copy + Send + Sync + 'static {
-    /// Whether the query is divided by the root of the head's size, rather than the score: Flax divides queries, which in
-    /// 16 bits gives the same score to the bit.
-    const DIVIDES_QUERY: bool;
+    /// Whether the query is scaled, rather than the score: Flax scales queries, and in 16 bits a
+    /// scale that is a power of two gives the same score to the bit either way.
+    const SCALES_QUERY: bool;
     /// The value in float32.
     fn widen(self) -> f32;
     /// The nearest value that can be stored.
@@ -39,7 +42,7 @@ pub(super) trait Stored: Copy + Send + Sync + 'static {
 }
 
 impl Stored for f32 {
-    const DIVIDES_QUERY: bool = true;
+    const SCALES_QUERY: bool = true;
 
     #[inline(always)]
     fn widen(self) -> f32 {
@@ -57,7 +60,7 @@ impl Stored for f32 {
 }
 
 impl Stored for bf16 {
-    const DIVIDES_QUERY: bool = false;
+    const SCALES_QUERY: bool = false;
 
     #[inline(always)]
     fn widen(self) -> f32 {
@@ -79,7 +82,7 @@ impl Stored for bf16 {
 
 /// The sizes of an attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Sizes {
+pub(super) struct AttentionSizes {
     /// Rows of the batch.
     pub rows: usize,
     /// Heads of keys and values.
@@ -92,7 +95,7 @@ pub(super) struct Sizes {
     pub head_dim: usize,
 }
 
-impl Sizes {
+impl AttentionSizes {
     /// Elements of the queries, and of the result.
     pub fn queries(&self) -> usize {
         self.rows * self.kv_heads * self.group * self.head_dim
@@ -109,32 +112,38 @@ impl Sizes {
     }
 }
 
-/// `result` [rows, kv_heads, group, head_dim] = softmax(queries · keysᵀ / √head_dim) · values, with scores, softmax and sums in
-/// float32, the softmax rounded to `T`, and the sums too.
+/// `result` [rows, kv_heads, group, head_dim] = softmax(queries · keysᵀ / √head_dim) · values, with
+/// scores, softmax and sums in float32, the softmax rounded to `T`, and the sums too.
 ///
-/// `queries` is [rows, kv_heads, group, head_dim]; `keys` and `values` are [rows, kv_heads, cache, head_dim]; a row sees those slots up to `slot`
-/// whose `mask` [rows, cache] is positive. A row that sees none gives zeros.
+/// `queries` is [rows, kv_heads, group, head_dim]; `keys` and `values` are
+/// [rows, kv_heads, cache, head_dim]; a row sees those slots up to its own whose `mask`
+/// [rows, cache] is positive. A row that sees none gives zeros. [`Variant`] says where it changes
+/// this.
 ///
 /// # Panics
-/// Where a slice is not as long as the sizes say, or the CPU does not have the form.
+/// Where a slice does not have the length of the sizes, or the CPU lacks the instructions.
 pub(super) fn attend<T: Stored>(
     pool: &Pool,
-    form: Form,
-    sizes: Sizes,
+    instructions: InstructionSet,
+    sizes: AttentionSizes,
     input: &Input<'_, T>,
     result: &mut [T],
 ) {
-    assert!(form.is_available(), "this CPU has no {form}");
+    assert!(
+        instructions.is_available(),
+        "this CPU has no {instructions}"
+    );
     assert_eq!(input.queries.len(), sizes.queries(), "length of queries");
     assert_eq!(input.keys.len(), sizes.keys(), "length of keys");
     assert_eq!(input.values.len(), sizes.keys(), "length of values");
     assert_eq!(input.mask.len(), sizes.rows * sizes.cache, "length of mask");
+    assert_eq!(input.slots.len(), sizes.rows, "length of slots");
     assert_eq!(result.len(), sizes.queries(), "length of the result");
     if result.is_empty() {
         return;
     }
     SCRATCH.with_borrow_mut(|scratch| {
-        Attention::new(form, sizes, input).run(pool, scratch, result);
+        Attention::new(instructions, sizes, input).run(pool, scratch, result);
     });
 }
 
@@ -144,51 +153,70 @@ pub(super) struct Input<'a, T> {
     pub keys: &'a [T],
     pub values: &'a [T],
     pub mask: &'a [i32],
-    pub slot: usize,
+    /// \[rows\]: the slot of each row's token.
+    pub slots: &'a [usize],
+    pub variant: Variant,
+}
+
+/// What some models do beyond the softmax of the scaled scores of all keys.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Variant {
+    /// How many slots a row reads, its own being the last. None: all up to its own.
+    pub window: Option<NonZero<usize>>,
+    /// The cap `c` that bends scores `s` to c · tanh(s / c), after the scale and before the mask.
+    pub softcap: Option<f32>,
+    /// What the products of queries and keys are multiplied by, in place of their division by
+    /// √head_dim. Like that, it is applied to queries of float32 and to scores of bfloat16.
+    pub scale: Option<f32>,
 }
 
 thread_local! {
-    /// Kept for the next attention of the thread that asks for it.
+    /// Kept for the thread's next attention.
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// What is computed on the way, by pieces: chunks of the first unit's keys, then the second's, ….
+/// Intermediate results, by item: the chunks of the first unit's keys, then those of the second's,
+/// ….
 #[derive(Default)]
 struct Scratch {
     /// [units, group, head_dim].
     queries: Vec<f32>,
-    /// [pieces, group, CHUNK]: scores, then their exponentials.
+    /// [items, group, CHUNK]: scores, then their exponentials.
     scores: Vec<f32>,
-    /// [pieces, group]: the largest score.
+    /// [items, group]: the largest score.
     maxima: Vec<f32>,
-    /// [pieces, group]: sums of exponentials.
+    /// [items, group]: sums of exponentials.
     sums: Vec<f32>,
-    /// [pieces, group, head_dim]: weighted sums of values.
+    /// [items, group, head_dim]: weighted sums of values.
     mixed: Vec<f32>,
 }
 
 struct Attention<'a, T> {
-    form: Form,
-    sizes: Sizes,
+    instructions: InstructionSet,
+    sizes: AttentionSizes,
     input: &'a Input<'a, T>,
-    /// The slots that each row looks at.
+    /// The slots that each row reads.
     seen: Vec<Range<usize>>,
     /// Chunks of the row that sees most.
     chunks: usize,
 }
 
 impl<'a, T: Stored> Attention<'a, T> {
-    fn new(form: Form, sizes: Sizes, input: &'a Input<'a, T>) -> Self {
-        let end = input.slot.saturating_add(1).min(sizes.cache);
-        let seen: Vec<Range<usize>> = (0..sizes.rows)
-            .map(|row| {
-                let mask = &input.mask[row * sizes.cache..][..end];
-                mask.iter().position(|&m| m > 0).unwrap_or(end)..end
+    fn new(instructions: InstructionSet, sizes: AttentionSizes, input: &'a Input<'a, T>) -> Self {
+        let seen: Vec<Range<usize>> = (input.slots.iter().enumerate())
+            .map(|(row, slot)| {
+                let after = slot.saturating_add(1);
+                let end = after.min(sizes.cache);
+                let window = input.variant.window.map_or(usize::MAX, NonZero::get);
+                let start = after.saturating_sub(window).min(end);
+                let mask = &input.mask[row * sizes.cache..][start..end];
+                let first = mask.iter().position(|&m| m > 0);
+                first.map_or(end, |first| start + first)..end
             })
             .collect();
         let most = seen.iter().map(Range::len).max().unwrap_or(0);
         Self {
-            form,
+            instructions,
             sizes,
             input,
             seen,
@@ -197,75 +225,82 @@ impl<'a, T: Stored> Attention<'a, T> {
     }
 
     fn run(&self, pool: &Pool, scratch: &mut Scratch, result: &mut [T]) {
-        let Sizes {
+        let AttentionSizes {
             group, head_dim, ..
         } = self.sizes;
-        let pieces = self.sizes.units() * self.chunks;
-        let root = (head_dim as f32).sqrt();
-        let (query_divisor, score_divisor) = if T::DIVIDES_QUERY {
-            (root, 1.0)
+        let items = self.sizes.units() * self.chunks;
+        // Multiplication and division by 1 change no bit.
+        let scaling = match self.input.variant.scale {
+            None => (1.0, (head_dim as f32).sqrt()),
+            Some(scale) => (scale, 1.0),
+        };
+        let (of_queries, of_scores) = if T::SCALES_QUERY {
+            (scaling, (1.0, 1.0))
         } else {
-            (1.0, root)
+            ((1.0, 1.0), scaling)
         };
         scratch.queries.clear();
+        let queries = self.input.queries.iter();
         scratch
             .queries
-            .extend(self.input.queries.iter().map(|q| q.widen() / query_divisor));
+            .extend(queries.map(|q| q.widen() * of_queries.0 / of_queries.1));
         let grown = |scratch: &mut Vec<f32>, len| {
             if scratch.len() < len {
                 scratch.resize(len, 0.0);
             }
         };
-        grown(&mut scratch.scores, pieces * group * CHUNK);
-        grown(&mut scratch.maxima, pieces * group);
-        grown(&mut scratch.sums, pieces * group);
-        grown(&mut scratch.mixed, pieces * group * head_dim);
+        grown(&mut scratch.scores, items * group * CHUNK);
+        grown(&mut scratch.maxima, items * group);
+        grown(&mut scratch.sums, items * group);
+        grown(&mut scratch.mixed, items * group * head_dim);
 
         let queries = &scratch.queries;
         let scores = Parts::new(&mut scratch.scores, group * CHUNK);
         let maxima = Parts::new(&mut scratch.maxima, group);
-        pool.run(pieces, &|piece| {
-            let slots = self.slots(piece);
-            let unit = self.unit(piece);
-            // SAFETY: each piece is run once.
-            let (scores, maxima) = unsafe { (scores.part(piece), maxima.part(piece)) };
+        pool.run(items, &|item| {
+            let slots = self.slots(item);
+            let unit = self.unit(item);
+            // SAFETY: each item is run once.
+            let (scores, maxima) = unsafe { (scores.part(item), maxima.part(item)) };
             let task = Scores {
                 queries: &queries[unit * group * head_dim..][..group * head_dim],
                 keys: self.heads(self.input.keys, unit, &slots),
                 mask: self.mask(unit, &slots),
                 head_dim,
-                divisor: score_divisor,
+                factor: of_scores.0,
+                divisor: of_scores.1,
+                softcap: self.input.variant.softcap,
                 scores,
                 maxima,
             };
-            in_form(self.form, task);
+            with_instructions(self.instructions, task);
         });
 
         let maxima = &scratch.maxima;
         let scores = Parts::new(&mut scratch.scores, group * CHUNK);
         let sums = Parts::new(&mut scratch.sums, group);
-        pool.run(pieces, &|piece| {
-            // SAFETY: each piece is run once.
-            let (scores, sums) = unsafe { (scores.part(piece), sums.part(piece)) };
+        pool.run(items, &|item| {
+            // SAFETY: each item is run once.
+            let (scores, sums) = unsafe { (scores.part(item), sums.part(item)) };
             let task = Exponentials {
-                len: self.slots(piece).len(),
+                len: self.slots(item).len(),
                 maximum: |head| {
-                    self.fold(maxima, self.unit(piece), head, f32::NEG_INFINITY, f32::max)
+                    self.fold(maxima, self.unit(item), head, f32::NEG_INFINITY, f32::max)
                 },
                 scores,
                 sums,
             };
-            in_form(self.form, task);
+            with_instructions(self.instructions, task);
         });
 
         let sums = &scratch.sums;
         let scores = Parts::new(&mut scratch.scores, group * CHUNK);
         let mixed = Parts::new(&mut scratch.mixed, group * head_dim);
-        pool.run(pieces, &|piece| {
-            let slots = self.slots(piece);
-            let unit = self.unit(piece);
-            // SAFETY: each piece is run once.
-            let (scores, mixed) = unsafe { (scores.part(piece), mixed.part(piece)) };
+        pool.run(items, &|item| {
+            let slots = self.slots(item);
+            let unit = self.unit(item);
+            // SAFETY: each item is run once.
+            let (scores, mixed) = unsafe { (scores.part(item), mixed.part(item)) };
             let task = Mixed {
                 sum: |head| self.fold(sums, unit, head, 0.0, |a, b| a + b),
                 values: self.heads(self.input.values, unit, &slots),
@@ -273,7 +308,7 @@ impl<'a, T: Stored> Attention<'a, T> {
                 scores,
                 mixed,
             };
-            in_form(self.form, task);
+            with_instructions(self.instructions, task);
         });
 
         for (unit, result) in result.chunks_exact_mut(group * head_dim).enumerate() {
@@ -285,21 +320,21 @@ impl<'a, T: Stored> Attention<'a, T> {
         }
     }
 
-    /// The row and head of keys and values that a piece belongs to.
-    fn unit(&self, piece: usize) -> usize {
-        piece / self.chunks
+    /// The row and head of keys and values that an item belongs to.
+    fn unit(&self, item: usize) -> usize {
+        item / self.chunks
     }
 
-    /// The slots of a piece: none where its row has fewer chunks than another.
-    fn slots(&self, piece: usize) -> Range<usize> {
-        let seen = &self.seen[self.unit(piece) / self.sizes.kv_heads];
-        let start = (seen.start + piece % self.chunks * CHUNK).min(seen.end);
+    /// The slots of an item: none where its row has fewer chunks than another.
+    fn slots(&self, item: usize) -> Range<usize> {
+        let seen = &self.seen[self.unit(item) / self.sizes.kv_heads];
+        let start = (seen.start + item % self.chunks * CHUNK).min(seen.end);
         start..(start + CHUNK).min(seen.end)
     }
 
     /// The keys or values of some slots, [slots, head_dim].
     fn heads<'b>(&self, cache: &'b [T], unit: usize, slots: &Range<usize>) -> &'b [T] {
-        let Sizes {
+        let AttentionSizes {
             cache: length,
             head_dim,
             ..
@@ -313,10 +348,10 @@ impl<'a, T: Stored> Attention<'a, T> {
         &self.input.mask[first + slots.start..first + slots.end]
     }
 
-    /// Folds what the pieces of a unit have for a head.
+    /// Folds the values that the items of a unit have for a head.
     fn fold(
         &self,
-        of_pieces: &[f32],
+        of_items: &[f32],
         unit: usize,
         head: usize,
         initial: f32,
@@ -324,7 +359,7 @@ impl<'a, T: Stored> Attention<'a, T> {
     ) -> f32 {
         let first = unit * self.chunks;
         (first..first + self.chunks)
-            .map(|piece| of_pieces[piece * self.sizes.group + head])
+            .map(|item| of_items[item * self.sizes.group + head])
             .fold(initial, join)
     }
 }

@@ -1,5 +1,7 @@
 //! Attention against the formula in float64.
 
+use std::num::NonZero;
+
 use super::*;
 
 fn numbers(count: usize, seed: usize) -> Vec<f32> {
@@ -9,17 +11,18 @@ fn numbers(count: usize, seed: usize) -> Vec<f32> {
 }
 
 struct Case {
-    sizes: Sizes,
+    sizes: AttentionSizes,
     queries: Vec<f32>,
     keys: Vec<f32>,
     values: Vec<f32>,
     mask: Vec<i32>,
-    slot: usize,
+    slots: Vec<usize>,
+    variant: Variant,
 }
 
 impl Case {
     fn new(rows: usize, kv_heads: usize, group: usize, cache: usize, head_dim: usize) -> Self {
-        let sizes = Sizes {
+        let sizes = AttentionSizes {
             rows,
             kv_heads,
             group,
@@ -38,11 +41,12 @@ impl Case {
             mask: (0..rows * cache)
                 .map(|i| i32::from(i % cache >= i / cache * 3))
                 .collect(),
-            slot: cache - 2,
+            slots: vec![cache - 2; rows],
+            variant: Variant::default(),
         }
     }
 
-    fn run<T: Stored>(&self, form: Form, threads: usize) -> Vec<f32> {
+    fn run<T: Stored>(&self, instructions: InstructionSet, threads: usize) -> Vec<f32> {
         let stored = |values: &[f32]| -> Vec<T> { values.iter().map(|&x| T::nearest(x)).collect() };
         let (queries, keys, values) = (
             stored(&self.queries),
@@ -54,16 +58,23 @@ impl Case {
             keys: &keys,
             values: &values,
             mask: &self.mask,
-            slot: self.slot,
+            slots: &self.slots,
+            variant: self.variant,
         };
         let mut result = stored(&vec![7.0; self.sizes.queries()]);
-        attend(&Pool::new(threads), form, self.sizes, &input, &mut result);
+        attend(
+            &Pool::new(threads),
+            instructions,
+            self.sizes,
+            &input,
+            &mut result,
+        );
         result.into_iter().map(T::widen).collect()
     }
 
     /// The formula in float64, on numbers as `T` stores them.
     fn expected<T: Stored>(&self) -> Vec<f64> {
-        let Sizes {
+        let AttentionSizes {
             kv_heads,
             group,
             cache,
@@ -82,13 +93,27 @@ impl Case {
                     .map(|&x| stored(x))
                     .collect()
             };
-            let visible: Vec<usize> = (0..=self.slot).filter(|&slot| mask[slot] > 0).collect();
+            let position = self.slots[unit / kv_heads];
+            let visible: Vec<usize> = (0..cache)
+                .filter(|&slot| slot <= position && mask[slot] > 0)
+                .filter(|&slot| {
+                    let window = self.variant.window;
+                    window.is_none_or(|window| position - slot < window.get())
+                })
+                .collect();
             let scores: Vec<f64> = visible
                 .iter()
                 .map(|&slot| {
                     let products = row(&self.keys, slot);
                     let products = products.iter().zip(query).map(|(k, &q)| k * stored(q));
-                    products.sum::<f64>() / (head_dim as f64).sqrt()
+                    let score = match self.variant.scale {
+                        None => products.sum::<f64>() / (head_dim as f64).sqrt(),
+                        Some(scale) => products.sum::<f64>() * f64::from(scale),
+                    };
+                    match self.variant.softcap {
+                        None => score,
+                        Some(cap) => f64::from(cap) * (score / f64::from(cap)).tanh(),
+                    }
                 })
                 .collect();
             let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -116,37 +141,181 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-fn forms() -> impl Iterator<Item = Form> {
-    Form::ALL.into_iter().filter(|form| form.is_available())
+fn instruction_sets() -> impl Iterator<Item = InstructionSet> {
+    InstructionSet::ALL
+        .into_iter()
+        .filter(|instructions| instructions.is_available())
+}
+
+/// Compares the results of every instruction set with the formula.
+fn check(case: &Case) {
+    let check =
+        |instructions: InstructionSet, found: Vec<f32>, expected: Vec<f64>, tolerance: f64| {
+            for (found, expected) in found.into_iter().zip(expected) {
+                let off = (f64::from(found) - expected).abs();
+                assert!(
+                    off < tolerance,
+                    "{instructions}, {:?}, {:?}, {:?}: {found} {expected}",
+                    case.sizes,
+                    case.slots,
+                    case.variant
+                );
+            }
+        };
+    for instructions in instruction_sets() {
+        check(
+            instructions,
+            case.run::<f32>(instructions, 2),
+            case.expected::<f32>(),
+            3e-6,
+        );
+        // A step of bfloat16 at 1 is 2⁻⁷; a weight near a tie may be rounded the other way.
+        check(
+            instructions,
+            case.run::<bf16>(instructions, 2),
+            case.expected::<bf16>(),
+            6e-3,
+        );
+    }
+}
+
+fn window(slots: usize) -> Variant {
+    Variant {
+        window: NonZero::new(slots),
+        ..Variant::default()
+    }
 }
 
 #[test]
 fn every_form_computes_the_formula() {
-    for case in cases() {
-        for form in forms() {
-            let check = |found: Vec<f32>, expected: Vec<f64>, tolerance: f64| {
-                for (found, expected) in found.into_iter().zip(expected) {
-                    let off = (f64::from(found) - expected).abs();
-                    assert!(
-                        off < tolerance,
-                        "{form}, {:?}: {found} {expected}",
-                        case.sizes
-                    );
-                }
-            };
-            check(case.run::<f32>(form, 2), case.expected::<f32>(), 3e-6);
-            // A step of bfloat16 at 1 is 2⁻⁷; a weight near a tie may be rounded the other way.
-            check(case.run::<bf16>(form, 2), case.expected::<bf16>(), 6e-3);
+    cases().iter().for_each(check);
+}
+
+#[test]
+fn a_window_hides_keys_that_are_as_far_back_as_it_is_long() {
+    for mut case in cases() {
+        let cache = case.sizes.cache;
+        for slots in [1, 2, 7, cache / 2, cache - 1, cache, 2 * cache] {
+            case.variant = window(slots.max(1));
+            check(&case);
         }
     }
 }
 
 #[test]
-fn bits_do_not_hang_on_threads_padding_or_the_rest_of_the_batch() {
-    for form in forms() {
+fn a_window_that_sees_everything_changes_no_bit() {
+    let mut case = Case::new(2, 1, 4, 600, 64);
+    let full = case.run::<bf16>(InstructionSet::best(), 2);
+    case.variant = window(600);
+    assert_eq!(case.run::<bf16>(InstructionSet::best(), 2), full);
+    case.variant = window(10);
+    assert_ne!(case.run::<bf16>(InstructionSet::best(), 2), full);
+}
+
+#[test]
+fn a_row_behind_the_window_of_its_last_key_sees_nothing() {
+    let mut case = Case::new(1, 1, 2, 30, 16);
+    case.mask[20..].fill(0);
+    case.slots = vec![29];
+    case.variant = window(9);
+    for instructions in instruction_sets() {
+        assert!(
+            case.run::<f32>(instructions, 1).iter().all(|&x| x == 0.0),
+            "{instructions}"
+        );
+    }
+    case.variant = window(11);
+    check(&case);
+    assert!(
+        case.run::<f32>(InstructionSet::Portable, 1)
+            .iter()
+            .any(|&x| x != 0.0)
+    );
+}
+
+#[test]
+fn a_soft_cap_bends_scores_after_the_scale() {
+    for mut case in cases() {
+        for (cap, scale) in [
+            (50.0, None),
+            (0.5, None),
+            (2.0, Some(0.25)),
+            (30.0, Some(1.5)),
+        ] {
+            case.variant = Variant {
+                softcap: Some(cap),
+                scale,
+                ..Variant::default()
+            };
+            check(&case);
+        }
+    }
+}
+
+#[test]
+fn a_scale_takes_the_place_of_the_root() {
+    for mut case in cases() {
+        for scale in [1.0, 0.3, 1.0 / 144.0_f32.sqrt()] {
+            case.variant = Variant {
+                scale: Some(scale),
+                ..Variant::default()
+            };
+            check(&case);
+        }
+    }
+}
+
+#[test]
+fn the_root_as_a_scale_has_the_same_bits_where_it_is_a_power_of_two() {
+    let mut case = Case::new(2, 2, 2, 300, 64);
+    let run = |case: &Case| {
+        (
+            case.run::<f32>(InstructionSet::best(), 2),
+            case.run::<bf16>(InstructionSet::best(), 2),
+        )
+    };
+    let default = run(&case);
+    case.variant.scale = Some(0.125);
+    assert_eq!(run(&case), default);
+}
+
+#[test]
+fn each_row_sees_the_keys_up_to_its_own_slot() {
+    let mut case = Case::new(4, 2, 2, 520, 32);
+    for slots in [[519, 0, 13, 300], [12, 511, 512, 6]] {
+        case.slots = slots.to_vec();
+        for variant in [
+            Variant::default(),
+            Variant {
+                softcap: Some(2.0),
+                scale: Some(0.7),
+                ..window(100)
+            },
+        ] {
+            case.variant = variant;
+            check(&case);
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_at_its_slot_whatever_slots_others_have() {
+    let mut case = Case::new(3, 1, 4, 700, 64);
+    case.slots = vec![600; 3];
+    let together = case.run::<f32>(InstructionSet::best(), 2);
+    case.slots = vec![20, 600, 699];
+    let apart = case.run::<f32>(InstructionSet::best(), 2);
+    let row = case.sizes.queries() / 3;
+    assert_eq!(apart[row..2 * row], together[row..2 * row]);
+    assert_ne!(apart[..row], together[..row]);
+}
+
+#[test]
+fn bits_do_not_depend_on_threads_padding_or_the_rest_of_the_batch() {
+    for instructions in instruction_sets() {
         let case = Case::new(3, 1, 4, 900, 64);
-        let together = case.run::<f32>(form, 1);
-        assert_eq!(case.run::<f32>(form, 3), together);
+        let together = case.run::<f32>(instructions, 1);
+        assert_eq!(case.run::<f32>(instructions, 3), together);
         let per_row = case.sizes.queries() / case.sizes.rows;
         for row in 0..3 {
             // The row alone, without its padding.
@@ -155,7 +324,7 @@ fn bits_do_not_hang_on_threads_padding_or_the_rest_of_the_batch() {
             let of_row =
                 |values: &[f32]| values[(row * 900 + start) * 64..(row + 1) * 900 * 64].to_vec();
             let alone = Case {
-                sizes: Sizes {
+                sizes: AttentionSizes {
                     rows: 1,
                     cache,
                     ..case.sizes
@@ -164,10 +333,11 @@ fn bits_do_not_hang_on_threads_padding_or_the_rest_of_the_batch() {
                 keys: of_row(&case.keys),
                 values: of_row(&case.values),
                 mask: vec![1; cache],
-                slot: case.slot - start,
+                slots: vec![case.slots[row] - start],
+                variant: case.variant,
             };
             assert_eq!(
-                alone.run::<f32>(form, 2),
+                alone.run::<f32>(instructions, 2),
                 together[row * per_row..(row + 1) * per_row]
             );
         }
@@ -175,22 +345,25 @@ fn bits_do_not_hang_on_threads_padding_or_the_rest_of_the_batch() {
 }
 
 #[test]
-fn slots_that_are_masked_or_not_yet_written_are_not_looked_at() {
+fn slots_that_are_masked_or_not_yet_written_are_not_read() {
     let mut case = Case::new(1, 1, 2, 40, 16);
-    case.slot = 20;
+    case.slots = vec![20];
     for hole in [5, 6, 13] {
         case.mask[hole] = 0;
     }
-    let clean = case.run::<f32>(Form::Portable, 1);
+    let clean = case.run::<f32>(InstructionSet::Portable, 1);
     for slot in [5, 6, 13, 21, 39] {
         case.keys[slot * 16..(slot + 1) * 16].fill(1e30);
     }
     for slot in 21..40 {
         case.values[slot * 16..(slot + 1) * 16].fill(f32::NAN);
     }
-    for form in forms() {
-        for (found, clean) in case.run::<f32>(form, 2).into_iter().zip(&clean) {
-            assert!((found - clean).abs() < 1e-6, "{form}: {found} {clean}");
+    for instructions in instruction_sets() {
+        for (found, clean) in case.run::<f32>(instructions, 2).into_iter().zip(&clean) {
+            assert!(
+                (found - clean).abs() < 1e-6,
+                "{instructions}: {found} {clean}"
+            );
         }
     }
 }
@@ -199,9 +372,18 @@ fn slots_that_are_masked_or_not_yet_written_are_not_looked_at() {
 fn a_row_that_sees_nothing_gives_zeros() {
     let mut case = Case::new(2, 1, 2, 30, 16);
     case.mask[30..].fill(0);
-    for form in forms() {
-        let result = case.run::<f32>(form, 1);
+    for instructions in instruction_sets() {
+        let result = case.run::<f32>(instructions, 1);
         assert!(result[..32].iter().any(|&x| x != 0.0));
-        assert!(result[32..].iter().all(|&x| x == 0.0), "{form}");
+        assert!(result[32..].iter().all(|&x| x == 0.0), "{instructions}");
+    }
+}
+
+#[test]
+fn sixteen_bits_are_rounded_to_nearest_even() {
+    for bits in (0..0x7f80_0000_u32).step_by(7919) {
+        let value = f32::from_bits(bits);
+        let expected = bf16::from_f32(value).to_f32();
+        assert_eq!(bf16::rounded(value), expected, "{value}");
     }
 }

@@ -1,16 +1,19 @@
 //! A part of long prompts, after what the caches hold already.
 
-use hlo::{Builder, Direction, ElementType, Module, Value};
+use hlo::{Shape, Tensor};
 
 use super::super::ModelSpec;
-use super::super::cache::LayerCache;
-use super::super::lowering::{Lowering, shape};
-use super::prompt::{Prompt, next_token};
-use super::{Entry, donate_caches};
+use super::super::nn::{LayerCache, Tokens, in_compute_dtype, is_token, mask_bias, update_cache};
+use super::super::pass::Pass;
+use super::super::ports::ports;
+use super::prompt::{Prompt, PromptResults, rotations};
+use super::{Arguments, Caches, Outcome, Program, s32};
 
-/// Shapes of an [`extend`] program.
+/// Runs the next `chunk` tokens of left-padded prompts, the first of which [`Prefill`](super::Prefill) has run. With
+/// it, memory for scores grows with the length of a prompt instead of its square, and that of a layer's inner values
+/// not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ExtendShape {
+pub struct Extend {
     /// Prompts.
     pub batch: usize,
     /// Tokens of each that are run, padding included.
@@ -21,60 +24,93 @@ pub struct ExtendShape {
     pub cache: usize,
 }
 
-/// Runs the next `chunk` tokens of left-padded prompts, the first of which [`prefill`](super::prefill) has run. With it, memory for
-/// scores grows with the length of a prompt instead of its square, and that of a layer's inner values not at all.
-///
-/// Takes `input_ids` s32 [batch, chunk], `position` s32 [batch, chunk] (that of each token in its prompt; anything for padding),
-/// `key_mask` s32 [batch, cache] (the prompts' attention mask; anything past them), `slot` s32 (the cache slot of the first of these tokens), then
-/// per layer keys and values, which are donated. Gives the greedy next token of all groups of the data axis, s32 [groups · batch], then the caches.
-///
-/// # Errors
-/// Shapes that do not fit each other, which a checked configuration cannot make.
-pub fn extend(spec: &ModelSpec, dims: ExtendShape) -> hlo::Result<Module> {
-    let b = Builder::new("extend");
-    let entry = Entry::new(&b, spec, dims.cache)?;
-    let lowering = Lowering::new(&b, spec, &entry.weights);
-    let s32 = |name: &str, dims: &[usize]| b.parameter(name, shape(ElementType::S32, dims));
-    let ids = s32("input_ids", &[dims.batch, dims.chunk])?;
-    let position = s32("position", &[dims.batch, dims.chunk])?;
-    let key_mask = s32("key_mask", &[dims.batch, dims.cache])?;
-    let slot = s32("slot", &[])?;
-    let caches = Entry::caches(&b, spec, dims.rows, dims.cache)?;
-
-    let prompt = Prompt {
-        rotation: lowering.rotation(entry.sin, entry.cos, position)?,
-        bias: lowering.mask_bias(visible(&b, dims, key_mask, slot)?)?,
-    };
-    let mut extended = Vec::new();
-    let x = lowering.embed(ids)?;
-    let token = next_token(&lowering, x, dims.batch, prompt, |layer, tokens| {
-        let keys = lowering.update_cache(caches[layer].keys, tokens.keys, slot)?;
-        let values = lowering.update_cache(caches[layer].values, tokens.values, slot)?;
-        extended.extend([keys, values]);
-        let of_batch = |x: Value| b.slice_dim(x, 0, 0, dims.batch as i64);
-        lowering.cached_in_compute_dtype(LayerCache {
-            keys: of_batch(keys)?,
-            values: of_batch(values)?,
-        })
-    })?;
-    let mut results = vec![lowering.gather_over_data(token)?];
-    results.extend(extended);
-    let count = results.len();
-    let root = b.tuple(&results)?;
-    let mut module = Module::new("extend", b.finish(root)?);
-    donate_caches(&mut module, 1, count)?;
-    Ok(module)
+ports! {
+    /// A part of left-padded prompts.
+    pub struct ExtendInputs {
+        /// Token ids, s32 [batch, chunk].
+        input_ids,
+        /// The position of each token in its prompt, s32 [batch, chunk]; anything for padding.
+        position,
+        /// The prompts' attention mask, s32 [batch, cache]; anything past them.
+        key_mask,
+        /// The cache slot of the first of these tokens, s32.
+        slot,
+    }
 }
 
-/// Which slots of the cache each token sees, [batch, chunk, cache] (pred): those up to its own that hold no padding.
-fn visible(b: &Builder, dims: ExtendShape, key_mask: Value, slot: Value) -> hlo::Result<Value> {
-    let mask_dims = b.dims(key_mask)?;
-    let dims = [dims.batch as i64, dims.chunk as i64, dims.cache as i64];
-    let query = b.iota(ElementType::S32, &dims, 1)?;
-    let own = b.add(query, b.broadcast_scalar(slot, &dims)?)?;
-    let key = b.iota(ElementType::S32, &dims, 2)?;
-    let causal = b.compare(key, own, Direction::Le)?;
-    let zeros = b.full(ElementType::S32, &mask_dims, 0.0)?;
-    let token = b.compare(key_mask, zeros, Direction::Gt)?;
-    b.and(causal, b.broadcast(token, &dims, &[0, 2])?)
+impl Program for Extend {
+    const NAME: &'static str = "extend";
+    type Inputs<T> = ExtendInputs<T>;
+    type Results<T> = PromptResults<T>;
+
+    fn sizes(&self) -> Vec<(&'static str, usize)> {
+        vec![
+            ("batch", self.batch),
+            ("chunk", self.chunk),
+            ("rows", self.rows),
+            ("cache", self.cache),
+        ]
+    }
+
+    fn positions(&self) -> usize {
+        self.cache
+    }
+
+    fn caches(&self) -> Caches {
+        Caches::Updated {
+            rows: self.rows,
+            length: self.cache,
+        }
+    }
+
+    fn inputs(&self, _: &ModelSpec) -> ExtendInputs<Shape> {
+        ExtendInputs {
+            input_ids: s32(&[self.batch, self.chunk]),
+            position: s32(&[self.batch, self.chunk]),
+            key_mask: s32(&[self.batch, self.cache]),
+            slot: s32(&[]),
+        }
+    }
+
+    fn lower<'b>(
+        &self,
+        pass: &Pass<'_, 'b>,
+        arguments: Arguments<ExtendInputs<Tensor<'b>>, Tensor<'b>>,
+    ) -> Outcome<PromptResults<Tensor<'b>>, Tensor<'b>> {
+        let inputs = arguments.inputs;
+        let prompt = Prompt {
+            tokens: Tokens {
+                batch: self.batch,
+                rotations: rotations(arguments.ropes, inputs.position),
+            },
+            bias: mask_bias(self.visible(inputs.key_mask, inputs.slot), pass.dtype()),
+            last: None,
+        };
+        let mut caches = Vec::new();
+        let x = pass.spec.gemma.embed(pass, inputs.input_ids);
+        let token = prompt.next_token(pass, x, |layer, new| {
+            let cache = update_cache(pass, arguments.caches[layer], new, inputs.slot);
+            caches.push(cache);
+            let of_batch: LayerCache<Tensor<'b>> =
+                cache.map(|_, x| x.slice(0, 0, self.batch as i64));
+            in_compute_dtype(of_batch, pass.compute())
+        });
+        let token = pass.gather_over_data(token);
+        Outcome {
+            results: PromptResults { token },
+            caches,
+        }
+    }
+}
+
+impl Extend {
+    /// Which slots of the cache each token sees, [batch, chunk, cache] (pred): those up to its own that hold no padding.
+    fn visible<'b>(&self, key_mask: Tensor<'b>, slot: Tensor<'b>) -> Tensor<'b> {
+        let b = key_mask.builder();
+        let dims = [self.batch as i64, self.chunk as i64, self.cache as i64];
+        let query = b.indices(&dims, 1);
+        let own = query + slot.everywhere_in(query);
+        let causal = b.indices(&dims, 2).at_most(own);
+        causal & is_token(key_mask).broadcast(&dims, &[0, 2])
+    }
 }

@@ -2,6 +2,9 @@
 
 use std::ffi::{c_char, c_void};
 
+/// More operands, results or attributes than any program has, and dimensions than XLA allows.
+pub(super) const MOST: i64 = 1 << 16;
+
 /// `XLA_FFI_Handler`.
 pub(super) type Handler = unsafe extern "C" fn(*mut CallFrame) -> *mut c_void;
 
@@ -78,7 +81,32 @@ pub(super) struct BufferValue {
     pub dims: *const i64,
 }
 
-/// The beginning of `XLA_FFI_CallFrame`; attributes follow.
+/// `XLA_FFI_Attrs`.
+#[repr(C)]
+pub(super) struct AttributeList {
+    pub struct_size: usize,
+    pub extension_start: *mut c_void,
+    pub size: i64,
+    pub types: *const i32,
+    pub names: *const *const ByteSpan,
+    pub values: *const *const c_void,
+}
+
+/// `XLA_FFI_ByteSpan`.
+#[repr(C)]
+pub(super) struct ByteSpan {
+    pub start: *const u8,
+    pub len: usize,
+}
+
+/// `XLA_FFI_Scalar`.
+#[repr(C)]
+pub(super) struct ScalarValue {
+    pub dtype: i32,
+    pub value: *const c_void,
+}
+
+/// The beginning of `XLA_FFI_CallFrame`.
 #[repr(C)]
 pub(super) struct CallFrame {
     pub struct_size: usize,
@@ -88,4 +116,5 @@ pub(super) struct CallFrame {
     pub stage: i32,
     pub operands: Values,
     pub results: Values,
+    pub attributes: AttributeList,
 }

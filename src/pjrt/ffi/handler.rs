@@ -1,4 +1,4 @@
-//! What XLA calls: reads and checks a call frame, and answers it.
+//! The function that XLA calls: reads and checks a call frame, and runs the custom call.
 
 use std::ffi::{CString, c_void};
 use std::mem::offset_of;
@@ -7,16 +7,18 @@ use std::ptr::NonNull;
 
 use hlo::ElementType;
 
+use super::attributes::Attributes;
+use super::call::{CallResult, CustomCall, Operand};
 use super::frame::{
-    BufferValue, CallFrame, ErrorCreateArgs, FfiApi, Metadata, MetadataExtension, Values,
+    BufferValue, CallFrame, ErrorCreateArgs, FfiApi, MOST, Metadata, MetadataExtension, Values,
 };
-use super::{CallResult, CustomCall, Operand};
 use crate::pjrt::abi::slice;
 use crate::pjrt::element_type::byte_size;
 
 /// The newest version of the FFI that `frame` was read against.
 const KNOWN_MINOR: i32 = 5;
-/// The version to answer where the caller does not say which it has: the oldest that the newest still takes.
+/// The version to report where the caller does not state its own: the oldest that the newest still
+/// accepts.
 const OLDEST_MINOR: i32 = 1;
 /// `XLA_FFI_Extension_Metadata`.
 const METADATA: i32 = 1;
@@ -27,13 +29,10 @@ const BUFFER: i32 = 1;
 /// `XLA_FFI_Error_Code_INVALID_ARGUMENT` and `…_INTERNAL`.
 const INVALID_ARGUMENT: i32 = 3;
 const INTERNAL: i32 = 13;
-/// More operands or results than any program has, and dimensions than XLA allows.
-const MOST: i64 = 1 << 16;
-
-/// What XLA calls. Every target has its own: the frame does not say which one is called.
+/// The function that XLA calls. Every target has its own: the frame does not name the target.
 ///
 /// # Safety
-/// `frame` is a call frame of XLA's, whose pointers hold during the call.
+/// `frame` is a call frame of XLA, whose pointers are valid during the call.
 pub(super) unsafe extern "C" fn trampoline<C: CustomCall>(frame: *mut CallFrame) -> *mut c_void {
     // A panic must not unwind into XLA.
     let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -49,10 +48,10 @@ pub(super) unsafe extern "C" fn trampoline<C: CustomCall>(frame: *mut CallFrame)
     unsafe { report(frame, code, message) }
 }
 
-/// Makes an error of XLA's.
+/// Makes an error of XLA.
 ///
 /// # Safety
-/// As of [`trampoline`].
+/// As for [`trampoline`].
 unsafe fn report(frame: *mut CallFrame, code: i32, message: String) -> *mut c_void {
     let text = CString::new(message.replace('\0', " ")).unwrap_or_default();
     let mut args = ErrorCreateArgs {
@@ -61,8 +60,8 @@ unsafe fn report(frame: *mut CallFrame, code: i32, message: String) -> *mut c_vo
         message: text.as_ptr(),
         code,
     };
-    // SAFETY: the frame's table lives as long as the plugin; it is read as far as it is long enough. The message lives
-    // through the call, which copies it.
+    // SAFETY: the frame's table lives as long as the plugin; it is read as far as it is long
+    // enough. The message lives through the call, which copies it.
     unsafe {
         let create = NonNull::new(frame)
             .and_then(|frame| api(frame.as_ptr()))
@@ -70,7 +69,7 @@ unsafe fn report(frame: *mut CallFrame, code: i32, message: String) -> *mut c_vo
             .and_then(|api| (*api.as_ptr()).error_create);
         match create {
             Some(create) => create(&raw mut args),
-            // Without a way to say that it failed, to return would be to say that the results are there.
+            // Without a way to report the failure, returning would mean that the results are valid.
             None => std::process::abort(),
         }
     }
@@ -79,22 +78,22 @@ unsafe fn report(frame: *mut CallFrame, code: i32, message: String) -> *mut c_vo
 /// The frame's function table.
 ///
 /// # Safety
-/// As of [`trampoline`].
+/// As for [`trampoline`].
 unsafe fn api(frame: *mut CallFrame) -> Option<NonNull<FfiApi>> {
     // SAFETY: every frame begins with these fields.
     NonNull::new(unsafe { (*frame).api }.cast_mut())
 }
 
-/// Answers a question about the handler, or calls it.
+/// Describes the handler, or calls it.
 ///
 /// # Safety
-/// As of [`trampoline`].
+/// As for [`trampoline`].
 unsafe fn answer<C: CustomCall>(frame: *mut CallFrame) -> std::result::Result<(), String> {
     if frame.is_null() {
         return Err("no call frame".to_owned());
     }
-    // SAFETY: a frame begins with its size and its extensions, and is read only as far as its size goes. What its pointers
-    // lead to begins with a size of its own.
+    // SAFETY: a frame begins with its size and its extensions, and is read only as far as its size
+    // goes. What its pointers refer to begins with a size of its own.
     unsafe {
         let size = (*frame).struct_size;
         if size < offset_of!(CallFrame, stage) {
@@ -132,27 +131,28 @@ unsafe fn answer<C: CustomCall>(frame: *mut CallFrame) -> std::result::Result<()
                 bytes: std::slice::from_raw_parts_mut(array.data, array.len),
             })
             .collect();
-        C::call(&operands, &mut results)
+        let attributes = Attributes::read(&(*frame).attributes)?;
+        C::call(&attributes, &operands, &mut results)
     }
 }
 
-/// Says which version of the interface the handler keeps to.
+/// States the version of the interface that the handler implements.
 ///
 /// # Safety
-/// As of [`trampoline`]; the extension is the frame's, of the type METADATA.
+/// As for [`trampoline`]; the extension is the frame's, of the type METADATA.
 unsafe fn describe(
     frame: *mut CallFrame,
     extension: *mut MetadataExtension,
 ) -> std::result::Result<(), String> {
-    // SAFETY: XLA keeps metadata and its extension, which it wants filled in, through the call; each is used as far as its
-    // size goes.
+    // SAFETY: XLA keeps metadata and its extension, which it wants filled in, through the call;
+    // each is used as far as its size goes.
     unsafe {
         let metadata = (*extension).metadata;
         if (*extension).base.struct_size < size_of::<MetadataExtension>()
             || metadata.is_null()
             || (*metadata).struct_size < offset_of!(Metadata, traits) + size_of::<u32>()
         {
-            return Err("metadata of an unknown form".to_owned());
+            return Err("metadata of an unknown version".to_owned());
         }
         let version = api(frame)
             .filter(|api| (*api.as_ptr()).struct_size >= offset_of!(FfiApi, internal_api))
@@ -162,7 +162,8 @@ unsafe fn describe(
                     (*api.as_ptr()).api_version.minor,
                 )
             });
-        // The parts used here have not changed since 0.0, so whatever the plugin has up to the newest known is kept to.
+        // The parts used here have not changed since 0.0, so the plugin's own version is
+        // implemented, up to the newest known.
         let minor = match version {
             Some((0, minor)) => minor.min(KNOWN_MINOR),
             _ => OLDEST_MINOR,
@@ -189,16 +190,16 @@ struct Array<'a> {
 /// The operands or the results of a call.
 ///
 /// # Safety
-/// `list` is part of a call frame of XLA's; the arrays are not used after the call.
+/// `list` is part of a call frame of XLA; the arrays are not used after the call.
 unsafe fn values<'a>(list: &Values) -> std::result::Result<Vec<Array<'a>>, String> {
     if list.struct_size < size_of::<Values>() || !(0..=MOST).contains(&list.size) {
         return Err(format!("a list of {} values", list.size));
     }
     let count = list.size as usize;
     if count > 0 && (list.types.is_null() || list.values.is_null()) {
-        return Err("a list of values that is not there".to_owned());
+        return Err("the list of values is missing".to_owned());
     }
-    // SAFETY: XLA gives as many types and pointers as it says.
+    // SAFETY: XLA provides as many types and pointers as the size states.
     let (types, values) = unsafe { (slice(list.types, count), slice(list.values, count)) };
     types
         .iter()
@@ -206,7 +207,7 @@ unsafe fn values<'a>(list: &Values) -> std::result::Result<Vec<Array<'a>>, Strin
         .map(|(&kind, &value)| match NonNull::new(value) {
             // SAFETY: a value of that type is an XLA_FFI_Buffer, alive during the call.
             Some(value) if kind == BUFFER => unsafe { array(value.as_ptr()) },
-            _ => Err(format!("a value of type {kind} is no array")),
+            _ => Err(format!("a value of type {kind} is not an array")),
         })
         .collect()
 }
@@ -217,7 +218,7 @@ unsafe fn array<'a>(buffer: *const BufferValue) -> std::result::Result<Array<'a>
     // SAFETY: the structure begins with its size, and is read further only where that reaches.
     let (dtype, data, rank, dims) = unsafe {
         if (*buffer).struct_size < size_of::<BufferValue>() {
-            return Err("an array of an unknown form".to_owned());
+            return Err("an array of an unknown version".to_owned());
         }
         (
             (*buffer).dtype,
@@ -229,11 +230,11 @@ unsafe fn array<'a>(buffer: *const BufferValue) -> std::result::Result<Array<'a>
     let element_type = ElementType::ALL
         .into_iter()
         .find(|element_type| element_type.to_proto() as i32 == dtype)
-        .ok_or_else(|| format!("element type {dtype} is not known here"))?;
+        .ok_or_else(|| format!("element type {dtype} is not supported"))?;
     if !(0..=MOST).contains(&rank) || (rank > 0 && dims.is_null()) {
         return Err(format!("an array of {rank} dimensions"));
     }
-    // SAFETY: XLA gives as many dimensions as it says.
+    // SAFETY: XLA provides as many dimensions as the rank states.
     let dims = unsafe { slice(dims, rank as usize) };
     let len = byte_size(element_type, dims).map_err(|error| error.to_string())?;
     // An empty array needs no address, but a slice does.
@@ -253,7 +254,7 @@ unsafe fn array<'a>(buffer: *const BufferValue) -> std::result::Result<Array<'a>
     })
 }
 
-/// Whether each result has memory of its own, as a Rust slice that is written must.
+/// Whether each result has memory of its own, which a Rust slice that is written requires.
 fn check_apart(operands: &[Array], results: &[Array]) -> std::result::Result<(), String> {
     let overlap = |a: &Array, b: &Array| {
         let (a_start, b_start) = (a.data as usize, b.data as usize);

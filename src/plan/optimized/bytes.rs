@@ -1,14 +1,12 @@
 //! Bytes of shapes, and what an instruction moves between the chip's memory and its core.
 
-use std::collections::HashMap;
-
 use pjrt_sys::protos::xla::{HloComputationProto, HloInstructionProto, PrimitiveType, ShapeProto};
 
 use super::super::error::Result;
-use super::graph::Graph;
+use super::module::{ById, Computations, index};
 
-/// The memory space of a layout that lies in the chip's memory. Others are on the core.
-const CHIP_MEMORY: i64 = 0;
+/// The memory space of a layout in the chip's memory. Other spaces are on the core.
+pub(super) const CHIP_MEMORY: i64 = 0;
 
 /// Bytes of an array or of all arrays in a tuple, without padding.
 pub(super) fn of_shape(shape: &ShapeProto) -> u64 {
@@ -70,12 +68,13 @@ pub(super) fn describe(shape: &ShapeProto) -> String {
     format!("{name}[{}]{core}", dims.join(","))
 }
 
-/// Bytes that one execution reads from and writes to the chip's memory: operands and results that lie there. Of an operand of which
-/// a fusion only takes slices, the slices count; of a result that is an operand updated in place, the update.
+/// Bytes that one execution reads from and writes to the chip's memory: operands and results that
+/// lie there. Of an operand of which a fusion only takes slices, the slices count; of a result that
+/// is an operand updated in place, the update.
 pub(super) fn of_memory(
-    graph: &Graph<'_>,
+    computations: &Computations<'_>,
     instruction: &HloInstructionProto,
-    by_id: &HashMap<i64, &HloInstructionProto>,
+    by_id: &ById<'_>,
 ) -> Result<u64> {
     let operands = || {
         instruction
@@ -114,12 +113,12 @@ pub(super) fn of_memory(
         "slice" | "dynamic-slice" | "gather" => 2 * result,
         "dynamic-update-slice" => 2 * operand(1),
         "async-start" => match instruction.called_computation_ids.first() {
-            Some(&called) => wrapped(graph.computation(called)?),
+            Some(&called) => wrapped(computations.computation(called)?),
             None => 0,
         },
         "fusion" => {
             let body = match instruction.called_computation_ids.first() {
-                Some(&called) => Some(graph.computation(called)?),
+                Some(&called) => Some(computations.computation(called)?),
                 None => None,
             };
             fusion(
@@ -139,8 +138,7 @@ pub(super) fn of_memory(
 
 /// What an asynchronous operation moves: its own operands and result.
 fn wrapped(body: &HloComputationProto) -> u64 {
-    let by_id: HashMap<i64, &HloInstructionProto> =
-        body.instructions.iter().map(|i| (i.id, i)).collect();
+    let by_id = index(body);
     let Some(root) = by_id.get(&body.root_id) else {
         return 0;
     };
@@ -165,8 +163,7 @@ fn fusion(
     let Some(body) = body else {
         return operands.sum::<u64>() + result;
     };
-    let by_id: HashMap<i64, &HloInstructionProto> =
-        body.instructions.iter().map(|i| (i.id, i)).collect();
+    let by_id = index(body);
     let mut updated = 0_u64;
     let mut read = 0_u64;
     for (index, bytes) in operands.enumerate() {
@@ -206,7 +203,7 @@ enum Uses {
 }
 
 /// How the value of id `id` is used in a fusion.
-fn uses(body: &HloComputationProto, by_id: &HashMap<i64, &HloInstructionProto>, id: i64) -> Uses {
+fn uses(body: &HloComputationProto, by_id: &ById<'_>, id: i64) -> Uses {
     let size = |id: i64| {
         by_id
             .get(&id)

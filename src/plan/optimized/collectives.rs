@@ -1,13 +1,12 @@
 //! Transfers between devices.
 
-use std::collections::{BTreeMap, HashMap};
-
 use pjrt_sys::protos::xla::{HloInstructionProto, ShapeProto};
 use serde_json::Value;
 
 use super::super::error::Result;
 use super::bytes;
-use super::graph::{Executed, Graph, backend_config};
+use super::data::Transfer;
+use super::module::{ById, Computations, backend_config, index};
 
 /// The collective operations of HLO, without the endings of their asynchronous forms.
 const KINDS: [&str; 7] = [
@@ -20,46 +19,12 @@ const KINDS: [&str; 7] = [
     "reduce-scatter",
 ];
 
-/// One transfer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Transfer {
-    /// One of HLO's collective operations.
-    kind: &'static str,
-    /// Bytes on a device of the array that the devices make or take apart together.
-    bytes: u64,
-}
-
-/// All transfers of one kind.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Collective {
-    /// How many are run.
-    pub count: u64,
-    /// Bytes of the arrays that they reduce, gather, scatter or pass on: for each the larger of what a device gives and what it gets.
-    pub bytes: u64,
-}
-
-impl Collective {
-    /// The transfers in `executed`, by kind.
-    pub fn by_kind(executed: &[Executed]) -> BTreeMap<&'static str, Self> {
-        let mut found = BTreeMap::<_, Self>::new();
-        for executed in executed {
-            for transfer in &executed.collectives {
-                let sum = found.entry(transfer.kind).or_default();
-                sum.count = sum.count.saturating_add(executed.times);
-                let bytes = transfer.bytes.saturating_mul(executed.times);
-                sum.bytes = sum.bytes.saturating_add(bytes);
-            }
-        }
-        found
-    }
-}
-
-/// The transfers that an instruction makes: itself, or those in a fusion or asynchronous computation. An asynchronous one counts
-/// where it starts.
+/// The transfers that an instruction makes: itself, or those in a fusion or asynchronous
+/// computation. An asynchronous one counts where it starts.
 pub(super) fn of(
-    graph: &Graph<'_>,
+    computations: &Computations<'_>,
     instruction: &HloInstructionProto,
-    by_id: &HashMap<i64, &HloInstructionProto>,
+    by_id: &ById<'_>,
 ) -> Result<Vec<Transfer>> {
     let config = &backend_config(instruction);
     let operands = || {
@@ -88,12 +53,12 @@ pub(super) fn of(
     let mut found = Vec::new();
     if matches!(opcode, "fusion" | "async-start") {
         for &called in &instruction.called_computation_ids {
-            let body = graph.computation(called)?;
-            let by_id = body.instructions.iter().map(|i| (i.id, i)).collect();
+            let body = computations.computation(called)?;
+            let by_id = index(body);
             for inner in &body.instructions {
                 // A computation calls only ones before it, so this ends.
                 if !inner.called_computation_ids.contains(&called) {
-                    found.extend(of(graph, inner, &by_id)?);
+                    found.extend(of(computations, inner, &by_id)?);
                 }
             }
         }
@@ -109,8 +74,9 @@ pub(super) fn of(
     Ok(found)
 }
 
-/// libtpu may take an all-reduce apart into a fusion that reduces and scatters and one or more that gather, each with an all-reduce of
-/// masked values inside, which it does not run as such: what it does run it notes.
+/// libtpu may split an all-reduce into a fusion that reduces and scatters and one or more that
+/// gather. Each contains an all-reduce of masked values, which does not run as such: a note says
+/// what does run.
 fn half_of_all_reduce(config: &Value) -> Option<&'static str> {
     let emitter = config
         .get("collective_algorithm_config")?
@@ -125,7 +91,8 @@ fn half_of_all_reduce(config: &Value) -> Option<&'static str> {
     }
 }
 
-/// Bytes of the result that a started operation will have: it has a tuple of operands, results and contexts.
+/// Bytes of the result that a started operation will have: it has a tuple of operands, results and
+/// contexts.
 fn started_result(shape: &ShapeProto) -> u64 {
     match shape.tuple_shapes.get(1) {
         Some(result) => bytes::of_shape(result),

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use gemma_xla::checkpoint::Checkpoint;
 use gemma_xla::dtype::DType;
+use gemma_xla::model::name_tables;
 use proptest::prelude::*;
 
 use super::super::mangled::{apply, edits};
@@ -20,7 +21,8 @@ type Files = BTreeMap<String, Vec<u8>>;
 
 /// Opens the files and reads every tensor. The first error's message is given.
 fn outcome(files: &Files) -> Result<Checkpoint, String> {
-    let checkpoint = Checkpoint::from_orbax(Path::new(FOLDER), files.clone());
+    let checkpoint = Checkpoint::from_orbax(Path::new(FOLDER), files.clone())
+        .and_then(|stored| stored.canonical(&name_tables()));
     let checkpoint = checkpoint.map_err(|error| error.to_string())?;
     for tensor in checkpoint.tensors() {
         let mut bytes = vec![0; tensor.byte_len().min(1 << 20)];

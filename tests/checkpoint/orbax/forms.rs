@@ -1,14 +1,14 @@
 //! Whatever the form and the tree, the arrays are those that Flax has, however they are read.
 
-use gemma_xla::checkpoint::{Checkpoint, Format, Naming};
+use gemma_xla::checkpoint::{Format, Naming, Tensor};
 use gemma_xla::dtype::DType;
 
-use super::{DEEPMIND, MAXTEXT, assert_is_flax, files, fixture, flax, read, written};
+use super::{DEEPMIND, MAXTEXT, assert_is_flax, files, fixture, flax, open, read, written};
 
 #[test]
 fn deepminds_trees_have_flax_arrays_in_every_form() {
     for name in DEEPMIND {
-        let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
+        let checkpoint = open(&fixture(name)).unwrap();
         assert_eq!(checkpoint.naming(), Naming::DeepMind, "{name}");
         let folders = name == "nested";
         let format = if folders {
@@ -29,7 +29,7 @@ fn deepminds_trees_have_flax_arrays_in_every_form() {
 #[test]
 fn maxtexts_trees_have_flax_arrays_once_their_values_are_undone() {
     for name in MAXTEXT {
-        let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
+        let checkpoint = open(&fixture(name)).unwrap();
         assert_eq!(checkpoint.naming(), Naming::MaxText, "{name}");
         assert_is_flax(&checkpoint, name);
         // In float32, too, what was not changed is the same to the bit, and the rest to rounding.
@@ -56,11 +56,11 @@ fn the_databases_of_processes_that_were_never_merged_are_one() {
     let mut files = files(&fixture("flat"));
     files.retain(|path, _| path != "manifest.ocdbt" && !path.starts_with("d/"));
     let dir = tempfile::tempdir().unwrap();
-    let checkpoint = Checkpoint::open(&written(&dir, "unmerged", &files)).unwrap();
+    let checkpoint = open(&written(&dir, "unmerged", &files)).unwrap();
     assert_is_flax(&checkpoint, "unmerged");
     // Without one of them, a half of every array is missing.
     files.retain(|path, _| !path.starts_with("ocdbt.process_1/"));
-    let error = Checkpoint::open(&written(&dir, "half", &files)).unwrap_err();
+    let error = open(&written(&dir, "half", &files)).unwrap_err();
     let message = error.to_string();
     assert!(
         message.contains("chunk") && message.contains("is missing"),
@@ -72,7 +72,7 @@ fn the_databases_of_processes_that_were_never_merged_are_one() {
 fn any_part_of_an_array_is_read_as_of_one_that_lies_together() {
     let flax = flax();
     for name in DEEPMIND.iter().chain(&MAXTEXT) {
-        let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
+        let checkpoint = open(&fixture(name)).unwrap();
         for expected in flax.tensors() {
             let found = checkpoint.get(expected.name()).unwrap();
             let to = DType::BF16;
@@ -120,7 +120,7 @@ fn any_part_of_an_array_is_read_as_of_one_that_lies_together() {
 fn parts_of_one_array_are_read_together() {
     let flax = flax();
     for name in DEEPMIND.iter().chain(&MAXTEXT) {
-        let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
+        let checkpoint = open(&fixture(name)).unwrap();
         let tensors: Vec<_> = checkpoint.tensors().cloned().collect();
         let mut memory: Vec<Vec<u8>> = tensors
             .iter()
@@ -128,20 +128,20 @@ fn parts_of_one_array_are_read_together() {
             .collect();
         let reads = tensors.iter().zip(&mut memory);
         let reads = reads.map(|(t, out)| (t.clone(), DType::BF16, out.as_mut_slice()));
-        gemma_xla::checkpoint::Tensor::read_together(reads.collect()).unwrap();
+        Tensor::read_together(reads.collect()).unwrap();
         for (tensor, found) in tensors.iter().zip(&memory) {
             let expected = read(flax.get(tensor.name()).unwrap(), DType::BF16);
             assert!(*found == expected, "{name}: {}", tensor.name());
         }
         let short = &mut [0; 3][..];
         let wrong = vec![(tensors[0].clone(), DType::BF16, short)];
-        assert!(gemma_xla::checkpoint::Tensor::read_together(wrong).is_err());
+        assert!(Tensor::read_together(wrong).is_err());
     }
 }
 
 #[test]
 fn all_layers_of_a_scanned_array_are_one_pass() {
-    let checkpoint = Checkpoint::open(&fixture("maxtext-scanned")).unwrap();
+    let checkpoint = open(&fixture("maxtext-scanned")).unwrap();
     let pass = |name: &str| checkpoint.get(name).unwrap().pass();
     let (first, second) = (
         pass("model/layers/0/mlp/up_proj/kernel"),
@@ -178,7 +178,7 @@ fn rows_that_pad_the_embedding_are_left_out() {
         &complete.replace("true", "false"),
     );
     let dir = tempfile::tempdir().unwrap();
-    let padded = Checkpoint::open(&written(&dir, "padded", &files)).unwrap();
+    let padded = open(&written(&dir, "padded", &files)).unwrap();
     let name = "model/embed_tokens/embedding";
     assert_eq!(padded.get(name).unwrap().shape(), [331, 48]);
     let rows = read(

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gemma_xla::checkpoint::{Checkpoint, Tensor};
+use gemma_xla::checkpoint::{Checkpoint, Error, Tensor};
 use gemma_xla::dtype::DType;
+use gemma_xla::source::open_checkpoint;
 use tempfile::TempDir;
 
 /// The fixtures with DeepMind's trees, and those with MaxText's.
@@ -26,9 +27,14 @@ fn fixture(name: &str) -> PathBuf {
     data("orbax").join(name)
 }
 
+/// A checkpoint by Flax's names.
+fn open(path: &Path) -> Result<Checkpoint, Error> {
+    open_checkpoint(path)
+}
+
 /// The checkpoint with the same weights that Flax wrote.
 fn flax() -> Checkpoint {
-    Checkpoint::open(&data("random-mqa")).unwrap()
+    open(&data("random-mqa")).unwrap()
 }
 
 /// The files below a folder, by path relative to it.

@@ -2,13 +2,12 @@
 
 use std::fs;
 
-use gemma_xla::checkpoint::Checkpoint;
 use tempfile::tempdir;
 
-use super::{assert_is_flax, files, fixture, written};
+use super::{assert_is_flax, files, fixture, open, written};
 
 fn refused(path: &std::path::Path) -> String {
-    let message = Checkpoint::open(path).unwrap_err().to_string();
+    let message = open(path).unwrap_err().to_string();
     assert!(!message.contains('\n'), "{message}");
     message
 }
@@ -38,7 +37,7 @@ fn an_item_is_found_in_a_checkpoint_and_in_the_newest_finished_step_of_a_run() {
             written(&dir, name, &tree);
         }
         fs::create_dir(dir.path().join("30.orbax-checkpoint-tmp-1")).unwrap();
-        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let checkpoint = open(dir.path()).unwrap();
         assert!(
             checkpoint.path().starts_with(dir.path().join(names[0])),
             "{names:?}"
@@ -54,7 +53,7 @@ fn parameters_are_preferred_to_other_items_and_unknown_items_must_be_chosen() {
     for item in ["train_state", "params"] {
         written(&dir, item, &tree);
     }
-    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let checkpoint = open(dir.path()).unwrap();
     assert!(checkpoint.path().starts_with(dir.path().join("params")));
     fs::rename(dir.path().join("params"), dir.path().join("other")).unwrap();
     let message = refused(dir.path());
@@ -96,7 +95,7 @@ fn the_rest_of_a_training_state_is_left_unread() {
         tree.insert(path, b"damaged".to_vec());
     }
     let dir = tempdir().unwrap();
-    let checkpoint = Checkpoint::open(&written(&dir, "state", &tree)).unwrap();
+    let checkpoint = open(&written(&dir, "state", &tree)).unwrap();
     assert_is_flax(&checkpoint, "state");
 }
 
@@ -118,7 +117,7 @@ fn a_folder_of_arrays_needs_no_metadata_of_the_tree() {
         })
         .collect();
     let dir = tempdir().unwrap();
-    let checkpoint = Checkpoint::open(&written(&dir, "deep", &deep)).unwrap();
+    let checkpoint = open(&written(&dir, "deep", &deep)).unwrap();
     assert_is_flax(&checkpoint, "deep");
 }
 

@@ -1,0 +1,92 @@
+//! The notation of axes by letter, as [`StoredAs`](crate::naming::StoredAs) explains it.
+
+use crate::checkpoint::layout::{Axis, Layout, c_order};
+
+/// The axes of a stored tensor by letter, if its shape is one that `notation` allows.
+pub(super) struct Axes {
+    letters: Vec<(char, Axis)>,
+    /// The stride of the leading axis where the notation numbers one: part p begins p strides in.
+    parts: Option<usize>,
+}
+
+impl Axes {
+    /// Reads `2 k d h` against a shape. `width` is the size that d must have, where it is known.
+    pub(super) fn fit(notation: &str, shape: &[usize], width: Option<usize>) -> Option<Self> {
+        let mut letters = Vec::new();
+        let mut parts = None;
+        let symbols: Vec<char> = notation.chars().filter(|c| *c != ' ').collect();
+        if symbols.len() != shape.len() {
+            return None;
+        }
+        for (symbol, axis) in symbols.into_iter().zip(c_order(shape)) {
+            match symbol.to_digit(10) {
+                Some(count) if axis.size != count as usize => return None,
+                Some(_) => parts = Some(axis.stride),
+                None if symbol == 'd' && width.is_some_and(|width| width != axis.size) => {
+                    return None;
+                }
+                None => letters.push((symbol, axis)),
+            }
+        }
+        Some(Axes { letters, parts })
+    }
+
+    /// The view that `notation`, such as `d (k h)`, asks for, of the part with this number.
+    pub(super) fn arrange(&self, notation: &str, part: usize) -> Layout {
+        let mut dimensions: Vec<Vec<Axis>> = Vec::new();
+        let mut grouped = false;
+        for symbol in notation.chars() {
+            match symbol {
+                '(' => {
+                    dimensions.push(Vec::new());
+                    grouped = true;
+                }
+                ')' => grouped = false,
+                _ => {
+                    let Some((_, axis)) = self.letters.iter().find(|(name, _)| *name == symbol)
+                    else {
+                        continue;
+                    };
+                    match dimensions.last_mut() {
+                        Some(group) if grouped => group.push(*axis),
+                        _ => dimensions.push(vec![*axis]),
+                    }
+                }
+            }
+        }
+        Layout {
+            // A numbered axis is at least as long as there are parts.
+            offset: self.parts.map_or(0, |stride| stride * part),
+            dimensions,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_within_a_dimension_are_two_axes() {
+        let axes = Axes::fit("2 k d h", &[2, 3, 5, 7], Some(5)).unwrap();
+        let layout = axes.arrange("d (k h)", 1);
+        assert_eq!((layout.offset, layout.shape()), (105, vec![5, 21]));
+        let strides: Vec<usize> = layout.axes().iter().map(|axis| axis.stride).collect();
+        assert_eq!(strides, [7, 35, 1]);
+    }
+
+    #[test]
+    fn another_rank_count_or_width_does_not_fit() {
+        for shape in [&[2, 3, 5][..], &[3, 3, 5, 7], &[2, 3, 6, 7]] {
+            assert!(Axes::fit("2 k d h", shape, Some(5)).is_none(), "{shape:?}");
+        }
+    }
+
+    #[test]
+    fn a_group_that_merges_is_one_axis() {
+        let axes = Axes::fit("n h d", &[3, 5, 7], None).unwrap();
+        let layout = axes.arrange("(n h) d", 0);
+        assert_eq!(layout.shape(), [15, 7]);
+        assert_eq!(layout.axes().len(), 1);
+    }
+}

@@ -1,0 +1,204 @@
+//! Steps of a session's rows, each at its own position.
+
+use hlo::{ElementType, Shape, Tensor};
+
+use super::super::ModelSpec;
+use super::super::greedy::{all_done, is_eos};
+use super::super::nn::Place;
+use super::super::pass::Pass;
+use super::super::ports::ports;
+use super::decode_loop::{State, next_token, write_column};
+use super::{Arguments, Caches, Outcome, Program, array, s32};
+
+/// Generates greedily in the rows that are not done, up to `chunk` tokens each, in a loop on the device.
+///
+/// A row that is done stays where it is: its padding is written to the slot after its last token, time and again, and
+/// nobody sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Step {
+    /// Rows of the session.
+    pub rows: usize,
+    /// Length of the caches.
+    pub cache: usize,
+    /// The most steps that one call runs.
+    pub chunk: usize,
+}
+
+ports! {
+    /// Where the rows stand.
+    pub struct StepInputs {
+        /// Steps to run, at most `chunk`, s32.
+        limit,
+        /// Whether to stop as soon as a row is done that was not before, pred.
+        until_any,
+        /// The position of each row's last token, which is not yet in the caches, s32 \[rows\].
+        position,
+        /// That token, s32 \[rows\].
+        token,
+        /// Tokens that each row may still have, s32 \[rows\].
+        left,
+        /// Rows that are not to generate, pred \[rows\].
+        done,
+    }
+}
+
+ports! {
+    /// What came of the steps.
+    pub struct StepResults {
+        /// Tokens of all groups of the data axis, s32 [groups · rows, chunk]: padding where a row was done, and
+        /// undefined past the steps run.
+        tokens,
+        /// Steps run, s32.
+        steps,
+    }
+}
+
+ports! {
+    /// What changes from step to step, but for the caches; and what the condition asks.
+    #[derive(Copy)]
+    struct Carried {
+        finished,
+        step,
+        limit,
+        until_any,
+        position,
+        token,
+        left,
+        done,
+        /// Rows that were done at the call's start.
+        idle,
+        tokens,
+    }
+}
+
+impl Program for Step {
+    const NAME: &'static str = "step";
+    type Inputs<T> = StepInputs<T>;
+    type Results<T> = StepResults<T>;
+
+    fn sizes(&self) -> Vec<(&'static str, usize)> {
+        vec![
+            ("rows", self.rows),
+            ("cache", self.cache),
+            ("chunk", self.chunk),
+        ]
+    }
+
+    fn positions(&self) -> usize {
+        self.cache
+    }
+
+    fn caches(&self) -> Caches {
+        Caches::Updated {
+            rows: self.rows,
+            length: self.cache,
+        }
+    }
+
+    fn excess_precision(&self) -> bool {
+        true
+    }
+
+    fn inputs(&self, _: &ModelSpec) -> StepInputs<Shape> {
+        StepInputs {
+            limit: s32(&[]),
+            until_any: array(ElementType::Pred, &[]),
+            position: s32(&[self.rows]),
+            token: s32(&[self.rows]),
+            left: s32(&[self.rows]),
+            done: array(ElementType::Pred, &[self.rows]),
+        }
+    }
+
+    fn lower<'b>(
+        &self,
+        pass: &Pass<'_, 'b>,
+        arguments: Arguments<StepInputs<Tensor<'b>>, Tensor<'b>>,
+    ) -> Outcome<StepResults<Tensor<'b>>, Tensor<'b>> {
+        let spec = pass.spec;
+        let inputs = arguments.inputs;
+        let initial = State {
+            carried: Carried {
+                finished: all_done(pass, inputs.done),
+                step: pass.b.integer(0),
+                limit: inputs.limit,
+                until_any: inputs.until_any,
+                position: inputs.position,
+                token: inputs.token,
+                left: inputs.left,
+                done: inputs.done,
+                idle: inputs.done,
+                tokens: pass.padding(&[self.rows as i64, self.chunk as i64]),
+            },
+            ropes: arguments.ropes,
+            caches: arguments.caches,
+            parameters: pass.parameters().to_vec(),
+        };
+        let end = pass.b.loop_while(
+            initial.pack(),
+            |_, state| {
+                let Carried {
+                    step,
+                    limit,
+                    finished,
+                    ..
+                } = State::<Carried<_>>::unpack(spec, state).carried;
+                step.less(limit) & !finished
+            },
+            |b, state| {
+                let state = State::<Carried<_>>::unpack(spec, state);
+                let pass = Pass::new(b, spec, state.parameters.clone());
+                step(&pass, state).pack()
+            },
+        );
+        let end = State::<Carried<_>>::unpack(spec, end);
+        Outcome {
+            results: StepResults {
+                tokens: pass.gather_over_data(end.carried.tokens),
+                steps: end.carried.step,
+            },
+            caches: end.caches,
+        }
+    }
+}
+
+/// One step: runs each row's last token and chooses the next.
+fn step<'b>(
+    pass: &Pass<'_, 'b>,
+    state: State<'b, Carried<Tensor<'b>>>,
+) -> State<'b, Carried<Tensor<'b>>> {
+    let Carried {
+        step,
+        until_any,
+        position,
+        token,
+        left,
+        done,
+        idle,
+        tokens,
+        ..
+    } = state.carried;
+    let place = Place::Own { slots: position };
+    let (chosen, caches) = next_token(pass, &state.ropes, &state.caches, [token, position], place);
+
+    let token = done.select(pass.padding(&chosen.dims()), chosen);
+    let moved = |x: Tensor<'b>, by: f64| done.select(x, x + by);
+    let (position, left) = (moved(position, 1.0), moved(left, -1.0));
+    let done = done | is_eos(pass, token) | left.at_most(0.0);
+    // No row of any device is done that was not at the start.
+    let none_new = all_done(pass, !done | idle);
+    State {
+        carried: Carried {
+            tokens: write_column(tokens, token, step),
+            finished: all_done(pass, done) | (until_any & !none_new),
+            step: step + 1.0,
+            position,
+            token,
+            left,
+            done,
+            ..state.carried
+        },
+        caches,
+        ..state
+    }
+}

@@ -1,0 +1,7 @@
+//! Opening a model, and what is there once it is loaded: the library's door.
+
+mod loaded;
+mod model;
+
+pub use loaded::{Completion, LoadedModel};
+pub use model::{Model, open_checkpoint};

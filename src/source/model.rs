@@ -1,0 +1,87 @@
+//! A model's files, opened together.
+
+use std::path::{Path, PathBuf};
+
+use super::loaded::LoadedModel;
+use crate::checkpoint::{self, Checkpoint};
+use crate::config::GemmaConfig;
+use crate::engine::{Engine, LoadOptions, Result};
+use crate::model::name_tables;
+use crate::tokenizer::Tokenizer;
+
+/// A model in a folder: its configuration, checkpoint and tokenizer, opened but not yet on a device.
+///
+/// Opening reads headers, not weights. The files may change until the model is loaded.
+pub struct Model {
+    folder: PathBuf,
+    config: GemmaConfig,
+    checkpoint: Checkpoint,
+    tokenizer: Option<Tokenizer>,
+}
+
+/// Opens the weights in a folder, or those in a file, by Flax's names and in Flax's layouts, whatever they are stored by.
+///
+/// # Errors
+/// As [`Checkpoint::open`] and [`Checkpoint::canonical`].
+pub fn open_checkpoint(path: &Path) -> checkpoint::Result<Checkpoint> {
+    Checkpoint::open(path)?.canonical(&name_tables())
+}
+
+impl Model {
+    /// Opens the model in a folder: config.json, the weights, and tokenizer.json or tokenizer.model where one of them
+    /// is there.
+    ///
+    /// # Errors
+    /// A folder without a usable configuration or checkpoint, a tokenizer that is there and malformed.
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        let config = GemmaConfig::from_dir(folder)?;
+        Ok(Self {
+            checkpoint: open_checkpoint(folder)?.for_vocabulary(config.vocab_size),
+            tokenizer: Tokenizer::from_dir(folder, config.bos_token_id)?,
+            folder: folder.to_path_buf(),
+            config,
+        })
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What its config.json and generation_config.json say.
+    pub fn config(&self) -> &GemmaConfig {
+        &self.config
+    }
+
+    /// Its weights.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Its tokenizer, where the folder has one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
+    /// Loads the parameters onto the devices that the options name.
+    ///
+    /// # Errors
+    /// A checkpoint that does not fit its configuration, a missing plugin, a device that fails.
+    pub fn load(self, options: &LoadOptions) -> Result<LoadedModel> {
+        self.load_with(options, |_, _| {})
+    }
+
+    /// The same; `progress` is told how many bytes of parameters have arrived, of how many.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with(
+        self,
+        options: &LoadOptions,
+        progress: impl Fn(u64, u64) + Sync,
+    ) -> Result<LoadedModel> {
+        let engine = Engine::load(self.config, &self.checkpoint, options, progress)?;
+        Ok(LoadedModel::new(engine, self.tokenizer))
+    }
+}
