@@ -1,4 +1,5 @@
-//! Orbax checkpoints through the binary: every form and tree gives the tokens of the same weights in Flax's msgpack form.
+//! Orbax checkpoints through the binary: every form and tree gives the tokens of the same weights
+//! in Flax's msgpack form.
 
 mod common;
 

@@ -62,8 +62,8 @@ pub fn leave_caught_panics() {
     });
 }
 
-/// The files that the bytes hold: each the length of its name, the name, the length of its content in two bytes, the content.
-/// Checksums of OCDBT, which a change never gets right, are made right.
+/// The files that the bytes hold: each the length of its name, the name, the length of its content
+/// in two bytes, the content. Checksums of OCDBT, which a change never gets right, are made right.
 pub fn files(mut bytes: &[u8]) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     while let Some((name, rest)) = split(bytes, 1)
@@ -87,7 +87,8 @@ const MAGIC: [[u8; 4]; 2] = [[0x0c, 0xdb, 0x3a, 0x2a], [0x0c, 0xdb, 0x20, 0xde]]
 /// Magic, length, version, compression and checksum.
 const MIN_FRAME: usize = 18;
 
-/// The bytes with the checksum of each frame in them made right, and the length of one that begins the file.
+/// The bytes with the checksum of each frame in them made right, and the length of one that begins
+/// the file.
 fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
     let is_frame = |bytes: &[u8]| MAGIC.iter().any(|magic| bytes.starts_with(magic));
     if bytes.len() >= MIN_FRAME && bytes.starts_with(&MAGIC[0]) {
@@ -108,7 +109,8 @@ fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// Whatever chunks hold: a tensor that can be read whole is read alike in parts, and errors are one line that names the file.
+/// Whatever chunks hold: a tensor that can be read whole is read alike in parts, and errors are one
+/// line that names the file.
 pub fn reads_agree(checkpoint: &Checkpoint) {
     for tensor in checkpoint.tensors() {
         let elements: usize = tensor.shape().iter().product();

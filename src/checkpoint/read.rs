@@ -48,8 +48,8 @@ impl Tensor {
         }
     }
 
-    /// Reads several tensors, each into its memory as [`Tensor::read_into`] does. Those that come from one compressed array are
-    /// read in one pass over it.
+    /// Reads several tensors, each into its memory as [`Tensor::read_into`] does. Those that come
+    /// from one compressed array are read in one pass over it.
     ///
     /// # Errors
     /// As [`Tensor::read_into`], for the first that fails.
@@ -83,7 +83,8 @@ impl Tensor {
         })
     }
 
-    /// A number that tensors share which [`Tensor::read_together`] reads in one pass; nothing where nothing is gained by that.
+    /// A number that tensors share which [`Tensor::read_together`] reads in one pass; nothing where
+    /// nothing is gained by that.
     pub fn pass(&self) -> Option<usize> {
         self.array().map(|array| Arc::as_ptr(array).addr())
     }
@@ -94,7 +95,8 @@ impl Tensor {
         Target::new(&self.layout(), first, dtypes, self.transform(), out)
     }
 
-    /// Fills `out` with bytes that are within the tensor, of elements that have to be decoded or changed first.
+    /// Fills `out` with bytes that are within the tensor, of elements that have to be decoded or
+    /// changed first.
     pub(super) fn read_elements_at(&self, byte_offset: usize, out: &mut [u8]) -> Result<()> {
         let dtype = self.dtype();
         let (first, within) = (byte_offset / dtype.size(), byte_offset % dtype.size());

@@ -1,4 +1,5 @@
-//! What is done to stored values so that they are the model's: some programs store a weight scaled or shifted.
+//! What is done to stored values so that they are the model's: some programs store a weight scaled
+//! or shifted.
 
 use super::cast::cast;
 use crate::dtype::DType;
@@ -10,7 +11,8 @@ pub(super) enum Transform {
     Add(f32),
     /// Multiplies by a number.
     Multiply(f32),
-    /// Divides by a number. The quotient is rounded once, which a product with the reciprocal is not.
+    /// Divides by a number. The quotient is rounded once, which a product with the reciprocal is
+    /// not.
     Divide(f32),
 }
 
@@ -70,7 +72,8 @@ mod tests {
 
     #[test]
     fn values_are_changed_in_float32_before_they_are_rounded() {
-        // In bfloat16 throughout, 1 + 2^-7 minus 1 would be exact, but the quotient by 3 of 1 would lose bits twice.
+        // In bfloat16 throughout, 1 + 2^-7 minus 1 would be exact, but the quotient by 3 of 1 would
+        // lose bits twice.
         let stored = 1.0 + 2.0_f32.powi(-7);
         let from = DType::BF16;
         let add = converted(&[stored], from, Transform::Add(-1.0), DType::F32);

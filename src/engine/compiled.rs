@@ -70,6 +70,11 @@ impl CompiledPrograms {
         })
     }
 
+    /// Whether programs come from a folder of executables alone.
+    pub fn are_saved(&self) -> bool {
+        self.saved.is_some()
+    }
+
     /// Forgets all programs: the next use of each takes it from the cache, or compiles it again.
     pub fn forget(&self) {
         self.programs.clear();

@@ -174,6 +174,11 @@ impl Engine {
         }
     }
 
+    /// Whether programs are loaded from a folder of executables alone.
+    pub(super) fn runs_saved_executables(&self) -> bool {
+        self.compiled.are_saved()
+    }
+
     pub(super) fn devices(&self) -> &Devices {
         &self.devices
     }

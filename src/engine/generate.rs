@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::ops::ControlFlow;
 
 use super::batch::{BatchRun, or_break};
+use super::continuous::ContinuousRun;
 use super::core::Engine;
 use super::error::{Error, Result};
 use super::generation::{Event, GenerateOptions, GenerateSummary, Generation};
@@ -74,6 +75,10 @@ impl Engine {
             if to < options.max_new_tokens {
                 or_break!(tell(Event::Shortened { index, to }));
             }
+        }
+        // Saved executables are those of batches.
+        if prompts.len() > options.batch_size && !self.runs_saved_executables() {
+            return ContinuousRun::new(self, prompts, options)?.run(tell, summary);
         }
         for (number, batch) in prompts.chunks(options.batch_size).enumerate() {
             // A short last batch runs in the program of the full ones.

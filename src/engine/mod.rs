@@ -3,6 +3,7 @@
 mod batch;
 mod buckets;
 mod compiled;
+mod continuous;
 mod core;
 mod devices;
 mod error;

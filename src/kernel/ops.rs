@@ -75,7 +75,7 @@ impl Ops for CpuOps {
 
     fn attend_cached<'b>(&self, heads: &Heads, call: CachedAttention<'b>) -> Tensor<'b> {
         if heads.compute == DType::F16 {
-            return heads.attend_cached(call);
+            return heads.attend_cached(call, 1);
         }
         let [rows, _, count, head_dim] = call.queries.sizes();
         let [_, kv_heads, slots, _] = call.cache.keys.sizes();

@@ -51,14 +51,14 @@ pub trait Ops: Debug + Send + Sync {
         x.dot(w, dims, ElementType::F32).convert(to)
     }
 
-    /// Rows `ids` [n] (s32) of `table`: [n, width].
+    /// Rows `ids` \[n\] (s32) of `table`: [n, width].
     fn take_rows<'b>(&self, table: Tensor<'b>, ids: Tensor<'b>) -> Tensor<'b> {
         table.rows(ids)
     }
 
     /// Attention of one token a row over the caches: [rows, heads · head_dim].
     fn attend_cached<'b>(&self, heads: &Heads, call: CachedAttention<'b>) -> Tensor<'b> {
-        heads.attend_cached(call)
+        heads.attend_cached(call, 1)
     }
 
     /// The greatest of each row of `x` [rows, n] and its index (s32), the lowest on ties: both \[rows\].
@@ -72,6 +72,8 @@ pub trait Ops: Debug + Send + Sync {
 pub struct Xla {
     kernel_layout: KernelLayout,
     min_rows_16bit: usize,
+    /// The fewest rows that each key and value head's queries have in the dots of attention over a cache.
+    min_query_rows: usize,
     float16_rounding: &'static [(&'static str, &'static str)],
 }
 
@@ -82,15 +84,19 @@ impl Xla {
     pub const CPU: Self = Self {
         kernel_layout: KernelLayout::OutIn,
         min_rows_16bit: 2,
+        min_query_rows: 1,
         // With AVX512-FP16 it computes in float16 what Flax computes in float32 and rounds.
         float16_rounding: &[("xla_cpu_max_isa", "AVX2")],
     };
 
     /// A TPU's compiler chooses its own tiled layouts, and sends a dot with a single row to the vector
-    /// unit, at more than twice the cost of two rows on the matrix unit.
+    /// unit, at more than twice the cost of two rows on the matrix unit. With few query rows a key and value
+    /// head it also wants other layouts of the caches inside of the decode loop than at its entry, and
+    /// copies all of them at each call; with eight, a sublane's rows, it does neither.
     pub const TPU: Self = Self {
         kernel_layout: KernelLayout::InOut,
         min_rows_16bit: 2,
+        min_query_rows: 8,
         float16_rounding: &[],
     };
 
@@ -98,6 +104,7 @@ impl Xla {
     pub const GPU: Self = Self {
         kernel_layout: KernelLayout::InOut,
         min_rows_16bit: 1,
+        min_query_rows: 1,
         float16_rounding: &[],
     };
 
@@ -121,6 +128,10 @@ impl Ops for Xla {
             DType::F32 => rows,
             DType::F16 | DType::BF16 => rows.max(self.min_rows_16bit),
         }
+    }
+
+    fn attend_cached<'b>(&self, heads: &Heads, call: CachedAttention<'b>) -> Tensor<'b> {
+        heads.attend_cached(call, self.min_query_rows)
     }
 
     fn rounding_options(&self, compute: DType) -> &'static [(&'static str, &'static str)] {

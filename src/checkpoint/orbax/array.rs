@@ -1,4 +1,4 @@
-//! A stored array: where its chunks lie, and reading views of it.
+//! A stored array: where its chunks are, and how views of it are read.
 
 use std::io;
 use std::path::PathBuf;
@@ -19,9 +19,10 @@ use crate::dtype::DType;
 
 /// Bytes of a chunk that are decoded at a time.
 const BLOCK: usize = 1 << 20;
-/// Bytes that are read at a time where what is wanted lies apart in an uncompressed chunk.
+/// Bytes that are read at a time where the needed elements are apart in an uncompressed chunk.
 const STORED_BLOCK: usize = 1 << 16;
-/// The chunks of a shard: for each the first byte and the number of bytes; nothing where it is missing.
+/// The chunks of a shard: for each the first byte and the number of bytes; nothing where it is
+/// missing.
 type ShardIndex = Vec<Option<(u64, u64)>>;
 
 /// A stored array.
@@ -76,7 +77,7 @@ impl Array {
         self.store.dir.join(&self.file)
     }
 
-    /// Reads what several views of this array want, each stored element once.
+    /// Reads several views of this array, each stored element once.
     pub(in crate::checkpoint) fn read(&self, targets: &mut [Target]) -> Result<()> {
         let grid = Grid::new(&self.metadata.shape, &self.metadata.chunk);
         let extents = targets.iter().filter_map(Target::extent);
@@ -203,7 +204,8 @@ impl Array {
             .map_err(|error| self.damaged(&file, key, error))
     }
 
-    /// The key of the value that has a chunk, and the chunk's indices within it where it is a shard.
+    /// The key of the value that has a chunk, and the chunk's indices within it where it is a
+    /// shard.
     fn chunk_key(&self, chunk: &[usize]) -> (String, Vec<usize>) {
         let metadata = &self.metadata;
         let (outer, inner): (Vec<usize>, Vec<usize>) = match &metadata.shard {
@@ -227,7 +229,7 @@ impl Array {
         (join(&self.key, &name), inner)
     }
 
-    /// Where a chunk lies; nothing where it is not stored.
+    /// Where a chunk is; nothing where it is not stored.
     fn locate(&self, chunk: &[usize]) -> std::result::Result<Option<Region>, Box<Fault>> {
         let (key, within) = self.chunk_key(chunk);
         let value = self
@@ -327,7 +329,7 @@ impl Array {
     }
 }
 
-/// The next stored elements from `place` on that any view wants.
+/// The next stored elements from `place` on that any view needs.
 fn next(targets: &[Target], place: usize) -> Option<std::ops::Range<usize>> {
     let next = targets.iter().filter_map(|target| target.next(place));
     next.min_by_key(|range| range.start)

@@ -1,5 +1,5 @@
-//! The elements of one chunk, read from the first to the last. A compressed chunk is decompressed as a stream: one can have
-//! as many bytes as a whole embedding.
+//! The elements of one chunk, read from the first to the last. A compressed chunk is decompressed
+//! as a stream: one can have as many bytes as a whole embedding.
 
 use std::io::{self, BufReader, Read};
 

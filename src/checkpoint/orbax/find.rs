@@ -1,4 +1,5 @@
-//! Which folder has the tree: a checkpoint is one tree or several items, and a training run has a checkpoint a step.
+//! Which folder has the tree: a checkpoint is one tree or several items, and a training run has a
+//! checkpoint a step.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,8 @@ const LEVELS: usize = 3;
 /// The folder of the tree in `dir`, or below it; nothing where there is nothing of Orbax.
 pub(super) fn find(dir: &Path) -> Result<Option<PathBuf>> {
     let found = in_folder(dir, 0)?;
-    // Arrays that lie in folders of their own, several deep, without any file that says whose they are.
+    // Arrays in folders of their own, several deep, without any file that says whose they
+    // are.
     Ok(found.or_else(|| Form::with_deep_arrays(dir).map(|_| dir.to_path_buf())))
 }
 
@@ -167,7 +169,8 @@ fn is_unfinished(error: &Error) -> bool {
     )
 }
 
-/// Whether a file `checkpoint` is Orbax's: a msgpack map. Other programs have a file of this name, too.
+/// Whether a file `checkpoint` is Orbax's: a msgpack map. Other programs have a file of this name,
+/// too.
 pub(super) fn is_legacy_tree(dir: &Path) -> bool {
     use std::io::Read;
     let mut first = [0];

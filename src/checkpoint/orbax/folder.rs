@@ -12,11 +12,11 @@ pub(super) trait Folder: Send + Sync {
     /// Opens a file.
     fn open(&self, path: &str) -> io::Result<Arc<dyn ReadAt>>;
 
-    /// What lies in a folder, by name; the checkpoint's own folder is the empty path.
+    /// What is in a folder, by name; the checkpoint's own folder is the empty path.
     fn children(&self, path: &str) -> io::Result<Vec<Child>>;
 }
 
-/// What lies in a folder.
+/// What is in a folder.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Child {
     pub(super) name: String,
@@ -97,7 +97,7 @@ pub(super) fn join(folder: &str, name: &str) -> String {
     }
 }
 
-/// A part of a file that is known to lie within it.
+/// A part of a file that is known to be within it.
 #[derive(Clone)]
 pub(super) struct Region {
     pub(super) source: Arc<dyn ReadAt>,

@@ -1,6 +1,7 @@
-//! Puts stored elements, as they come, to where a view wants them.
+//! Puts stored elements, as they arrive, where a view needs them.
 //!
-//! A chunk gives its elements in the stored order, once. A view wants some of them, in another order perhaps, and cast.
+//! A chunk yields its elements in the stored order, once. A view needs some of them, in another
+//! order perhaps, and cast.
 
 use std::ops::Range;
 
@@ -15,11 +16,12 @@ const BLOCK_BYTES: usize = 1 << 22;
 
 /// Memory that is to hold the elements of a view.
 pub(in crate::checkpoint) struct Target<'a> {
-    /// The place among the stored elements of the first that is wanted.
+    /// The place among the stored elements of the first that is needed.
     first: usize,
     /// All axes but the innermost, in the stored order.
     outer: Vec<Step>,
-    /// How many elements lie together among the stored ones, and what each of them passes in what is written.
+    /// How many stored elements are contiguous, and what each of them passes in what
+    /// is written.
     run: usize,
     run_write: usize,
     from: DType,
@@ -38,19 +40,20 @@ struct Step {
     write: usize,
 }
 
-/// Elements that lie together among the stored ones and apart in what is written, on their way.
+/// Elements that are contiguous as stored and apart in what is written, on their way.
 #[derive(Default)]
 struct Lines {
     bytes: Vec<u8>,
-    /// The place in the view of the first line's first element. Each line begins at the place after the one before.
+    /// The place in the view of the first line's first element. Each line begins at the place after
+    /// the one before.
     first: usize,
     width: usize,
     count: usize,
 }
 
 impl Lines {
-    /// Bytes from one line to the next. What is added keeps the lines out of each other's cache sets where their width is a
-    /// power of two.
+    /// Bytes from one line to the next. What is added keeps the lines out of each other's cache
+    /// sets where their width is a power of two.
     fn stride(&self, size: usize) -> usize {
         self.width * size + 64
     }
@@ -93,7 +96,8 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// The place of the first stored element that is wanted, and the axes that enumerate all; nothing where none are.
+    /// The place of the first stored element that is needed, and the axes that enumerate all;
+    /// nothing where none are.
     pub(super) fn extent(&self) -> Option<(usize, Vec<Axis>)> {
         if self.out.is_empty() {
             return None;
@@ -107,13 +111,14 @@ impl<'a> Target<'a> {
         (!empty).then_some((self.first, axes))
     }
 
-    /// The next stored elements from `place` on that are wanted and lie together.
+    /// The next stored elements from `place` on that are needed and contiguous.
     pub(super) fn next(&self, place: usize) -> Option<Range<usize>> {
         let start = self.start(&self.seek(place)?);
         Some(start.max(place)..start + self.run)
     }
 
-    /// Where to divide the stored elements from `place` on, at `end` or before, such that no line is cut that could be whole.
+    /// Where to divide the stored elements from `place` on, at `end` or before, such that no line
+    /// is cut that could be whole.
     pub(super) fn cut(&self, place: usize, end: usize) -> usize {
         match self.seek(end).map(|index| self.start(&index)) {
             Some(start) if self.run_write != 1 && start > place && start < end => start,
@@ -121,7 +126,8 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// The memory that is to hold the stored elements from `place` on just as they are, for as many of the `len` as it can.
+    /// The memory that is to hold the stored elements from `place` on just as they are, for as many
+    /// of the `len` as it can.
     pub(super) fn direct(&mut self, place: usize, len: usize) -> Option<&mut [u8]> {
         if self.from != self.to || self.transform.is_some() || self.run_write != 1 {
             return None;
@@ -135,7 +141,7 @@ impl<'a> Target<'a> {
         self.out.get_mut(at * size..(at + len) * size)
     }
 
-    /// Takes the stored elements from `place` on. What is not wanted of them is passed over.
+    /// Takes the stored elements from `place` on. Those that are not needed are skipped.
     pub(super) fn take(&mut self, place: usize, bytes: &[u8]) {
         let size = self.from.size();
         let end = place + bytes.len() / size;
@@ -191,7 +197,7 @@ impl<'a> Target<'a> {
         self.lines.bytes.clear();
     }
 
-    /// Takes elements that lie together, the first of which belongs at place `at` of the view.
+    /// Takes contiguous elements, the first of which belongs at place `at` of the view.
     fn line(&mut self, at: usize, bytes: &[u8]) {
         let (from, to) = (self.from.size(), self.to.size());
         let count = bytes.len() / from;
@@ -240,7 +246,8 @@ impl<'a> Target<'a> {
         found.then_some(index)
     }
 
-    /// Goes one step further along the first `axes` outer axes, and back to the beginning of the others.
+    /// Goes one step further along the first `axes` outer axes, and back to the beginning of the
+    /// others.
     fn advance(&self, index: &mut [usize], axes: usize) -> bool {
         index[axes..].fill(0);
         for (at, step) in index[..axes].iter_mut().zip(&self.outer[..axes]).rev() {
@@ -272,8 +279,8 @@ fn transpose<const SIZE: usize>(lines: &[u8], from: usize, line: usize, out: &mu
     }
 }
 
-/// The part of a view that has all of the elements in `wanted` and few others: its first element's place, its axes, and where
-/// `wanted` begins in it.
+/// The part of a view that has all of the elements in `wanted` and few others: its first element's
+/// place, its axes, and where `wanted` begins in it.
 fn narrowed(layout: &Layout, wanted: Range<usize>) -> (usize, Vec<Axis>, usize) {
     let mut axes = layout.axes();
     let (mut first, mut begin, mut end) = (layout.offset, wanted.start, wanted.end);

@@ -1,8 +1,9 @@
-//! How an array is divided into chunks, and how a chunk's elements lie in the array.
+//! How an array is divided into chunks, and how a chunk's elements are placed in the array.
 
 use crate::checkpoint::layout::{Axis, c_order};
 
-/// A regular grid. A chunk has its full size even at the array's edge, beyond which its elements mean nothing.
+/// A regular grid. A chunk has its full size even at the array's edge, beyond which its elements
+/// mean nothing.
 pub(super) struct Grid<'a> {
     shape: &'a [usize],
     chunk: &'a [usize],
@@ -11,7 +12,7 @@ pub(super) struct Grid<'a> {
     chunk_strides: Vec<usize>,
 }
 
-/// Elements that lie together both in a chunk and in the array.
+/// Elements that are contiguous both in a chunk and in the array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
     /// The place of the first in the chunk.
@@ -49,7 +50,8 @@ impl<'a> Grid<'a> {
         })
     }
 
-    /// The chunks within any of these boxes, each the first and the last chunk along every dimension.
+    /// The chunks within any of these boxes, each the first and the last chunk along every
+    /// dimension.
     pub(super) fn chunks(
         &self,
         boxes: Vec<Vec<[usize; 2]>>,
@@ -89,7 +91,8 @@ impl<'a> Grid<'a> {
             .collect()
     }
 
-    /// The smallest box of chunks that has the elements that these axes, none of size 0, enumerate from place `first` on.
+    /// The smallest box of chunks that has the elements that these axes, none of size 0, enumerate
+    /// from place `first` on.
     pub(super) fn covered(&self, first: usize, axes: &[Axis]) -> Vec<[usize; 2]> {
         let mut ends: Vec<[usize; 2]> = self.coordinates(first).map(|at| [at; 2]).collect();
         let mut last = first;
@@ -146,7 +149,8 @@ impl<'a> Grid<'a> {
         let sizes: Vec<usize> = (0..rank)
             .map(|axis| self.chunk[axis].min(self.shape[axis].saturating_sub(from[axis])))
             .collect();
-        // The dimensions within a run: the innermost, and those around it where the chunk has the ones within whole.
+        // The dimensions within a run: the innermost, and those around it where the chunk has the
+        // ones within whole.
         let mut inner = rank.saturating_sub(1);
         while inner > 0 && self.chunk[inner] == self.shape[inner] {
             inner -= 1;

@@ -20,7 +20,7 @@ pub(super) const PROCESS_PREFIX: &str = "ocdbt.process_";
 /// An array's metadata in zarr 2 and 3.
 const ZARR2_FILE: &str = ".zarray";
 const ZARR3_FILE: &str = "zarr.json";
-/// How deep arrays lie in an item at most: each slash of a key is a folder.
+/// How deep arrays are in an item at most: each slash of a key is a folder.
 const MAX_DEPTH: usize = 16;
 /// The most folders that are looked into.
 const MAX_FOLDERS: usize = 1 << 16;
@@ -178,7 +178,8 @@ pub(super) fn open(files: Arc<dyn Folder>, dir: &Path, form: Form) -> Result<Ite
     })
 }
 
-/// The databases of all processes as one. Only one of them has the arrays' metadata, and each has some of the chunks.
+/// The databases of all processes as one. Only one of them has the arrays' metadata, and each has
+/// some of the chunks.
 fn united(files: &Arc<dyn Folder>) -> std::result::Result<Values, Fault> {
     let mut all = Values::new();
     for process in processes(files.as_ref()) {
@@ -279,7 +280,7 @@ fn arrays(
     Ok((arrays, left_out))
 }
 
-/// Reads an array's metadata, and gives the file that it is in.
+/// Reads an array's metadata, and returns the file that it is in.
 fn metadata(
     store: &Store,
     key: &str,

@@ -1,5 +1,5 @@
-//! The file `checkpoint` that Orbax wrote until 2024: msgpack of the tree, where an array is the text `PLACEHOLDER://` and the
-//! name that it is stored by.
+//! The file `checkpoint` that Orbax wrote until 2024: msgpack of the tree, where an array is the
+//! text `PLACEHOLDER://` and the name that it is stored by.
 
 use std::collections::BTreeMap;
 

@@ -30,7 +30,7 @@ pub(super) struct Root {
     pub(super) keys: u64,
 }
 
-/// Where a node or a value lies.
+/// Where a node or a value is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pointer {
     pub(super) file: FileEntry,
@@ -57,7 +57,8 @@ pub(super) fn parse(frame: &[u8]) -> Result<Manifest, OrbaxProblem> {
         1 => true,
         _ => return Err(cursor.malformed("its kind is neither single nor numbered")),
     };
-    // Settings of the writer: the largest inline value and node, and the arity of the tree of versions.
+    // Settings of the writer: the largest inline value and node, and the arity of the tree of
+    // versions.
     cursor.varint(u32::MAX.into())?;
     cursor.varint(u32::MAX.into())?;
     cursor.u8()?;
@@ -129,7 +130,7 @@ fn older(cursor: &mut Cursor, files: usize) -> Result<(), OrbaxProblem> {
     Ok(())
 }
 
-/// Where something lies in the file with this number.
+/// Where something is in the file with this number.
 pub(super) fn pointer(
     cursor: &Cursor,
     files: &[FileEntry],
@@ -204,7 +205,8 @@ mod tests {
     use super::super::wire::NODE;
     use super::*;
 
-    /// A file table: for each path the bytes shared with the one before, the rest, and the base's length.
+    /// A file table: for each path the bytes shared with the one before, the rest, and the base's
+    /// length.
     fn table(entries: &[(u8, &str, u8)]) -> Vec<u8> {
         let mut bytes = vec![entries.len() as u8];
         bytes.extend(entries.iter().skip(1).map(|entry| entry.0));

@@ -1,10 +1,12 @@
 //! MaxText's trees of Gemma 1, 2 and 3, as views by Flax's names.
 //!
-//! MaxText stores no array transposed, but some with other values than DeepMind's: norms with one added, the query projection
-//! of Gemma 1 and 2 divided by √head_dim, the embedding multiplied by √hidden_size. That is undone in float32, as elements are
-//! read. With scanned layers one array has all layers along an axis of its own, of which each layer is a slice.
+//! MaxText stores no array transposed, but some with other values than DeepMind's: norms with one
+//! added, the query projection of Gemma 1 and 2 divided by √head_dim, the embedding multiplied by
+//! √hidden_size. That is undone in float32, as elements are read. With scanned layers one array has
+//! all layers along an axis of its own, of which each layer is a slice.
 //!
-//! <https://github.com/AI-Hypercomputer/maxtext>, `convert_gemma_chkpt.py`, `convert_gemma2_chkpt.py`, `convert_gemma3_chkpt.py`.
+//! <https://github.com/AI-Hypercomputer/maxtext>, `convert_gemma_chkpt.py`,
+//! `convert_gemma2_chkpt.py`, `convert_gemma3_chkpt.py`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +19,8 @@ const EMBEDDING: &str = "token_embedder/embedding";
 const FINAL_NORM: &str = "decoder/decoder_norm/scale";
 /// The axis of the layers where sizes do not tell: MaxText's `param_scan_axis`.
 const SCAN_AXIS: usize = 1;
-/// The rows of the embedding of Gemma 1 and 2 as DeepMind stores it, and how many of them are tokens.
+/// The rows of the embedding of Gemma 1 and 2 as DeepMind stores it, and how many of them are
+/// tokens.
 const PADDED_ROWS: usize = 256_128;
 const VOCABULARY: usize = 256_000;
 
@@ -44,7 +47,8 @@ enum Change {
     Query,
 }
 
-/// An array of a layer: its name in MaxText and in Flax, its number of dimensions, and what to do with it.
+/// An array of a layer: its name in MaxText and in Flax, its number of dimensions, and what to do
+/// with it.
 struct Part {
     theirs: &'static str,
     ours: &'static str,
@@ -105,8 +109,8 @@ pub(in crate::checkpoint) struct Sizes {
     pub(in crate::checkpoint) vocabulary: Option<usize>,
 }
 
-/// The tensors by Flax's names and with Flax's values, as views of MaxText's; nothing where they are not MaxText's. Tensors
-/// that no rule names stay as they are.
+/// The tensors by Flax's names and with Flax's values, as views of MaxText's; nothing where they
+/// are not MaxText's. Tensors that no rule names stay as they are.
 ///
 /// # Errors
 /// Where a tensor has a known name, and a shape that does not belong to it.
@@ -163,7 +167,8 @@ struct Tree<'a> {
     four_norms: bool,
     /// Gemma 3, by its norms of queries and keys, stores queries as they are.
     plain_query: bool,
-    /// How many layers of a repeating group have names of their own, within scanned layers; 0 where there are no groups.
+    /// How many layers of a repeating group have names of their own, within scanned layers; 0 where
+    /// there are no groups.
     group: usize,
     /// How many groups, or layers, a scanned array has, and along which axis.
     scanned: usize,
@@ -218,7 +223,8 @@ impl<'a> Tree<'a> {
         let Some(rest) = name.strip_prefix("decoder/") else {
             return Ok(Vec::new());
         };
-        // Within `layers` all layers lie in one array: of all, or of those with the same place in a group.
+        // Within `layers` all layers are in one array: of all, or of those with the same place in a
+        // group.
         let (first, step, rest, stacked) = if let Some(rest) = rest.strip_prefix("layers/") {
             match numbered(rest) {
                 Some((member, rest)) => (member, self.group, rest, true),

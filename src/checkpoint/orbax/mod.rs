@@ -1,10 +1,11 @@
-//! Orbax checkpoints: how DeepMind, Kaggle and MaxText hand out models.
+//! Orbax checkpoints: the format in which DeepMind, Kaggle and MaxText publish models.
 //!
-//! A tree of arrays is stored as zarr arrays of version 2 or 3, in chunks, under keys that are files in the tree's folder or
-//! entries of an OCDBT database there. What is read of both formats is what Orbax writes of them.
+//! A tree of arrays is stored as zarr arrays of version 2 or 3, in chunks, under keys that are
+//! files in the tree's folder or entries of an OCDBT database there. What is read of both formats
+//! is what Orbax writes of them.
 //!
-//! A chunk is compressed as a whole and may be a whole embedding. It is decompressed as a stream, straight into the memory
-//! that wants it; see [`gather`].
+//! A chunk is compressed as a whole and may be a whole embedding. It is decompressed as a stream,
+//! straight into its destination; see [`gather`].
 
 mod array;
 mod chunk;
@@ -65,7 +66,8 @@ pub(super) fn open(dir: &Path) -> Result<Option<Opened>> {
     Ok(Some(opened(item)))
 }
 
-/// Opens an item whose files lie in memory, by relative path. `name` is the folder that messages name.
+/// Opens an item whose files are in memory, by relative path. `name` is the folder that messages
+/// name.
 pub(super) fn open_memory(name: &Path, files: BTreeMap<String, Vec<u8>>) -> Result<Opened> {
     let has = |start: &str| files.keys().any(|path| path.starts_with(start));
     let form = match (has(ocdbt::MANIFEST_FILE), has(item::PROCESS_PREFIX)) {

@@ -1,4 +1,4 @@
-//! Reads an OCDBT database: walks its B+tree once and notes where each key's value lies.
+//! Reads an OCDBT database: walks its B+tree once and notes where each key's value is.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,7 +17,8 @@ pub(super) const MANIFEST_FILE: &str = "manifest.ocdbt";
 /// What the names of numbered manifests begin with; sixteen hexadecimal digits follow.
 const NUMBERED: &str = "manifest.";
 
-/// The most keys of a database. A model of a thousand arrays in a hundred chunks each has a tenth of it.
+/// The most keys of a database. A model of a thousand arrays in a hundred chunks each has a tenth
+/// of it.
 const MAX_KEYS: u64 = 1 << 20;
 /// The most bytes of all keys together.
 const MAX_KEY_BYTES: usize = 1 << 27;
@@ -25,7 +26,8 @@ const MAX_KEY_BYTES: usize = 1 << 27;
 const MAX_NODE_BYTES: usize = 1 << 29;
 /// The highest tree: with two entries a node, one of this height has more keys than are read.
 const MAX_HEIGHT: u8 = 32;
-/// Data files that stay open. The others are opened for each read: systems allow a thousand open files or so.
+/// Data files that stay open. The others are opened for each read: systems allow a thousand open
+/// files or so.
 const OPEN_FILES: usize = 256;
 
 /// The values by key.

@@ -109,7 +109,8 @@ pub enum OrbaxProblem {
     NoArrays,
 }
 
-/// A problem with the file and the array that have it; the array's name is empty where it is no array's.
+/// A problem with the file and the array that have it; the array's name is empty where it is no
+/// array's.
 #[derive(Debug)]
 pub(super) struct Fault {
     /// Relative to the item's folder.

@@ -10,8 +10,8 @@ use super::ocdbt::Values;
 use super::problem::Fault;
 use crate::checkpoint::Error;
 
-/// How many chunks stay half decoded, in case that a later read begins where an earlier one ended. Each has a window of a
-/// megabyte or so.
+/// How many chunks stay half decoded, in case that a later read begins where an earlier one ended.
+/// Each has a window of a megabyte or so.
 const PARKED: usize = 4;
 
 /// Where an item's values are found.

@@ -1,4 +1,5 @@
-//! The names that a tree's arrays have: stored ones join the levels by dots, and keys may have dots of their own.
+//! The names that a tree's arrays have: stored ones join the levels by dots, and keys may have dots
+//! of their own.
 
 use std::collections::BTreeMap;
 use std::io;

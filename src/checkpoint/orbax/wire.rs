@@ -1,7 +1,8 @@
-//! The outermost layer of OCDBT's manifests and nodes (magic, length, compression, checksum), and the varints and columns
-//! within.
+//! The outermost layer of OCDBT's manifests and nodes (magic, length, compression, checksum), and
+//! the varints and columns within.
 //!
-//! The format is specified at <https://google.github.io/tensorstore/kvstore/ocdbt/>, "Storage format".
+//! The format is specified at <https://google.github.io/tensorstore/kvstore/ocdbt/>, "Storage
+//! format".
 
 use std::io::Read;
 

@@ -20,7 +20,8 @@ pub(super) struct Metadata {
     pub(super) shape: Vec<usize>,
     /// The shape of a chunk; where chunks are gathered in shards, of one within a shard.
     pub(super) chunk: Vec<usize>,
-    /// How many chunks a shard has along each dimension; absent where each chunk has a key of its own.
+    /// How many chunks a shard has along each dimension; absent where each chunk has a key of its
+    /// own.
     pub(super) shard: Option<Shard>,
     pub(super) codecs: Codecs,
     /// What each element of a missing chunk is, as its bytes.

@@ -210,8 +210,9 @@ pub enum Place<'b> {
 }
 
 impl Heads {
-    /// [`Ops::attend_cached`](super::super::Ops::attend_cached) by XLA.
-    pub fn attend_cached<'b>(&self, call: CachedAttention<'b>) -> Tensor<'b> {
+    /// [`Ops::attend_cached`](super::super::Ops::attend_cached) by XLA, in dots of at least `query_rows` rows
+    /// for each key and value head.
+    pub fn attend_cached<'b>(&self, call: CachedAttention<'b>, query_rows: usize) -> Tensor<'b> {
         let b = call.queries.builder();
         let [rows, _, slots, _] = call.cache.keys.sizes();
         let slot = b.indices(&[rows, slots], 1);
@@ -224,7 +225,17 @@ impl Heads {
         };
         let bias = mask_bias(visible.reshape(&[rows, 1, slots]), self.compute);
         let cache = in_compute_dtype(call.cache, self.compute.into());
-        self.attend(call.queries, cache, bias)
+        self.attend_in_rows(call.queries, cache, bias, query_rows)
+    }
+
+    /// Attention as below, in dots of as many rows as there are queries.
+    pub fn attend<'b>(
+        &self,
+        queries: Tensor<'b>,
+        cache: LayerCache<Tensor<'b>>,
+        bias: Tensor<'b>,
+    ) -> Tensor<'b> {
+        self.attend_in_rows(queries, cache, bias, 1)
     }
 
     /// Attention of `queries` [batch, length, heads, head_dim] over `cache` [batch, kv_heads, keys, head_dim]
@@ -232,21 +243,27 @@ impl Heads {
     /// dtype, before the output projection.
     ///
     /// The query heads that share a kv head become rows of one dot, so keys and values are never
-    /// repeated.
-    pub fn attend<'b>(
+    /// repeated. Where there are fewer rows than `query_rows`, heads of zeros follow, whose results are dropped.
+    fn attend_in_rows<'b>(
         &self,
         queries: Tensor<'b>,
         cache: LayerCache<Tensor<'b>>,
         bias: Tensor<'b>,
+        query_rows: usize,
     ) -> Tensor<'b> {
         let [batch, length, heads, head_dim] = queries.sizes();
         let [_, kv_heads, keys, _] = cache.keys.sizes();
-        let group = heads / kv_heads;
+        let wanted = heads / kv_heads;
+        let group = wanted.max((query_rows as i64 + length - 1) / length);
 
         let q = queries
-            .reshape(&[batch, length, kv_heads, group, head_dim])
-            .transpose(&[0, 2, 3, 1, 4])
-            .reshape(&[batch, kv_heads, group * length, head_dim]);
+            .reshape(&[batch, length, kv_heads, wanted, head_dim])
+            .transpose(&[0, 2, 3, 1, 4]);
+        let q = match group - wanted {
+            0 => q,
+            more => q.pad_high(&[0, 0, more, 0, 0]),
+        };
+        let q = q.reshape(&[batch, kv_heads, group * length, head_dim]);
         let by_token = [batch, kv_heads, group, length, keys];
         let scores = self.scores(q, cache.keys).reshape(&by_token);
         let scores = match self.score_cap {
@@ -263,10 +280,15 @@ impl Heads {
             lhs_contracting: vec![3],
             rhs_contracting: vec![2],
         };
-        weights
+        let mixed = weights
             .dot(cache.values, over_keys, ElementType::F32)
             .convert(self.compute.into())
-            .reshape(&[batch, kv_heads, group, length, head_dim])
+            .reshape(&[batch, kv_heads, group, length, head_dim]);
+        let mixed = match group - wanted {
+            0 => mixed,
+            _ => mixed.slice(2, 0, wanted),
+        };
+        mixed
             .transpose(&[0, 3, 1, 2, 4])
             .reshape(&[batch * length, heads * head_dim])
     }

@@ -1,4 +1,5 @@
-//! Orbax files that were cut, flipped or edited: an error that is one line and names file and array, and never a panic.
+//! Orbax files that were cut, flipped or edited: an error that is one line and names file and
+//! array, and never a panic.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -134,7 +135,8 @@ fn every_flipped_bit_of_manifests_and_nodes_is_an_error_that_names_the_file() {
 #[test]
 fn flipped_bits_of_chunks_are_errors_that_name_the_array_or_other_values() {
     let whole = files(&fixture("old-flat"));
-    // What a zstd frame begins with. Nothing but the frame's own structure tells that its content changed.
+    // What a zstd frame begins with. Nothing but the frame's own structure tells that its content
+    // changed.
     const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
     let mut errors = 0;
     for (path, bytes) in whole.iter().filter(|(path, _)| path.contains("/d/")) {

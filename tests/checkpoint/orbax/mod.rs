@@ -1,4 +1,5 @@
-//! Checkpoints that Orbax wrote (`tools/orbax/make_fixtures.py`): the weights of tests/data/random-mqa in every form.
+//! Checkpoints that Orbax wrote (`tools/orbax/make_fixtures.py`): the weights of
+//! tests/data/random-mqa in every form.
 
 mod damaged;
 mod forms;
