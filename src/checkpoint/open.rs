@@ -60,7 +60,10 @@ impl Checkpoint {
                 return Self::open_file(&file);
             }
         }
-        if let Some(opened) = orbax::open(path)? {
+        // A folder that does not exist is reported below, with what was looked for.
+        if metadata.is_ok()
+            && let Some(opened) = orbax::open(path)?
+        {
             return Self::from_opened(opened);
         }
         match only_npz(path) {
