@@ -219,12 +219,15 @@ fn stored_arrays(
     Ok(stored)
 }
 
+/// Arrays by name, and the names of those that are left out.
+type Arrays = (Vec<(String, Array)>, Vec<String>);
+
 /// Opens the stored arrays that are parameters; the names of those of integers are given too.
 fn arrays(
     store: &Arc<Store>,
     stored: BTreeMap<String, bool>,
     tree: Tree,
-) -> std::result::Result<(Vec<(String, Array)>, Vec<String>), Fault> {
+) -> std::result::Result<Arrays, Fault> {
     let mut named: Vec<(String, String, bool)> = stored
         .iter()
         .map(|(key, is_zarr3)| (tree.name(key), key.clone(), *is_zarr3))
