@@ -132,3 +132,48 @@ fn float16_on_a_gpu() {
         Mesh::SINGLE,
     );
 }
+
+#[test]
+fn every_instruction_of_a_layer_carries_the_scope_of_its_module() {
+    let mesh = Mesh::SINGLE;
+    let compute = DType::BF16;
+    let spec = ModelSpec::new(config(4, 2, ""), compute, Xla::TPU, mesh, |_| compute);
+    let key = ProgramKey::Decode(Decode {
+        rows: 2,
+        cache: 32,
+        chunk: 4,
+    });
+    let module = key.lower(&spec.expect("it divides")).expect("it lowers");
+    let text = module.to_text();
+    let scopes: std::collections::BTreeSet<&str> = text
+        .lines()
+        .filter_map(|line| line.split_once("op_name=\"")?.1.split('"').next())
+        .collect();
+    let mut expected = vec!["embed_tokens", "greedy", "logits", "norm"];
+    let layer = [
+        "",
+        "/input_layernorm",
+        "/mlp",
+        "/mlp/down_proj",
+        "/mlp/gate_proj",
+        "/mlp/up_proj",
+        "/post_attention_layernorm",
+        "/self_attn",
+        "/self_attn/k_proj",
+        "/self_attn/o_proj",
+        "/self_attn/q_proj",
+        "/self_attn/v_proj",
+        "/cache",
+    ];
+    let layers: Vec<String> = [0, 1]
+        .iter()
+        .flat_map(|index| layer.map(|module| format!("layers/{index}{module}")))
+        .collect();
+    expected.extend(layers.iter().map(String::as_str));
+    expected.sort_unstable();
+    assert_eq!(scopes.into_iter().collect::<Vec<_>>(), expected);
+    // Dots are what a profile is read for: each is in a scope.
+    for line in text.lines().filter(|line| line.contains(" dot(")) {
+        assert!(line.contains("op_name=\""), "{line}");
+    }
+}

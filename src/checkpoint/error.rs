@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::msgpack::MsgpackProblem;
 use super::npz::NpzProblem;
+use super::orbax::OrbaxProblem;
 use super::safetensors::SafetensorsProblem;
 use crate::input_file::Impostor;
 
@@ -150,6 +151,16 @@ pub enum Error {
         tensor: String,
         /// What is wrong.
         problem: NpzProblem,
+    },
+    /// An Orbax checkpoint is malformed, unfinished, or has what is not supported.
+    #[error("{}: {}{problem}", file.display(), in_array(array))]
+    Orbax {
+        /// The file or folder that is wrong.
+        file: PathBuf,
+        /// The array that is wrong, by its name in the tree; empty where it is not one array.
+        array: String,
+        /// What is wrong.
+        problem: OrbaxProblem,
     },
     /// A file's name does not say which format it has.
     #[error(
@@ -331,6 +342,14 @@ fn in_tensor(name: &str) -> String {
         String::new()
     } else {
         format!("tensor {name:?}, ")
+    }
+}
+
+fn in_array(name: &str) -> String {
+    if name.is_empty() {
+        String::new()
+    } else {
+        format!("array {name:?}: ")
     }
 }
 

@@ -24,10 +24,12 @@ mod msgpack;
 mod names;
 mod npz;
 mod open;
+mod orbax;
 mod positional;
 mod read;
 mod safetensors;
 mod tensor;
+mod transform;
 pub mod write;
 
 use std::collections::BTreeMap;
@@ -35,6 +37,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::orbax::maxtext::{self, Sizes};
 pub use crate::input_file::Impostor;
 pub use crate::naming::{NameTable, Naming};
 pub use compare::Comparison;
@@ -42,6 +45,7 @@ pub use error::Error;
 pub use index::shards;
 pub use msgpack::MsgpackProblem;
 pub use npz::NpzProblem;
+pub use orbax::OrbaxProblem;
 pub use positional::ReadAt;
 pub use safetensors::SafetensorsProblem;
 pub use tensor::Tensor;
@@ -79,6 +83,10 @@ pub enum Format {
     Safetensors,
     /// The same in several files with an index.
     SafetensorsSharded,
+    /// A tree that Orbax saved as an OCDBT database.
+    OrbaxOcdbt,
+    /// A tree that Orbax saved with a folder for each array.
+    OrbaxFolders,
 }
 
 impl fmt::Display for Format {
@@ -89,6 +97,8 @@ impl fmt::Display for Format {
             Format::Npz => "npz",
             Format::Safetensors => "safetensors",
             Format::SafetensorsSharded => "safetensors in shards",
+            Format::OrbaxOcdbt => "Orbax (OCDBT)",
+            Format::OrbaxFolders => "Orbax (a folder for each array)",
         })
     }
 }
@@ -132,10 +142,16 @@ impl Checkpoint {
     /// [`Error::ForeignShape`] where a named tensor has other axes than the table says,
     /// [`Error::Duplicate`] where two tensors have one name.
     pub fn canonical(&self, tables: &[NameTable]) -> Result<Self> {
-        let Some(table) = names::best(&self.inner.tensors, tables) else {
+        let stored = &self.inner.tensors;
+        let undone = maxtext::canonical(stored, Sizes::default())?;
+        let Some(table) = names::best(undone.as_ref().unwrap_or(stored), tables) else {
             return Ok(self.clone());
         };
-        let (tensors, naming) = names::canonical(&self.inner.tensors, table)?;
+        let (mut tensors, naming) = match undone {
+            Some(tensors) => (tensors, Naming::MaxText),
+            None => names::canonical(stored, table)?,
+        };
+        cut_embedding(&mut tensors, table, naming, Sizes::default())?;
         Ok(Checkpoint {
             inner: Arc::new(Inner {
                 path: self.inner.path.clone(),
@@ -147,6 +163,31 @@ impl Checkpoint {
                 left_out: self.inner.left_out.clone(),
             }),
         })
+    }
+
+    /// The same checkpoint for a model of this many tokens. DeepMind's and MaxText's embeddings of
+    /// Gemma 1 and 2 have up to 128 more rows, which are left out.
+    #[must_use]
+    pub fn for_vocabulary(&self, tokens: usize) -> Self {
+        let inner = &self.inner;
+        let mut tensors = inner.tensors.clone();
+        let sizes = Sizes {
+            vocabulary: Some(tokens),
+        };
+        if cut_embedding(&mut tensors, &inner.names, inner.naming, sizes).is_err() {
+            return self.clone();
+        }
+        Checkpoint {
+            inner: Arc::new(Inner {
+                path: inner.path.clone(),
+                format: inner.format,
+                naming: inner.naming,
+                names: inner.names.clone(),
+                files: inner.files.clone(),
+                tensors,
+                left_out: inner.left_out.clone(),
+            }),
+        }
     }
 
     /// The names of its parameters.
@@ -204,6 +245,22 @@ impl Checkpoint {
     pub fn total_bytes(&self) -> u64 {
         self.tensors().map(|tensor| tensor.byte_len() as u64).sum()
     }
+}
+
+/// Leaves out the rows of the embedding that only pad it.
+fn cut_embedding(
+    tensors: &mut BTreeMap<Arc<str>, Tensor>,
+    table: &NameTable,
+    naming: Naming,
+    sizes: Sizes,
+) -> Result<()> {
+    let padded = matches!(naming, Naming::DeepMind | Naming::MaxText);
+    if let Some((embedding, _)) = table.head().filter(|_| padded)
+        && let Some(embedding) = tensors.get_mut(embedding)
+    {
+        *embedding = maxtext::without_padding(embedding, sizes)?;
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Checkpoint {

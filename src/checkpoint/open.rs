@@ -10,7 +10,7 @@ use super::positional::{OpenFile, ReadAt};
 use super::tensor::DataFile;
 use super::{
     Checkpoint, Error, FLAX_FILE, FLAX_INDEX_FILE, Format, Inner, NPZ_FILES, NameTable, Result,
-    SAFETENSORS_FILE, SAFETENSORS_INDEX_FILE, Tensor, contents, index, msgpack, names, npz,
+    SAFETENSORS_FILE, SAFETENSORS_INDEX_FILE, Tensor, contents, index, msgpack, names, npz, orbax,
     safetensors,
 };
 use crate::input_file::{self, Impostor};
@@ -38,8 +38,9 @@ impl Checkpoint {
     ///
     /// In a folder, it takes the first that exists of [`FLAX_FILE`], [`FLAX_INDEX_FILE`] with its
     /// shards, the [`NPZ_FILES`], [`SAFETENSORS_FILE`], [`SAFETENSORS_INDEX_FILE`] with its shards,
-    /// and, where the folder has exactly one, an npz file of any name. The end of a file's name
-    /// tells its format.
+    /// an Orbax checkpoint (the folder itself, the item in it with the parameters, or the newest
+    /// step of a training run), and, where the folder has exactly one, an npz file of any name. The
+    /// end of a file's name tells its format.
     ///
     /// # Errors
     /// Where there are no weights, where a file cannot be read or is malformed, and where index and
@@ -59,6 +60,12 @@ impl Checkpoint {
                 return Self::open_file(&file);
             }
         }
+        // A folder that does not exist is reported below, with what was looked for.
+        if metadata.is_ok()
+            && let Some(opened) = orbax::open(path)?
+        {
+            return Self::from_opened(opened);
+        }
         match only_npz(path) {
             Some(file) => Self::open_npz_file(&file),
             None => Err(Error::NotFound {
@@ -66,7 +73,7 @@ impl Checkpoint {
                 found: contents::describe(path),
                 looked_for: format!(
                     "{FLAX_FILE}, {FLAX_INDEX_FILE}, {}, {SAFETENSORS_FILE}, \
-                     {SAFETENSORS_INDEX_FILE}, a single *.npz",
+                     {SAFETENSORS_INDEX_FILE}, an Orbax checkpoint, a single *.npz",
                     NPZ_FILES.join(", ")
                 ),
             }),
@@ -140,6 +147,37 @@ impl Checkpoint {
     /// Where the bytes cannot be read, or are malformed.
     pub fn from_safetensors(file: &Path, source: impl ReadAt + 'static) -> Result<Self> {
         Self::single(file, Format::Safetensors, source, parse_safetensors)
+    }
+
+    /// Opens an Orbax checkpoint whose files are in memory, by path relative to its folder. `folder`
+    /// is the name that errors give that.
+    ///
+    /// # Errors
+    /// Where the files are malformed.
+    pub fn from_orbax(folder: &Path, files: BTreeMap<String, Vec<u8>>) -> Result<Self> {
+        Self::from_opened(orbax::open_memory(folder, files)?)
+    }
+
+    fn from_opened(opened: orbax::Opened) -> Result<Self> {
+        match opened {
+            orbax::Opened::Msgpack(file) => Self::open_msgpack_file(&file),
+            orbax::Opened::Tensors {
+                path,
+                format,
+                files,
+                tensors,
+                left_out,
+            } => {
+                let mut collected = Collected {
+                    left_out,
+                    ..Collected::default()
+                };
+                for tensor in tensors {
+                    names::insert(&mut collected.tensors, tensor)?;
+                }
+                Self::new(&path, format, files, collected)
+            }
+        }
     }
 
     fn single<S: ReadAt>(file: &Path, format: Format, source: S, parse: Parse<S>) -> Result<Self> {

@@ -2,10 +2,13 @@
 //! All cores read at once, each its own part of the result, so that only one small block per core
 //! is held beside the result.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
-use super::cast::cast;
 use super::layout::{Axis, Layout};
+use super::orbax::Target;
+use super::transform::convert;
 use super::{Result, Tensor};
 use crate::dtype::DType;
 
@@ -35,11 +38,88 @@ impl Tensor {
             return Ok(());
         }
         let layout = self.layout();
+        if let Some(array) = self.array() {
+            return array.read(&mut [self.target(to, 0, out)]);
+        }
         match layout.axes().as_slice() {
             [] | [Axis { stride: 1, .. }] => self.read_flat(layout.offset, to, out),
             axes if to_size == 2 => self.read_strided::<2>(layout.offset, axes, to, out),
             axes => self.read_strided::<4>(layout.offset, axes, to, out),
         }
+    }
+
+    /// Reads several tensors, each into its memory as [`Tensor::read_into`] does. Those that come
+    /// from one compressed array are read in one pass over it.
+    ///
+    /// # Errors
+    /// As [`Tensor::read_into`], for the first that fails.
+    pub fn read_together(reads: Vec<(Tensor, DType, &mut [u8])>) -> Result<()> {
+        let mut passes: Vec<Vec<(Tensor, DType, &mut [u8])>> = Vec::new();
+        for read in reads {
+            let (tensor, to, out) = &read;
+            let elements = tensor.byte_len() / tensor.dtype().size();
+            let pass = passes.iter_mut().find(|pass| {
+                let first = pass.first().and_then(|(first, _, _)| first.pass());
+                first.is_some() && first == tensor.pass()
+            });
+            match pass {
+                Some(pass) if elements * to.size() == out.len() => pass.push(read),
+                _ => passes.push(vec![read]),
+            }
+        }
+        passes.into_par_iter().try_for_each(|mut pass| {
+            if let [(tensor, to, out)] = pass.as_mut_slice() {
+                return tensor.read_into(*to, out);
+            }
+            let Some(array) = pass
+                .first()
+                .and_then(|(tensor, _, _)| tensor.array().cloned())
+            else {
+                return Ok(());
+            };
+            let reads = pass.iter_mut();
+            let targets = reads.map(|(tensor, to, out)| tensor.target(*to, 0, out));
+            array.read(&mut targets.collect::<Vec<_>>())
+        })
+    }
+
+    /// A number that tensors share which [`Tensor::read_together`] reads in one pass; nothing where
+    /// nothing is gained by that.
+    pub fn pass(&self) -> Option<usize> {
+        self.array().map(|array| Arc::as_ptr(array).addr())
+    }
+
+    /// Memory for the elements from `first` on, cast to `to`, as many as `out` has room for.
+    fn target<'a>(&self, to: DType, first: usize, out: &'a mut [u8]) -> Target<'a> {
+        let dtypes = [self.dtype(), to];
+        Target::new(&self.layout(), first, dtypes, self.transform(), out)
+    }
+
+    /// Fills `out` with bytes that are within the tensor, of elements that have to be decoded or
+    /// changed first.
+    pub(super) fn read_elements_at(&self, byte_offset: usize, out: &mut [u8]) -> Result<()> {
+        let dtype = self.dtype();
+        let (first, within) = (byte_offset / dtype.size(), byte_offset % dtype.size());
+        if within == 0 && out.len().is_multiple_of(dtype.size()) {
+            if let Some(array) = self.array() {
+                return array.read(&mut [self.target(dtype, first, out)]);
+            }
+            let stored = self.without_transform();
+            let mut raw = Vec::new();
+            for (block, out) in out.chunks_mut(TASK_ELEMENTS * dtype.size()).enumerate() {
+                raw.resize(out.len(), 0);
+                let offset = (first + block * TASK_ELEMENTS) * dtype.size();
+                stored.read_at(offset, &mut raw)?;
+                convert(dtype, &raw, self.transform(), dtype, out);
+            }
+            return Ok(());
+        }
+        // Elements that are cut at either end.
+        let last = (byte_offset + out.len()).div_ceil(dtype.size());
+        let mut whole = vec![0; (last - first) * dtype.size()];
+        self.read_elements_at(first * dtype.size(), &mut whole)?;
+        out.copy_from_slice(&whole[within..within + out.len()]);
+        Ok(())
     }
 
     /// Views that together are this tensor's elements in order, each of at most about this many
@@ -67,17 +147,17 @@ impl Tensor {
 
     /// Reads the stored elements from `first` on.
     fn read_flat(&self, first: usize, to: DType, out: &mut [u8]) -> Result<()> {
-        let from = self.dtype();
+        let (from, transform) = (self.dtype(), self.transform());
         out.par_chunks_mut(TASK_ELEMENTS * to.size())
             .enumerate()
             .try_for_each_init(Vec::new, |raw: &mut Vec<u8>, (task, out)| {
                 let offset = (first + task * TASK_ELEMENTS) * from.size();
-                if from == to {
+                if from == to && transform.is_none() {
                     return self.read_stored(offset, out);
                 }
                 raw.resize(out.len() / to.size() * from.size(), 0);
                 self.read_stored(offset, raw)?;
-                cast(from, raw, to, out);
+                convert(from, raw, transform, to, out);
                 Ok(())
             })
     }
@@ -232,7 +312,7 @@ impl<const SIZE: usize> Block<SIZE> {
         [height, width]: [usize; 2],
         to: DType,
     ) -> Result<()> {
-        let from = tensor.dtype();
+        let (from, transform) = (tensor.dtype(), tensor.transform());
         let line = width * from.size();
         // Lines that follow each other in the file are read at once.
         let together = row_stride == width;
@@ -245,12 +325,12 @@ impl<const SIZE: usize> Block<SIZE> {
             let out = &mut self.lines[row * self.stride..][..width * SIZE];
             let offset = (first + row * row_stride) * from.size();
             if together {
-                cast(from, &self.raw[row * line..][..line], to, out);
-            } else if from == to {
+                convert(from, &self.raw[row * line..][..line], transform, to, out);
+            } else if from == to && transform.is_none() {
                 tensor.read_stored(offset, out)?;
             } else {
                 tensor.read_stored(offset, &mut self.raw)?;
-                cast(from, &self.raw, to, out);
+                convert(from, &self.raw, transform, to, out);
             }
         }
         Ok(())

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use super::element::Element;
 use super::layout::{Axis, Layout};
+use super::orbax::Array;
 use super::positional::ReadAt;
+use super::transform::Transform;
 use super::{Error, Result};
 use crate::dtype::DType;
 
@@ -97,6 +99,7 @@ struct View {
     name: Arc<str>,
     shape: Vec<usize>,
     layout: Layout,
+    transform: Option<Transform>,
 }
 
 /// A view of one tensor of a checkpoint. It holds no tensor bytes, and cloning it is cheap.
@@ -107,6 +110,8 @@ struct View {
 pub struct Tensor {
     file: Arc<DataFile>,
     stored: Arc<Stored>,
+    /// The array with the elements, where they are in chunks and not in extents of the file.
+    array: Option<Arc<Array>>,
     view: Option<Arc<View>>,
     byte_len: usize,
 }
@@ -121,12 +126,39 @@ impl Tensor {
             file,
             byte_len: bytes / (1 + usize::from(stored.is_float64)),
             stored: Arc::new(stored),
+            array: None,
+            view: None,
+        }
+    }
+
+    /// A tensor of this name whose elements are in an array's chunks.
+    pub(super) fn chunked(name: &str, array: Arc<Array>) -> Self {
+        let element = Element::Float(array.dtype());
+        let shape = array.shape().to_vec();
+        let file = DataFile {
+            path: array.file(),
+            source: Box::new(Vec::new()),
+        };
+        Tensor {
+            file: Arc::new(file),
+            byte_len: byte_len(&shape, element).unwrap_or_default(),
+            stored: Arc::new(Stored::new(name, element, shape, Vec::new())),
+            array: Some(array),
             view: None,
         }
     }
 
     /// A view of this tensor's stored elements by another name. The layout stays within them.
     pub(super) fn viewed(&self, name: Arc<str>, layout: Layout) -> Self {
+        self.changed(name, layout, self.transform())
+    }
+
+    /// The same elements, each of them changed. It replaces a change that this view has already.
+    pub(super) fn transformed(&self, transform: Transform) -> Self {
+        self.changed(self.shared_name(), self.layout(), Some(transform))
+    }
+
+    fn changed(&self, name: Arc<str>, layout: Layout, transform: Option<Transform>) -> Self {
         let shape = layout.shape();
         let elements: usize = shape.iter().product();
         Tensor {
@@ -135,6 +167,7 @@ impl Tensor {
                 name,
                 shape,
                 layout,
+                transform,
             })),
             ..self.clone()
         }
@@ -177,6 +210,20 @@ impl Tensor {
         }
     }
 
+    /// The same view of the elements as they are stored.
+    pub(super) fn without_transform(&self) -> Self {
+        self.changed(self.shared_name(), self.layout(), None)
+    }
+
+    /// What is done to each stored element.
+    pub(super) fn transform(&self) -> Option<Transform> {
+        self.view.as_ref().and_then(|view| view.transform)
+    }
+
+    pub(super) fn array(&self) -> Option<&Arc<Array>> {
+        self.array.as_ref()
+    }
+
     /// The name, joined by slashes: `model/layers/0/self_attn/q_proj/kernel`.
     pub fn name(&self) -> &str {
         self.view.as_ref().map_or(&self.stored.name, |v| &v.name)
@@ -187,6 +234,8 @@ impl Tensor {
     }
 
     /// The element type that it is read in: the stored one, or float32 where float64 is stored.
+    /// Where stored values are changed to be the model's, [`Tensor::read_into`] computes them in
+    /// float32 and rounds once.
     pub fn dtype(&self) -> DType {
         self.stored.dtype
     }
@@ -243,14 +292,17 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::OutOfRange`] where the tensor has fewer bytes; [`Error::Read`] where the
-    /// file cannot be read, or has become shorter since it was opened. What `out` then holds is
-    /// unspecified.
+    /// file cannot be read, or has become shorter since it was opened; [`Error::Orbax`] where a chunk
+    /// is damaged. What `out` then holds is unspecified.
     pub fn read_at(&self, byte_offset: usize, out: &mut [u8]) -> Result<()> {
         if byte_offset
             .checked_add(out.len())
             .is_none_or(|end| end > self.byte_len)
         {
             return Err(self.out_of_range(byte_offset, out.len()));
+        }
+        if self.array.is_some() || self.transform().is_some() {
+            return self.read_elements_at(byte_offset, out);
         }
         let Some(view) = &self.view else {
             return self.read_stored(byte_offset, out);

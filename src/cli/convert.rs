@@ -14,7 +14,7 @@ use super::source::{leave_interrupts, locate};
 use super::terminal;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::write::{Staging, WriteError, WriteFormat, WriteOptions, write};
-use crate::config::CONFIG_FILE;
+use crate::config::{CONFIG_FILE, GemmaConfig};
 use crate::dtype::DType;
 use crate::hub::Wanted;
 use crate::input_file;
@@ -65,7 +65,11 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
     signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
 
     let folder = folder_of(&source);
-    let checkpoint = open_checkpoint(&source)?.parameters_only(is_tied(folder)?)?;
+    let mut checkpoint = open_checkpoint(&source)?;
+    if let Ok(config) = GemmaConfig::from_dir(folder) {
+        checkpoint = checkpoint.for_vocabulary(config.vocab_size);
+    }
+    let checkpoint = checkpoint.parameters_only(is_tied(folder)?)?;
     refuse_nesting(folder, &args.destination)?;
     let staging = match Staging::beside(&args.destination, args.force) {
         Err(error @ WriteError::Exists { .. }) => bail!("{error}; --force replaces it"),

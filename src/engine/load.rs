@@ -1,6 +1,7 @@
 //! From a checkpoint and options to a model on devices: tensor by tensor and in parallel; the host holds no
 //! second copy.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -150,22 +151,66 @@ pub(super) fn load_parameters(
     devices: &Devices,
     loaded: impl Fn(u64) + Sync,
 ) -> Result<Vec<PerDevice>> {
-    spec.parameters
-        .par_iter()
-        .map(|parameter| {
-            let mut buffers: Vec<_> = shares(spec, parameter, devices)
-                .into_par_iter()
-                .map(|share| load_share(checkpoint, spec, parameter, devices, share, &loaded))
-                .collect::<Result<Vec<_>>>()?
-                .into_iter()
-                .flatten()
-                .collect();
-            buffers.sort_by_key(|(place, _)| *place);
-            Ok(PerDevice(
-                buffers.into_iter().map(|(_, buffer)| buffer).collect(),
-            ))
-        })
-        .collect()
+    let arrived = jobs(checkpoint, spec, devices)
+        .into_par_iter()
+        .map(|job| load_job(checkpoint, spec, devices, job, &loaded))
+        .collect::<Result<Vec<_>>>()?;
+    let mut buffers: Vec<Arrived> = arrived.into_iter().flatten().collect();
+    buffers.sort_by_key(|arrived| arrived.place);
+    let mut parameters: Vec<Vec<Buffer>> = spec.parameters.iter().map(|_| Vec::new()).collect();
+    for Arrived {
+        parameter, buffer, ..
+    } in buffers
+    {
+        parameters[parameter].push(buffer);
+    }
+    Ok(parameters.into_iter().map(PerDevice).collect())
+}
+
+/// The most bytes of shares that one pass over a compressed array makes: on a device with memory of its own the host
+/// holds them until all are read.
+const PASS_BYTES: usize = 1 << 30;
+
+/// Shares that are read together, each with the number of its parameter.
+struct Job {
+    shares: Vec<(usize, Share)>,
+    bytes: usize,
+}
+
+/// A buffer with the numbers of its parameter and of the device that it is on.
+struct Arrived {
+    parameter: usize,
+    place: usize,
+    buffer: Buffer,
+}
+
+/// What is to be read: each share by itself, but those together that come from one compressed array.
+fn jobs(checkpoint: &Checkpoint, spec: &ModelSpec, devices: &Devices) -> Vec<Job> {
+    let mut jobs: Vec<Job> = Vec::new();
+    let mut passes: HashMap<usize, usize> = HashMap::new();
+    for (number, parameter) in spec.parameters.iter().enumerate() {
+        let bytes = parameter.byte_size(spec.mesh);
+        let pass = checkpoint.get(&parameter.name).and_then(Tensor::pass);
+        for share in shares(spec, parameter, devices) {
+            let open = pass.and_then(|pass| passes.get(&pass).copied());
+            match open.and_then(|job| jobs.get_mut(job)) {
+                Some(job) if job.bytes + bytes <= PASS_BYTES => {
+                    job.shares.push((number, share));
+                    job.bytes += bytes;
+                }
+                _ => {
+                    if let Some(pass) = pass {
+                        passes.insert(pass, jobs.len());
+                    }
+                    jobs.push(Job {
+                        shares: vec![(number, share)],
+                        bytes,
+                    });
+                }
+            }
+        }
+    }
+    jobs
 }
 
 /// A share of a parameter, and which of this process's replicas hold it.
@@ -191,46 +236,99 @@ fn shares(spec: &ModelSpec, parameter: &Parameter, devices: &Devices) -> Vec<Sha
     shares
 }
 
-/// Reads a share once and puts it on all devices that hold it.
-fn load_share(
+/// A share as it is read: a view, and memory for what the device takes of it.
+struct Reading {
+    view: Tensor,
+    dtype: DType,
+    dims: Vec<usize>,
+    split: Option<usize>,
+    host: HostBuffer,
+}
+
+impl Reading {
+    fn new(
+        checkpoint: &Checkpoint,
+        spec: &ModelSpec,
+        parameter: &Parameter,
+        share: &Share,
+    ) -> Result<Self> {
+        let mut view = checkpoint
+            .require(&parameter.name, &parameter.shape())?
+            .clone();
+        let mut split = None;
+        if let Some((dim, slice)) = &share.slice {
+            view = view.slice(*dim, slice.range.clone())?;
+            split = Some(*dim);
+        }
+        // Either way round is a view of what is stored: a kernel that the file has as the device wants it is copied straight.
+        let mut dims = parameter.share(spec.mesh);
+        if parameter.is_transposed(spec.ops.kernel_layout()) {
+            view = view.transposed();
+            dims.reverse();
+            split = split.map(|dim| dims.len() - 1 - dim);
+        }
+        Ok(Reading {
+            view,
+            dtype: parameter.dtype,
+            dims,
+            split,
+            host: HostBuffer::zeroed(parameter.byte_size(spec.mesh)),
+        })
+    }
+
+    fn read(&mut self) -> Result<()> {
+        let out = self.host.as_mut();
+        read_padded(&self.view, self.dtype, &self.dims, self.split, out)
+    }
+}
+
+/// Reads the shares of a job, each stored element once, and puts each on all devices that hold it.
+fn load_job(
     checkpoint: &Checkpoint,
     spec: &ModelSpec,
-    parameter: &Parameter,
     devices: &Devices,
-    share: Share,
+    job: Job,
     loaded: &(impl Fn(u64) + Sync),
-) -> Result<Vec<(usize, Buffer)>> {
-    let layout = spec.ops.kernel_layout();
-    let mut view = checkpoint
-        .require(&parameter.name, &parameter.shape())?
-        .clone();
-    let mut split = None;
-    if let Some((dim, slice)) = share.slice {
-        view = view.slice(dim, slice.range)?;
-        split = Some(dim);
+) -> Result<Vec<Arrived>> {
+    let mut readings = job
+        .shares
+        .iter()
+        .map(|(number, share)| Reading::new(checkpoint, spec, &spec.parameters[*number], share))
+        .collect::<Result<Vec<_>>>()?;
+    if let [reading] = readings.as_mut_slice() {
+        reading.read()?;
+    } else {
+        // Those that are padded are few and small, and are read by themselves.
+        let mut together = Vec::new();
+        for reading in &mut readings {
+            match reading.view.shape() == reading.dims {
+                true => together.push((reading.view.clone(), reading.dtype, reading.host.as_mut())),
+                false => reading.read()?,
+            }
+        }
+        Tensor::read_together(together)?;
     }
-    // Either way round is a view of what is stored: a kernel that the file has as the device wants it is copied straight.
-    let mut dims = parameter.share(spec.mesh);
-    if parameter.is_transposed(layout) {
-        view = view.transposed();
-        dims.reverse();
-        split = split.map(|dim| dims.len() - 1 - dim);
+    let mut arrived = Vec::new();
+    for ((number, share), reading) in job.shares.into_iter().zip(readings) {
+        let parameter = &spec.parameters[number];
+        let bytes = parameter.byte_size(spec.mesh) as u64;
+        let host = Arc::new(reading.host);
+        let shape = parameter.device_shape(spec.mesh, spec.ops.kernel_layout());
+        for place in share.places {
+            let device = &devices.local()[place].device;
+            let buffer = Buffer::from_host(device, host.clone(), &shape.dims, shape.element_type)?;
+            // On a device with memory of its own the transfer still reads the host's copy: waiting here bounds how
+            // many of those there are by the number of loading threads.
+            buffer.ready()?.wait()?;
+            loaded(bytes);
+            arrived.push(Arrived {
+                parameter: number,
+                place,
+                buffer,
+            });
+        }
     }
-    let bytes = parameter.byte_size(spec.mesh);
-    let mut host = HostBuffer::zeroed(bytes);
-    read_padded(&view, parameter.dtype, &dims, split, host.as_mut())?;
-    let host = Arc::new(host);
-    let shape = parameter.device_shape(spec.mesh, layout);
-    let buffers = share.places.iter().map(|&place| {
-        let device = &devices.local()[place].device;
-        let buffer = Buffer::from_host(device, host.clone(), &shape.dims, shape.element_type)?;
-        // On a device with memory of its own the transfer still reads the host's copy: waiting here bounds how
-        // many of those there are by the number of loading threads.
-        buffer.ready()?.wait()?;
-        loaded(bytes as u64);
-        Ok((place, buffer))
-    });
-    buffers.collect()
+    Ok(arrived)
 }
 
 /// Reads `view` into `out`, an array of zeros with dimensions `dims`: those of the view, but for `split`, where it may be

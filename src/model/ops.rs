@@ -51,7 +51,7 @@ pub trait Ops: Debug + Send + Sync {
         x.dot(w, dims, ElementType::F32).convert(to)
     }
 
-    /// Rows `ids` [n] (s32) of `table`: [n, width].
+    /// Rows `ids` \[n\] (s32) of `table`: [n, width].
     fn take_rows<'b>(&self, table: Tensor<'b>, ids: Tensor<'b>) -> Tensor<'b> {
         table.rows(ids)
     }

@@ -12,6 +12,8 @@ pub enum Naming {
     PyTorch,
     /// Those of DeepMind's Flax models: `transformer/layer_0/attn/q_einsum/w`, [heads, in, head].
     DeepMind,
+    /// Those of MaxText: `decoder/layers/self_attention/query/kernel`, [in, layers, heads, head].
+    MaxText,
     /// No known ones.
     Unknown,
 }
@@ -22,6 +24,7 @@ impl fmt::Display for Naming {
             Naming::Flax => "Flax",
             Naming::PyTorch => "PyTorch",
             Naming::DeepMind => "DeepMind",
+            Naming::MaxText => "MaxText",
             Naming::Unknown => "unknown",
         })
     }

@@ -56,7 +56,7 @@ impl ModelSource {
         let checkpoint = match self {
             ModelSource::Named(_) => None,
             ModelSource::Folder(path) => match open_checkpoint(path) {
-                Ok(checkpoint) => Some(checkpoint),
+                Ok(checkpoint) => Some(checkpoint.for_vocabulary(config.vocab_size)),
                 // A plan needs no weights.
                 Err(checkpoint::Error::NotFound { .. }) => None,
                 Err(error) => return Err(error.into()),

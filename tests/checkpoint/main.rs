@@ -11,6 +11,7 @@ mod mangled;
 mod mangled_forms;
 mod namings;
 mod npz;
+mod orbax;
 mod reading;
 mod safetensors;
 mod samples;

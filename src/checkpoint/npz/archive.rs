@@ -12,13 +12,12 @@ use zip::read::{ArchiveOffset, Config, ZipArchiveMetadata, ZipFile, ZipReadOptio
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
+use super::limits::MAX_RATIO;
 use super::{NpzProblem, ParseError};
 use crate::checkpoint::positional::ReadAt;
 
 /// The longest name of a member, in bytes.
 pub(super) const MAX_NAME: usize = 512;
-/// How far deflate can compress: 258 bytes into two bits.
-pub(super) const MAX_RATIO: u64 = 1032;
 /// The fixed part of a member's local header, and of its record in the directory, in bytes.
 const LOCAL_LEN: u64 = 30;
 const RECORD_LEN: usize = 46;

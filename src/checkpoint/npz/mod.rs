@@ -7,6 +7,7 @@
 //! array's own header, and by how far deflate can compress.
 
 mod archive;
+mod limits;
 mod npy;
 mod problem;
 
@@ -19,8 +20,6 @@ use super::element::{Element, Unread};
 use super::positional::ReadAt;
 use super::tensor::{Stored, byte_len};
 
-/// The most dimensions of an array, as in numpy.
-pub(super) const MAX_RANK: usize = 64;
 /// What numpy appends to an array's name.
 const SUFFIX: &str = ".npy";
 

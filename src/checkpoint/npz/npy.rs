@@ -7,12 +7,11 @@
 
 use py_literal::Value;
 
-use super::{MAX_RANK, NpzProblem};
+use super::NpzProblem;
+use super::limits::{MAX_HEADER, MAX_RANK};
 use crate::checkpoint::element::Element;
 use crate::dtype::DType;
 
-/// The longest dictionary that is read, in bytes, as in numpy.
-pub(super) const MAX_HEADER: usize = 10_000;
 /// The longest head: magic, version, length and dictionary.
 pub(super) const MAX_HEAD: usize = 12 + MAX_HEADER;
 /// The most brackets within one another; a record whose fields are arrays has 4. The parser

@@ -3,9 +3,7 @@
 use std::borrow::Cow;
 use std::io;
 
-use super::MAX_RANK;
-use super::archive::MAX_RATIO;
-use super::npy::MAX_HEADER;
+use super::limits::{MAX_HEADER, MAX_RANK, MAX_RATIO};
 
 /// How an npz file differs from what numpy writes, or which content of it is not supported.
 #[derive(Debug, thiserror::Error)]

@@ -151,8 +151,12 @@ struct WrongShape {
 
 impl Report {
     fn of(model: &Path, mesh: Option<Mesh>) -> anyhow::Result<Self> {
-        let checkpoint = open_checkpoint(model)?;
         let folder = folder_of(model);
+        let parsed = GemmaConfig::from_dir(folder);
+        let checkpoint = match (open_checkpoint(model)?, &parsed) {
+            (checkpoint, Ok(config)) => checkpoint.for_vocabulary(config.vocab_size),
+            (checkpoint, Err(_)) => checkpoint,
+        };
         let tensors: Vec<TensorRow> = checkpoint.tensors().map(tensor_row).collect();
         let mut dtypes: BTreeMap<_, Totals> = BTreeMap::new();
         let mut total = Totals::default();
@@ -163,7 +167,6 @@ impl Report {
                 totals.bytes += row.bytes;
             }
         }
-        let parsed = GemmaConfig::from_dir(folder);
         let split = match (mesh, &parsed) {
             (None, _) => None,
             (Some(mesh), Ok(config)) => Some(split(&checkpoint, config, mesh)?),

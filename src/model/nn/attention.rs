@@ -228,7 +228,7 @@ impl Heads {
         self.attend_in_rows(call.queries, cache, bias, query_rows)
     }
 
-    /// [`attend_in_rows`](Self::attend_in_rows) with as many rows as there are.
+    /// Attention as below, in dots of as many rows as there are queries.
     pub fn attend<'b>(
         &self,
         queries: Tensor<'b>,

@@ -1,0 +1,158 @@
+//! Orbax checkpoints through the binary: every form and tree gives the tokens of the same weights
+//! in Flax's msgpack form.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use common::{data, fails_naming, gemma_xla};
+
+const PROMPTS: &str = "{\"token_ids\": [2, 5, 40, 7, 101]}\n{\"token_ids\": [2]}\n";
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let to = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            fs::copy(&path, to).unwrap();
+        }
+    }
+}
+
+/// A model's folder with the configuration of the weights, and with a checkpoint at `place` in it.
+fn model(fixture: &str, place: &str) -> (TempDir, PathBuf) {
+    let dir = TempDir::new().unwrap();
+    let folder = dir.path().join("model");
+    copy(&data("orbax").join(fixture), &folder.join(place));
+    fs::copy(data("random-mqa/config.json"), folder.join("config.json")).unwrap();
+    (dir, folder)
+}
+
+fn tokens(model: &Path, more: &[&str]) -> String {
+    let output = gemma_xla()
+        .args([
+            "generate",
+            "--dtype",
+            "bf16",
+            "--format",
+            "jsonl",
+            "--max-new-tokens",
+            "12",
+        ])
+        .args(["--input", "-", "--input-format", "jsonl"])
+        .args(more)
+        .arg("--model")
+        .arg(model)
+        .write_stdin(PROMPTS)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {stderr}", model.display());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn every_form_and_tree_gives_the_tokens_of_the_msgpack() {
+    let expected = tokens(&data("random-mqa"), &[]);
+    assert_eq!(expected.lines().count(), 2);
+    for (fixture, place) in [
+        ("flat", ""),
+        ("tall", "checkpoint"),
+        ("nested", "default"),
+        ("old-flat", "2b-it"),
+        ("maxtext-scanned", ""),
+        ("maxtext-state", "100/items"),
+    ] {
+        let (_dir, folder) = model(fixture, place);
+        assert_eq!(tokens(&folder, &[]), expected, "{fixture}");
+    }
+    // Each device takes its slice of each array.
+    for fixture in ["flat", "maxtext-scanned"] {
+        let (_dir, folder) = model(fixture, "");
+        let split = tokens(&folder, &["--devices", "2", "--mesh", "data=1,model=2"]);
+        assert_eq!(split, expected, "{fixture} on two devices");
+    }
+}
+
+#[test]
+fn inspect_shows_an_orbax_checkpoint_and_convert_writes_the_same_arrays() {
+    for (fixture, naming) in [("flat", "DeepMind"), ("maxtext-scanned", "MaxText")] {
+        let (dir, folder) = model(fixture, "");
+        let output = gemma_xla()
+            .arg("inspect")
+            .arg("--json")
+            .arg(&folder)
+            .output()
+            .unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["naming"], naming);
+        assert_eq!(report["format"], "Orbax (OCDBT)");
+        assert_eq!(report["fit"]["fits"], true, "{report}");
+        let tensors = report["tensors"].as_array().unwrap();
+        let stored = |name: &str| tensors.iter().any(|tensor| tensor["stored_name"] == name);
+        assert!(stored(match naming {
+            "DeepMind" => "transformer/layer_0/attn/q_einsum/w",
+            _ => "params/params/decoder/layers/self_attention/query/kernel",
+        }));
+
+        let converted = dir.path().join("converted");
+        gemma_xla()
+            .args(["convert", "--to", "msgpack", "--dtype", "bf16"])
+            .args([&folder, &converted])
+            .assert()
+            .success();
+        let found = fs::read(converted.join("flax_model.msgpack")).unwrap();
+        let expected = fs::read(data("random-mqa/flax_model.msgpack")).unwrap();
+        assert!(found == expected, "{fixture}");
+    }
+}
+
+#[test]
+fn an_unfinished_save_and_a_damaged_manifest_are_named() {
+    let (_dir, folder) = model("flat", "5.orbax-checkpoint-tmp-0");
+    let mut generate = gemma_xla();
+    generate
+        .args([
+            "generate",
+            "--format",
+            "jsonl",
+            "--input",
+            "-",
+            "--input-format",
+            "jsonl",
+        ])
+        .arg("--model")
+        .arg(&folder)
+        .write_stdin(PROMPTS);
+    fails_naming(
+        &mut generate,
+        &["5.orbax-checkpoint-tmp-0", "unfinished Orbax save"],
+    );
+
+    let (_dir, folder) = model("flat", "");
+    let manifest = folder.join("manifest.ocdbt");
+    let mut bytes = fs::read(&manifest).unwrap();
+    bytes[30] ^= 1;
+    fs::write(&manifest, bytes).unwrap();
+    let mut generate = gemma_xla();
+    generate
+        .args([
+            "generate",
+            "--format",
+            "jsonl",
+            "--input",
+            "-",
+            "--input-format",
+            "jsonl",
+        ])
+        .arg("--model")
+        .arg(&folder)
+        .write_stdin(PROMPTS);
+    fails_naming(&mut generate, &["manifest.ocdbt", "CRC-32C"]);
+}
