@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::buckets::cache_bucket;
 use super::core::{DeviceCaches, Engine};
-use super::devices::PerDevice;
 use super::error::{Error, Result};
 use super::generation::{FinishReason, Row};
 use super::program_key::CHUNK;
-use crate::model::Ports;
+use crate::model::LayerCache;
 use crate::model::programs::{Admit, AdmitInputs, Step, StepInputs};
 
 /// The shortest part of a prompt that a program is compiled for.
@@ -347,28 +346,18 @@ impl<'a> Session<'a> {
 impl Engine {
     /// Caches of zeros.
     fn empty_caches(&self, rows: usize, length: usize) -> Result<DeviceCaches> {
-        let shapes = self.spec().cache_shapes(rows, length).into_iter();
-        let upload = |shape: hlo::Shape| -> Result<PerDevice> {
-            let array = shape.as_array().ok_or_else(|| Error::UnexpectedResult {
-                program: "step",
-                expected: "caches that are arrays".into(),
-                found: shape.to_string(),
-            })?;
-            let zeros = vec![0; array.byte_size()];
+        let upload = |shape: hlo::ArrayShape| {
+            let zeros = vec![0; shape.byte_size()];
             self.devices()
-                .upload(&zeros, array.element_type, &array.dims)
+                .upload(&zeros, shape.element_type, &shape.dims)
         };
+        let shapes = self.spec().cache_shapes(rows, length).into_iter();
         shapes
             .map(|cache| {
-                let mut buffers = Vec::new();
-                for shape in cache.items() {
-                    buffers.push(upload(shape)?);
-                }
-                let cache = Ports::take(&mut buffers.into_iter());
-                cache.ok_or_else(|| Error::UnexpectedResult {
-                    program: "step",
-                    expected: "keys and values".into(),
-                    found: "fewer".into(),
+                let LayerCache { keys, values } = cache.map(|_, shape| upload(shape));
+                Ok(LayerCache {
+                    keys: keys?,
+                    values: values?,
                 })
             })
             .collect()

@@ -25,7 +25,7 @@ pub use spec::{AttentionSpec, GemmaSpec, LayerSpec, MlpSpec, Norms, RopeSpec};
 
 use std::sync::Arc;
 
-use hlo::{ElementType, Shape};
+use hlo::{ArrayShape, ElementType};
 
 use crate::config::GemmaConfig;
 use crate::dtype::DType;
@@ -128,7 +128,7 @@ impl ModelSpec {
     }
 
     /// The shapes of the caches on a device, a layer each: [rows, kv_heads, length, head_dim].
-    pub fn cache_shapes(&self, rows: usize, length: usize) -> Vec<LayerCache<Shape>> {
+    pub fn cache_shapes(&self, rows: usize, length: usize) -> Vec<LayerCache<ArrayShape>> {
         let element_type = self.ops.cache_type(self.compute);
         let layers = self.gemma.spec().layers.iter();
         layers
@@ -153,7 +153,7 @@ impl ModelSpec {
     }
 
     /// The shapes of the tables of each rotary embedding: [positions, head_dim / 2].
-    pub fn rope_shapes(&self, positions: usize) -> Vec<Rotary<Shape>> {
+    pub fn rope_shapes(&self, positions: usize) -> Vec<Rotary<ArrayShape>> {
         let ropes = self.gemma.spec().ropes.iter();
         ropes
             .map(|rope| {

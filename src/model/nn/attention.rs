@@ -128,8 +128,8 @@ impl Attention {
     }
 
     /// What the queries of whole prompts or parts of them find, [batch · length, heads · head_dim]: `queries` [batch,
-    /// length, heads, head_dim] over `cache` [batch, kv_heads, keys, head_dim] where `visible` [batch, length, keys]
-    /// (pred) holds.
+    /// length, heads, head_dim] over `cache` [batch, kv_heads, keys, head_dim] under `bias` [batch, length, keys]
+    /// (float32), which is 0 where a key is seen.
     pub fn attend<'b>(
         &self,
         pass: &Pass<'_, 'b>,

@@ -1,6 +1,6 @@
 //! A part of one prompt, into its row of a session.
 
-use hlo::{Shape, Tensor};
+use hlo::{ArrayShape, Tensor};
 
 use super::super::ModelSpec;
 use super::super::nn::{LayerCache, Tokens, in_compute_dtype, mask_bias, update_row};
@@ -63,7 +63,7 @@ impl Program for Admit {
         }
     }
 
-    fn inputs(&self, _: &ModelSpec) -> AdmitInputs<Shape> {
+    fn inputs(&self, _: &ModelSpec) -> AdmitInputs<ArrayShape> {
         AdmitInputs {
             input_ids: s32(&[1, self.chunk]),
             row: s32(&[1]),

@@ -1,13 +1,13 @@
 //! The decode loop of a static batch.
 
-use hlo::{ElementType, Shape, Tensor};
+use hlo::{ArrayShape, ElementType, Tensor};
 
 use super::super::ModelSpec;
 use super::super::greedy::{all_done, is_eos};
 use super::super::nn::Place;
 use super::super::pass::Pass;
 use super::super::ports::ports;
-use super::decode_loop::{State, next_token, write_column};
+use super::decode_loop::{Clock, Loop, LoopState, State, next_token, run, write_column};
 use super::{Arguments, Caches, Outcome, Program, array, s32};
 
 /// Generates greedily, up to `chunk` tokens a row, in a loop on the device.
@@ -56,13 +56,9 @@ ports! {
 }
 
 ports! {
-    /// What changes from step to step, but for the caches; and the key mask, which does not.
+    /// What a step changes, but for the clock and the caches; and the key mask, which it does not.
     #[derive(Copy)]
-    struct Carried {
-        /// Whether all rows of all devices are done, a scalar pred.
-        finished,
-        step,
-        limit,
+    pub(super) struct Carried {
         slot,
         position,
         token,
@@ -100,7 +96,7 @@ impl Program for Decode {
         true
     }
 
-    fn inputs(&self, _: &ModelSpec) -> DecodeInputs<Shape> {
+    fn inputs(&self, _: &ModelSpec) -> DecodeInputs<ArrayShape> {
         DecodeInputs {
             key_mask: s32(&[self.rows, self.cache]),
             limit: s32(&[]),
@@ -116,47 +112,21 @@ impl Program for Decode {
         pass: &Pass<'_, 'b>,
         arguments: Arguments<DecodeInputs<Tensor<'b>>, Tensor<'b>>,
     ) -> Outcome<DecodeResults<Tensor<'b>>, Tensor<'b>> {
-        let spec = pass.spec;
         let inputs = arguments.inputs;
-        let tokens = pass.padding(&[self.rows as i64, self.chunk as i64]);
-        let initial = State {
-            carried: Carried {
-                finished: all_done(pass, inputs.done),
-                step: pass.b.integer(0),
-                limit: inputs.limit,
-                slot: inputs.slot,
-                position: inputs.position,
-                token: inputs.token,
-                done: inputs.done,
-                tokens,
-                key_mask: inputs.key_mask,
-            },
-            ropes: arguments.ropes,
-            caches: arguments.caches,
-            parameters: pass.parameters().to_vec(),
+        let carried = Carried {
+            slot: inputs.slot,
+            position: inputs.position,
+            token: inputs.token,
+            done: inputs.done,
+            tokens: pass.padding(&[self.rows as i64, self.chunk as i64]),
+            key_mask: inputs.key_mask,
         };
-        let end = pass.b.loop_while(
-            initial.pack(),
-            |_, state| {
-                let Carried {
-                    step,
-                    limit,
-                    finished,
-                    ..
-                } = State::<Carried<_>>::unpack(spec, state).carried;
-                step.less(limit) & !finished
-            },
-            |b, state| {
-                let state = State::<Carried<_>>::unpack(spec, state);
-                let pass = Pass::new(b, spec, state.parameters.clone());
-                step(&pass, state).pack()
-            },
-        );
-        let end = State::<Carried<_>>::unpack(spec, end);
+        let clock = [all_done(pass, inputs.done), inputs.limit];
+        let end = run::<Self>(pass, clock, carried, arguments.ropes, arguments.caches);
         Outcome {
             results: DecodeResults {
                 tokens: pass.gather_over_data(end.carried.tokens),
-                steps: end.carried.step,
+                steps: end.clock.step,
                 last: pass.gather_over_data(end.carried.token),
                 done: end.carried.done,
             },
@@ -165,38 +135,41 @@ impl Program for Decode {
     }
 }
 
-/// One step: runs each row's last token and chooses the next.
-fn step<'b>(
-    pass: &Pass<'_, 'b>,
-    state: State<'b, Carried<Tensor<'b>>>,
-) -> State<'b, Carried<Tensor<'b>>> {
-    let Carried {
-        step,
-        slot,
-        position,
-        token,
-        done,
-        tokens,
-        key_mask,
-        ..
-    } = state.carried;
-    let place = Place::Shared { slot, key_mask };
-    let (chosen, caches) = next_token(pass, &state.ropes, &state.caches, [token, position], place);
+impl Loop for Decode {
+    type Carried<T> = Carried<T>;
 
-    let token = done.select(pass.padding(&chosen.dims()), chosen);
-    let done = done | is_eos(pass, token);
-    State {
-        carried: Carried {
-            tokens: write_column(tokens, token, step),
-            finished: all_done(pass, done),
-            step: step + 1.0,
-            slot: slot + 1.0,
-            position: position + 1.0,
+    /// Runs each row's last token and chooses the next.
+    fn step<'b>(pass: &Pass<'_, 'b>, state: LoopState<'b, Self>) -> LoopState<'b, Self> {
+        let Carried {
+            slot,
+            position,
             token,
             done,
-            ..state.carried
-        },
-        caches,
-        ..state
+            tokens,
+            key_mask,
+            ..
+        } = state.carried;
+        let place = Place::Shared { slot, key_mask };
+        let (chosen, caches) =
+            next_token(pass, &state.ropes, &state.caches, [token, position], place);
+
+        let token = done.select(pass.padding(&chosen.dims()), chosen);
+        let done = done | is_eos(pass, token);
+        State {
+            clock: Clock {
+                finished: all_done(pass, done),
+                ..state.clock
+            },
+            carried: Carried {
+                tokens: write_column(tokens, token, state.clock.step),
+                slot: slot + 1.0,
+                position: position + 1.0,
+                token,
+                done,
+                ..state.carried
+            },
+            caches,
+            ..state
+        }
     }
 }

@@ -8,13 +8,39 @@ use super::super::nn::{
     CachedAttention, Kept, LayerCache, Place, Rotary, Tokens, update_cache, update_rows,
 };
 use super::super::pass::Pass;
-use super::super::ports::Ports;
+use super::super::ports::{Ports, ports};
 use super::prompt::rotations;
-use super::take_many;
+use super::{Program, take_many};
 
-/// The state of a loop: what a step changes or asks, the caches, and what is loop-invariant. A loop's body sees
-/// nothing else of the computation around it.
+/// A program that is a loop on the device.
+pub(super) trait Loop: Program {
+    /// What a step changes or needs beyond the clock, the caches, and what is loop-invariant.
+    type Carried<T>: Ports<Item = T>;
+
+    /// One step. It leaves the clock's step and limit alone.
+    fn step<'b>(pass: &Pass<'_, 'b>, state: LoopState<'b, Self>) -> LoopState<'b, Self>;
+}
+
+/// The state of a program's loop.
+pub(super) type LoopState<'b, P> = State<'b, <P as Loop>::Carried<Tensor<'b>>>;
+
+ports! {
+    /// How far a loop is.
+    #[derive(Copy)]
+    pub(super) struct Clock {
+        /// Whether the devices leave the loop before its limit, a scalar pred.
+        finished,
+        /// Steps run, s32.
+        step,
+        /// The most steps, s32.
+        limit,
+    }
+}
+
+/// The state of a loop. A loop's body sees nothing else of the computation around it, so the tables
+/// and the parameters, which are loop-invariant, are in it.
 pub(super) struct State<'b, C> {
+    pub clock: Clock<Tensor<'b>>,
     pub carried: C,
     pub ropes: Vec<Rotary<Tensor<'b>>>,
     pub caches: Vec<LayerCache<Tensor<'b>>>,
@@ -22,8 +48,9 @@ pub(super) struct State<'b, C> {
 }
 
 impl<'b, C: Ports<Item = Tensor<'b>>> State<'b, C> {
-    pub fn pack(self) -> Vec<Tensor<'b>> {
-        let mut all = self.carried.items();
+    fn pack(self) -> Vec<Tensor<'b>> {
+        let mut all = self.clock.items();
+        all.extend(self.carried.items());
         all.extend(self.ropes.into_iter().flat_map(Ports::items));
         all.extend(self.caches.into_iter().flat_map(Ports::items));
         all.extend(self.parameters);
@@ -31,11 +58,12 @@ impl<'b, C: Ports<Item = Tensor<'b>>> State<'b, C> {
     }
 
     /// Reads what [`pack`](Self::pack) wrote of a model.
-    pub fn unpack(spec: &ModelSpec, all: Vec<Tensor<'b>>) -> Self {
+    fn unpack(spec: &ModelSpec, all: Vec<Tensor<'b>>) -> Self {
         let mut all = all.into_iter();
         let gemma = spec.gemma.spec();
         let state = (|| {
             Some(Self {
+                clock: Clock::take(&mut all)?,
                 carried: C::take(&mut all)?,
                 ropes: take_many(&mut all, gemma.ropes.len())?,
                 caches: take_many(&mut all, gemma.layers.len())?,
@@ -44,6 +72,43 @@ impl<'b, C: Ports<Item = Tensor<'b>>> State<'b, C> {
         })();
         state.expect("a loop gives as many values as it was given")
     }
+}
+
+/// Runs steps of `P` until its clock has finished or reached its limit: the state then.
+pub(super) fn run<'b, P: Loop>(
+    pass: &Pass<'_, 'b>,
+    [finished, limit]: [Tensor<'b>; 2],
+    carried: P::Carried<Tensor<'b>>,
+    ropes: Vec<Rotary<Tensor<'b>>>,
+    caches: Vec<LayerCache<Tensor<'b>>>,
+) -> LoopState<'b, P> {
+    let spec = pass.spec;
+    let initial: LoopState<'b, P> = State {
+        clock: Clock {
+            finished,
+            step: pass.b.integer(0),
+            limit,
+        },
+        carried,
+        ropes,
+        caches,
+        parameters: pass.parameters().to_vec(),
+    };
+    let end = pass.b.loop_while(
+        initial.pack(),
+        |_, state| {
+            let clock = LoopState::<P>::unpack(spec, state).clock;
+            clock.step.less(clock.limit) & !clock.finished
+        },
+        |b, state| {
+            let state = LoopState::<P>::unpack(spec, state);
+            let pass = Pass::new(b, spec, state.parameters.clone());
+            let mut next = P::step(&pass, state);
+            next.clock.step = next.clock.step + 1.0;
+            next.pack()
+        },
+    );
+    State::unpack(spec, end)
 }
 
 /// Runs one token of each row, `token` at `position` (both s32 \[rows\]), through all layers, and writes its keys and values

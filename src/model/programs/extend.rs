@@ -1,6 +1,6 @@
 //! A part of long prompts, after what the caches hold already.
 
-use hlo::{Shape, Tensor};
+use hlo::{ArrayShape, Tensor};
 
 use super::super::ModelSpec;
 use super::super::nn::{LayerCache, Tokens, in_compute_dtype, is_token, mask_bias, update_cache};
@@ -63,7 +63,7 @@ impl Program for Extend {
         }
     }
 
-    fn inputs(&self, _: &ModelSpec) -> ExtendInputs<Shape> {
+    fn inputs(&self, _: &ModelSpec) -> ExtendInputs<ArrayShape> {
         ExtendInputs {
             input_ids: s32(&[self.batch, self.chunk]),
             position: s32(&[self.batch, self.chunk]),

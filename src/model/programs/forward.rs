@@ -1,6 +1,6 @@
 //! The whole forward pass, for comparing with another implementation.
 
-use hlo::{Shape, Tensor};
+use hlo::{ArrayShape, Tensor};
 
 use super::super::ModelSpec;
 use super::super::nn::Kept;
@@ -64,7 +64,7 @@ impl Program for Forward {
         Caches::None
     }
 
-    fn inputs(&self, _: &ModelSpec) -> PromptInputs<Shape> {
+    fn inputs(&self, _: &ModelSpec) -> PromptInputs<ArrayShape> {
         PromptInputs::of(self.batch, self.length)
     }
 

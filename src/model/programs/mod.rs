@@ -22,7 +22,7 @@ pub use prefill::{Prefill, PromptInputs};
 pub use prompt::PromptResults;
 pub use step::{Step, StepInputs, StepResults};
 
-use hlo::{AliasKind, Builder, ElementType, Module, Shape, Tensor};
+use hlo::{AliasKind, ArrayShape, Builder, ElementType, Module, Tensor};
 
 use super::ModelSpec;
 use super::nn::{LayerCache, Rotary};
@@ -48,7 +48,7 @@ pub trait Program: Copy {
     fn caches(&self) -> Caches;
 
     /// The shapes of its inputs on one device.
-    fn inputs(&self, spec: &ModelSpec) -> Self::Inputs<Shape>;
+    fn inputs(&self, spec: &ModelSpec) -> Self::Inputs<ArrayShape>;
 
     /// Whether XLA may leave out a rounding to 16 bits between two operations that it fuses ("excess precision").
     ///
@@ -224,12 +224,12 @@ pub fn module<P: Program>(program: &P, spec: &ModelSpec) -> hlo::Result<Module> 
 }
 
 /// The shape of an s32 input.
-fn s32(dims: &[usize]) -> Shape {
+fn s32(dims: &[usize]) -> ArrayShape {
     array(ElementType::S32, dims)
 }
 
 /// The shape of an input, from sizes that the configuration has checked.
-pub(super) fn array(element_type: ElementType, dims: &[usize]) -> Shape {
+pub(super) fn array(element_type: ElementType, dims: &[usize]) -> ArrayShape {
     let dims: Vec<i64> = dims.iter().map(|&d| d as i64).collect();
-    Shape::array(element_type, &dims)
+    ArrayShape::new(element_type, &dims)
 }

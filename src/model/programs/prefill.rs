@@ -1,6 +1,6 @@
 //! Whole prompts in one pass.
 
-use hlo::{Shape, Tensor};
+use hlo::{ArrayShape, Tensor};
 
 use super::super::ModelSpec;
 use super::super::nn::{Rotary, Tokens, causal_mask, fill_cache, mask_bias};
@@ -32,7 +32,7 @@ ports! {
     }
 }
 
-impl PromptInputs<Shape> {
+impl PromptInputs<ArrayShape> {
     /// The inputs of prompts of that size.
     pub(super) fn of(batch: usize, length: usize) -> Self {
         Self {
@@ -83,7 +83,7 @@ impl Program for Prefill {
         Caches::Made
     }
 
-    fn inputs(&self, _: &ModelSpec) -> PromptInputs<Shape> {
+    fn inputs(&self, _: &ModelSpec) -> PromptInputs<ArrayShape> {
         PromptInputs::of(self.batch, self.prompt)
     }
 

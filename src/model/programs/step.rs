@@ -1,13 +1,13 @@
 //! Steps of a session's rows, each at its own position.
 
-use hlo::{ElementType, Shape, Tensor};
+use hlo::{ArrayShape, ElementType, Tensor};
 
 use super::super::ModelSpec;
 use super::super::greedy::{all_done, is_eos};
 use super::super::nn::Place;
 use super::super::pass::Pass;
 use super::super::ports::ports;
-use super::decode_loop::{State, next_token, write_column};
+use super::decode_loop::{Clock, Loop, LoopState, State, next_token, run, write_column};
 use super::{Arguments, Caches, Outcome, Program, array, s32};
 
 /// Generates greedily in the rows that are not done, up to `chunk` tokens each, in a loop on the device.
@@ -54,12 +54,9 @@ ports! {
 }
 
 ports! {
-    /// What changes from step to step, but for the caches; and what the condition asks.
+    /// What a step changes or needs, but for the clock and the caches.
     #[derive(Copy)]
-    struct Carried {
-        finished,
-        step,
-        limit,
+    pub(super) struct Carried {
         until_any,
         position,
         token,
@@ -99,7 +96,7 @@ impl Program for Step {
         true
     }
 
-    fn inputs(&self, _: &ModelSpec) -> StepInputs<Shape> {
+    fn inputs(&self, _: &ModelSpec) -> StepInputs<ArrayShape> {
         StepInputs {
             limit: s32(&[]),
             until_any: array(ElementType::Pred, &[]),
@@ -115,90 +112,68 @@ impl Program for Step {
         pass: &Pass<'_, 'b>,
         arguments: Arguments<StepInputs<Tensor<'b>>, Tensor<'b>>,
     ) -> Outcome<StepResults<Tensor<'b>>, Tensor<'b>> {
-        let spec = pass.spec;
         let inputs = arguments.inputs;
-        let initial = State {
-            carried: Carried {
-                finished: all_done(pass, inputs.done),
-                step: pass.b.integer(0),
-                limit: inputs.limit,
-                until_any: inputs.until_any,
-                position: inputs.position,
-                token: inputs.token,
-                left: inputs.left,
-                done: inputs.done,
-                idle: inputs.done,
-                tokens: pass.padding(&[self.rows as i64, self.chunk as i64]),
-            },
-            ropes: arguments.ropes,
-            caches: arguments.caches,
-            parameters: pass.parameters().to_vec(),
+        let carried = Carried {
+            until_any: inputs.until_any,
+            position: inputs.position,
+            token: inputs.token,
+            left: inputs.left,
+            done: inputs.done,
+            idle: inputs.done,
+            tokens: pass.padding(&[self.rows as i64, self.chunk as i64]),
         };
-        let end = pass.b.loop_while(
-            initial.pack(),
-            |_, state| {
-                let Carried {
-                    step,
-                    limit,
-                    finished,
-                    ..
-                } = State::<Carried<_>>::unpack(spec, state).carried;
-                step.less(limit) & !finished
-            },
-            |b, state| {
-                let state = State::<Carried<_>>::unpack(spec, state);
-                let pass = Pass::new(b, spec, state.parameters.clone());
-                step(&pass, state).pack()
-            },
-        );
-        let end = State::<Carried<_>>::unpack(spec, end);
+        let clock = [all_done(pass, inputs.done), inputs.limit];
+        let end = run::<Self>(pass, clock, carried, arguments.ropes, arguments.caches);
         Outcome {
             results: StepResults {
                 tokens: pass.gather_over_data(end.carried.tokens),
-                steps: end.carried.step,
+                steps: end.clock.step,
             },
             caches: end.caches,
         }
     }
 }
 
-/// One step: runs each row's last token and chooses the next.
-fn step<'b>(
-    pass: &Pass<'_, 'b>,
-    state: State<'b, Carried<Tensor<'b>>>,
-) -> State<'b, Carried<Tensor<'b>>> {
-    let Carried {
-        step,
-        until_any,
-        position,
-        token,
-        left,
-        done,
-        idle,
-        tokens,
-        ..
-    } = state.carried;
-    let place = Place::Own { slots: position };
-    let (chosen, caches) = next_token(pass, &state.ropes, &state.caches, [token, position], place);
+impl Loop for Step {
+    type Carried<T> = Carried<T>;
 
-    let token = done.select(pass.padding(&chosen.dims()), chosen);
-    let moved = |x: Tensor<'b>, by: f64| done.select(x, x + by);
-    let (position, left) = (moved(position, 1.0), moved(left, -1.0));
-    let done = done | is_eos(pass, token) | left.at_most(0.0);
-    // No row of any device is done that was not at the start.
-    let none_new = all_done(pass, !done | idle);
-    State {
-        carried: Carried {
-            tokens: write_column(tokens, token, step),
-            finished: all_done(pass, done) | (until_any & !none_new),
-            step: step + 1.0,
+    /// Runs each row's last token and chooses the next.
+    fn step<'b>(pass: &Pass<'_, 'b>, state: LoopState<'b, Self>) -> LoopState<'b, Self> {
+        let Carried {
+            until_any,
             position,
             token,
             left,
             done,
-            ..state.carried
-        },
-        caches,
-        ..state
+            idle,
+            tokens,
+            ..
+        } = state.carried;
+        let place = Place::Own { slots: position };
+        let (chosen, caches) =
+            next_token(pass, &state.ropes, &state.caches, [token, position], place);
+
+        let token = done.select(pass.padding(&chosen.dims()), chosen);
+        let moved = |x: Tensor<'b>, by: f64| done.select(x, x + by);
+        let (position, left) = (moved(position, 1.0), moved(left, -1.0));
+        let done = done | is_eos(pass, token) | left.at_most(0.0);
+        // No row of any device is done that was not at the start.
+        let none_new = all_done(pass, !done | idle);
+        State {
+            clock: Clock {
+                finished: all_done(pass, done) | (until_any & !none_new),
+                ..state.clock
+            },
+            carried: Carried {
+                tokens: write_column(tokens, token, state.clock.step),
+                position,
+                token,
+                left,
+                done,
+                ..state.carried
+            },
+            caches,
+            ..state
+        }
     }
 }
