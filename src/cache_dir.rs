@@ -11,8 +11,8 @@ pub(crate) fn process_variables(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// The folder that the variable `own` names, else `gemma-xla/leaf` in `$XDG_CACHE_HOME` or in `~/.cache`; none where
-/// no variable says.
+/// The folder that the variable `own` names, else `gemma-xla/leaf` in `$XDG_CACHE_HOME` or in
+/// `~/.cache`; none where no variable says.
 pub(crate) fn cache_dir(variables: Variables, own: &str, leaf: &str) -> Option<PathBuf> {
     if let Some(folder) = variables(own) {
         return Some(folder.into());

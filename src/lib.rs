@@ -16,8 +16,9 @@
 //! # }
 //! ```
 //!
-//! This runs on the CPU, whose plugin `gemma-xla plugin install cpu` installs. [`LoadOptions`] names
-//! another device, a mesh of devices or a dtype. `examples/generate.rs` is the same as a program.
+//! This runs on the CPU, whose plugin `gemma-xla plugin install cpu` installs. [`LoadOptions`]
+//! names another device, a mesh of devices or a dtype. `examples/generate.rs` is the same as a
+//! program.
 //!
 //! ```text
 //! folder ─▶ source: config, checkpoint, tokenizer ─▶ engine: load, compile, run ─▶ text
@@ -31,7 +32,8 @@
 //! - [`engine`] runs a loaded model on token ids: batches, and sessions of rows that come and go.
 //! - [`tokenizer`] turns text into token ids and back.
 //! - [`chat`] renders conversations with the model's chat template.
-//! - [`sampling`] has the options, random keys and stop texts of sampling, which no program uses yet.
+//! - [`sampling`] has the options, random keys and stop texts of sampling, which no program uses
+//!   yet.
 //!
 //! Files:
 //!

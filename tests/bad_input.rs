@@ -1,5 +1,6 @@
-//! Bad input gets one line that names the thing, exit status 1, and nothing half done. What is wrong inside of a msgpack
-//! file is held by the loader's own tests as well, at every boundary; here is what a user sees.
+//! Bad input gets one line that names the thing, exit status 1, and nothing half done. What is
+//! wrong inside of a msgpack file is held by the loader's own tests as well, at every boundary;
+//! here is what a user sees.
 
 mod common;
 

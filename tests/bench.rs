@@ -61,7 +61,8 @@ fn every_figure_is_there_and_they_fit_each_other() {
     let close = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-9;
     let step = number(&report, "decode_step_s");
     assert!(close(number(&report, "decode_tokens_per_s"), 2.0 / step));
-    // Four layers' key and value of 32 float32 numbers a token, of two rows with 30 tokens on average.
+    // Four layers' key and value of 32 float32 numbers a token, of two rows with 30 tokens on
+    // average.
     let read = found as f64 + 2.0 * 30.0 * (4 * 2 * 32 * 4) as f64;
     let bandwidth = number(&report, "decode_bandwidth_gbs");
     assert!(close(bandwidth, read / step / 1e9));

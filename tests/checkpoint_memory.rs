@@ -1,4 +1,5 @@
-//! How much memory opening a file may take. A test of its own, in a process of its own: it reads the process's peak.
+//! How much memory opening a file may take. A test of its own, in a process of its own: it reads
+//! the process's peak.
 
 use std::io;
 use std::path::Path;
@@ -23,7 +24,8 @@ impl ReadAt for Huge {
     }
 }
 
-/// A figure of the process's memory, in bytes: `VmPeak` is the most address space that it has had, `VmHWM` the most memory.
+/// A figure of the process's memory, in bytes: `VmPeak` is the most address space that it has had,
+/// `VmHWM` the most memory.
 fn memory(figure: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status
@@ -84,7 +86,8 @@ impl ReadAt for Tail {
     }
 }
 
-/// The same boasts in the other forms: the length of a safetensors header, and that of an archive's directory.
+/// The same boasts in the other forms: the length of a safetensors header, and that of an archive's
+/// directory.
 fn other_boasts() -> Vec<(&'static str, Vec<u8>)> {
     let end = |len: u32| {
         let mut record = b"PK\x05\x06\0\0\0\0\xff\xff\xff\xff".to_vec();
@@ -117,7 +120,8 @@ fn crumbs() -> Vec<u8> {
 
 #[test]
 fn a_small_file_cannot_ask_for_much_memory() {
-    // Memory that is reserved and not touched shows in the address space alone, where allocators keep some in stock.
+    // Memory that is reserved and not touched shows in the address space alone, where allocators
+    // keep some in stock.
     let before = memory("VmPeak");
     for boast in boasts() {
         let shown = format!("{boast:02x?}");

@@ -1,4 +1,5 @@
-//! Compiled programs on disk: that they are taken, that no wrong one is, and that nothing about the folder stops a run.
+//! Compiled programs on disk: that they are taken, that no wrong one is, and that nothing about the
+//! folder stops a run.
 
 mod common;
 
@@ -130,7 +131,8 @@ fn a_folder_that_cannot_be_written_is_a_warning() {
 #[test]
 fn a_disk_that_is_full_is_a_warning_and_leaves_no_entry() {
     let cache = TempDir::new().expect("a folder");
-    // With the signal ignored, a write past the limit on the size of files fails as one on a full disk does.
+    // With the signal ignored, a write past the limit on the size of files fails as one on a full
+    // disk does.
     let inner = command(cache.path());
     let mut limited = Command::new("bash");
     limited

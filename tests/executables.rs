@@ -1,5 +1,5 @@
-//! Executables that were saved are loaded instead of being compiled, and only where they are the very ones. On a CPU, with what an
-//! engine saved of its own programs.
+//! Executables that were saved are loaded instead of being compiled, and only where they are the
+//! very ones. On a CPU, with what an engine saved of its own programs.
 
 mod common;
 

@@ -62,8 +62,9 @@ fn every_step_of_a_run_is_the_same_program_however_many_were_run_before_it() {
     assert_eq!(output.status.code(), Some(0), "{stderr}");
     let line: Value = serde_json::from_slice(&output.stdout).expect("one line");
     assert_eq!(line["token_ids"].as_array().map(Vec::len), Some(511));
-    // What was compiled is kept in the cache: the prompt's program, and that of every step. Were a step to do again what was
-    // done before it, or to look at a longer cache, its shapes would be others.
+    // What was compiled is kept in the cache: the prompt's program, and that of every step. Were a
+    // step to do again what was done before it, or to look at a longer cache, its shapes would be
+    // others.
     let files = std::fs::read_dir(cache.path()).expect("listed");
     let files = files.map(|entry| entry.expect("listed").path());
     let programs = files.filter(|file| file.extension().is_some_and(|e| e == "program"));

@@ -1,6 +1,7 @@
 //! The HLO text of every program, for small specs: what a change of the lowering really changed.
 //!
-//! Two layers of a Gemma with sizes that all differ. `cargo insta review` shows and accepts differences.
+//! Two layers of a Gemma with sizes that all differ. `cargo insta review` shows and accepts
+//! differences.
 
 use gemma_xla::config::GemmaConfig;
 use gemma_xla::dtype::DType;

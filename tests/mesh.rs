@@ -9,8 +9,8 @@ use gemma_xla::parity::{Agreement, Reference, Tolerance, compare};
 use gemma_xla::sharding::Mesh;
 use gemma_xla::source::{LoadedModel, Model};
 
-/// Checkpoints by what their heads do on a model axis: one kv head that all share, one between, and as many as query heads;
-/// one with biases and a head of its own; and the trained one.
+/// Checkpoints by what their heads do on a model axis: one kv head that all share, one between, and
+/// as many as query heads; one with biases and a head of its own; and the trained one.
 const CHECKPOINTS: [&str; 5] = [
     "random-mqa",
     "random-sharded",
@@ -114,7 +114,8 @@ fn each_device_holds_its_share_and_no_more() {
     let whole = load("gemma-small", DType::BF16, Mesh::SINGLE);
     let quarter = load("gemma-small", DType::BF16, Mesh { data: 1, model: 4 });
     let bytes = |model: &LoadedModel| model.engine().spec().parameter_bytes();
-    // The norms and the one key and value head, of 128 · 32 each, are on every device; the rest is split.
+    // The norms and the one key and value head, of 128 · 32 each, are on every device; the rest is
+    // split.
     let layers = whole.engine().spec().config.num_hidden_layers;
     let replicated = 2 * (layers * (2 * 128 + 2 * 128 * 32) + 128);
     let (whole, quarter) = (bytes(&whole), bytes(&quarter));

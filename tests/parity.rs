@@ -10,7 +10,8 @@ use gemma_xla::engine::{Engine, GenerateOptions, LoadOptions};
 use gemma_xla::parity::{Reference, Report, Tolerance, compare};
 use gemma_xla::source::Model;
 
-/// Calls `check` with every reference of this dtype in tests/data, and with the engine that it is for.
+/// Calls `check` with every reference of this dtype in tests/data, and with the engine that it is
+/// for.
 fn for_each_reference(dtype: DType, check: impl Fn(&str, &Engine, &Reference)) {
     let mut checked = 0;
     for dir in checkpoints() {
@@ -56,8 +57,9 @@ fn float32_hidden_states_and_logits_agree_to_1e_4_of_their_scale() {
     });
 }
 
-/// Flax's own runs in bfloat16, in a batch of another shape or compiled, differ by this much of the logits' scale: the figures
-/// that `tools/flax/make_reference.py --measure-noise` left in the references, jaxlib 0.6.2.
+/// Flax's own runs in bfloat16, in a batch of another shape or compiled, differ by this much of the
+/// logits' scale: the figures that `tools/flax/make_reference.py --measure-noise` left in the
+/// references, jaxlib 0.6.2.
 const BFLOAT16_NOISE: [(&str, f64); 6] = [
     ("gemma-small", 8.4e-3),
     ("random-bias", 2.6e-2),

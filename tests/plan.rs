@@ -1,5 +1,5 @@
-//! `plan`, and executables that are compiled beforehand, through the binary. What compiles for TPUs needs libtpu:
-//! `gemma-xla plugin install tpu`.
+//! `plan`, and executables that are compiled beforehand, through the binary. What compiles for TPUs
+//! needs libtpu: `gemma-xla plugin install tpu`.
 
 mod common;
 
@@ -63,7 +63,8 @@ fn both_geometries(slice: &str, devices: u64) -> [Value; 2] {
         let parameters = number(&report, "/parameter_bytes_per_device");
         let whole = number(&report, "/bytes_per_device");
         assert!(whole > parameters && whole < number(&report, "/memory_limit"));
-        // A step reads each parameter, and little more than it must. What is fetched ahead in slices is counted a little short.
+        // A step reads each parameter, and little more than it must. What is fetched ahead in
+        // slices is counted a little short.
         let read = number(&report, "/bytes_accessed/decode") / number(&report, "/roofline/bytes");
         assert!((0.9..1.6).contains(&read), "{read} of what must be read");
         let ratio = number(&report, "/roofline_ratio");

@@ -10,7 +10,8 @@ use common::{fails_naming, gemma_xla};
 use predicates::prelude::*;
 use tempfile::TempDir;
 
-/// The command with a folder for plugins of its own, which is not there yet, and no plugin named in the environment.
+/// The command with a folder for plugins of its own, which is not there yet, and no plugin named in
+/// the environment.
 fn plugin(folder: &TempDir, args: &[&str]) -> Command {
     let mut command = gemma_xla();
     command.arg("plugin").args(args);

@@ -1,4 +1,5 @@
-//! A session: rows with lengths of their own, in any order of arrival, generate what each prompt alone does in Flax.
+//! A session: rows with lengths of their own, in any order of arrival, generate what each prompt
+//! alone does in Flax.
 
 mod common;
 
@@ -34,8 +35,8 @@ fn options(rows: usize, max_length: usize, prefill_chunk: usize) -> SessionOptio
 /// A prompt and how many tokens are wanted after it.
 type Wanted = (Vec<u32>, usize);
 
-/// Runs the prompts through a session, as rows become free; `steps` says how many steps each call runs. What each
-/// prompt became, in its order.
+/// Runs the prompts through a session, as rows become free; `steps` says how many steps each call
+/// runs. What each prompt became, in its order.
 fn through(
     engine: &Engine,
     size: &SessionOptions,

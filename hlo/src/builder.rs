@@ -44,7 +44,8 @@ impl Builder {
         }
     }
 
-    /// A builder of another computation, whose instructions carry the scope that this builder is in.
+    /// A builder of another computation, whose instructions carry the scope that this builder is
+    /// in.
     pub fn child(&self, name: &str) -> Self {
         let child = Self::new(name);
         child
@@ -55,10 +56,12 @@ impl Builder {
         child
     }
 
-    /// Builds a computation to be called from this one, of parameters of the shapes given, in this builder's scope.
+    /// Builds a computation to be called from this one, of parameters of the shapes given, in this
+    /// builder's scope.
     ///
     /// # Errors
-    /// What `build` returns, and [`Error::ForeignValue`] where its value is not of the builder that it was given.
+    /// What `build` returns, and [`Error::ForeignValue`] where its value is not of the builder that
+    /// it was given.
     pub fn computation<E: From<Error>>(
         &self,
         name: &str,
@@ -81,10 +84,12 @@ impl Builder {
 
     /// Adds the next parameter; parameters are numbered in the order of the calls.
     ///
-    /// The layouts in the shape say how the caller passes the data if this becomes a module's entry.
+    /// The layouts in the shape say how the caller passes the data if this becomes a module's
+    /// entry.
     ///
     /// # Errors
-    /// [`Error::InvalidShape`] where a size is negative or a layout is no permutation of the dimensions.
+    /// [`Error::InvalidShape`] where a size is negative or a layout is no permutation of the
+    /// dimensions.
     pub fn parameter(&self, name: &str, shape: impl Into<Shape>) -> Result<Value> {
         let shape = shape.into();
         let number = i64::try_from(self.state.borrow().parameters.len()).unwrap_or(i64::MAX);
@@ -97,8 +102,8 @@ impl Builder {
         Ok(value)
     }
 
-    /// Runs `build` in a scope: instructions that it adds carry the scopes' names, joined by `/`, as their `op_name`
-    /// in dumps and profiles. Scopes nest.
+    /// Runs `build` in a scope: instructions that it adds carry the scopes' names, joined by `/`,
+    /// as their `op_name` in dumps and profiles. Scopes nest.
     pub fn scoped<T>(&self, name: &str, build: impl FnOnce() -> T) -> T {
         /// Leaves the scope also where `build` unwinds.
         struct Leave<'a>(&'a Builder);
@@ -136,7 +141,8 @@ impl Builder {
     /// The shape of a value that is an array.
     ///
     /// # Errors
-    /// [`Error::ForeignValue`] where the value is of another builder, [`Error::Kind`] where it is a tuple.
+    /// [`Error::ForeignValue`] where the value is of another builder, [`Error::Kind`] where it is a
+    /// tuple.
     pub fn array_shape(&self, value: Value) -> Result<ArrayShape> {
         self.array("shape", value)
     }
@@ -174,8 +180,8 @@ impl Builder {
     /// Freezes the computation with `root` as its result.
     ///
     /// # Errors
-    /// The first error of an operation on [`Tensor`](crate::Tensor)s, else [`Error::ForeignValue`] where the root
-    /// is of another builder.
+    /// The first error of an operation on [`Tensor`](crate::Tensor)s, else [`Error::ForeignValue`]
+    /// where the root is of another builder.
     pub fn finish(self, root: Value) -> Result<Computation> {
         if let Some(failure) = self.failure() {
             return Err(failure);
@@ -196,8 +202,8 @@ impl Builder {
         self.push_calling(op, shape, operands, &[])
     }
 
-    /// Adds an instruction. The caller has checked that operands fit the operation; here their owner is checked,
-    /// and that the result's shape is one that XLA can hold.
+    /// Adds an instruction. The caller has checked that operands fit the operation; here their
+    /// owner is checked, and that the result's shape is one that XLA can hold.
     pub(crate) fn push_calling(
         &self,
         op: Op,

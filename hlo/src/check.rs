@@ -2,7 +2,8 @@
 
 use crate::{ArrayShape, Computation, Error, Result, Shape};
 
-/// The operation that is being added and the operands that it was given, for checks and their errors.
+/// The operation that is being added and the operands that it was given, for checks and their
+/// errors.
 pub(crate) struct Context<'a> {
     pub(crate) op: &'static str,
     pub(crate) operands: &'a [&'a ArrayShape],

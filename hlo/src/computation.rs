@@ -9,8 +9,8 @@ use crate::{Builder, ElementType, Result, Shape};
 
 /// A finished computation: a function from its parameters to its root. Cloning it is cheap.
 ///
-/// A module emits a computation once, however often it is called; computations that are equal in name and
-/// instructions count as the same one.
+/// A module emits a computation once, however often it is called; computations that are equal in
+/// name and instructions count as the same one.
 #[derive(Clone)]
 pub struct Computation(Arc<Inner>);
 
@@ -43,7 +43,8 @@ impl Computation {
     /// A computation of two scalars, as reductions take it: `op(lhs, rhs)`.
     ///
     /// # Errors
-    /// [`Error::ElementType`](crate::Error::ElementType) where `op` is not defined on the element type.
+    /// [`Error::ElementType`](crate::Error::ElementType) where `op` is not defined on the element
+    /// type.
     pub fn binary(op: BinaryOp, element_type: ElementType) -> Result<Self> {
         let b = Builder::new(&format!("{}_{element_type}", op.opcode()));
         let lhs = b.parameter("lhs", Shape::scalar(element_type))?;

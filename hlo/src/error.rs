@@ -5,7 +5,8 @@ use crate::{ElementType, Shape};
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why an operation was not added, or a module not made. Shapes are written as HLO text writes them.
+/// Why an operation was not added, or a module not made. Shapes are written as HLO text writes
+/// them.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -113,7 +114,8 @@ pub enum Error {
         reason: String,
     },
 
-    /// A shape with a negative size, more bytes than 63 bits count, or a layout that is no permutation.
+    /// A shape with a negative size, more bytes than 63 bits count, or a layout that is no
+    /// permutation.
     #[error("{op}: invalid shape {shape}: {reason}")]
     InvalidShape {
         /// The operation that would have this shape.

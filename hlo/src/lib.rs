@@ -1,9 +1,10 @@
 //! A typed builder of XLA HLO modules.
 //!
-//! A [`Builder`] collects the instructions of one computation. Each operation checks element types, shapes and
-//! dimension numbers when it is added and answers with an [`Error`] that names the operation and its operands;
-//! nothing is broadcast or converted behind the caller's back. A finished [`Computation`] is called by other
-//! computations, or becomes the entry of a [`Module`], which prints as HLO text and serializes as `HloModuleProto`.
+//! A [`Builder`] collects the instructions of one computation. Each operation checks element types,
+//! shapes and dimension numbers when it is added and answers with an [`Error`] that names the
+//! operation and its operands; nothing is broadcast or converted behind the caller's back. A
+//! finished [`Computation`] is called by other computations, or becomes the entry of a [`Module`],
+//! which prints as HLO text and serializes as `HloModuleProto`.
 //!
 //! ```
 //! use hlo::{Builder, ElementType, Module, Shape};
@@ -38,8 +39,8 @@
 //! # }
 //! ```
 //!
-//! Operation semantics are those of XLA's operation reference; field names and text follow XLA's `hlo.proto`,
-//! `xla_data.proto` and HLO text syntax.
+//! Operation semantics are those of XLA's operation reference; field names and text follow XLA's
+//! `hlo.proto`, `xla_data.proto` and HLO text syntax.
 
 #![forbid(unsafe_code)]
 

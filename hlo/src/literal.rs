@@ -5,7 +5,8 @@ use pjrt_sys::protos::xla::LiteralProto;
 
 use crate::{ArrayShape, Element, ElementType, Error, Result, Shape};
 
-/// A constant array: a shape in row-major layout and the elements' little-endian bytes in that order.
+/// A constant array: a shape in row-major layout and the elements' little-endian bytes in that
+/// order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Literal {
     shape: ArrayShape,
@@ -38,8 +39,8 @@ impl Literal {
     /// An array from the little-endian bytes of its elements in row-major order.
     ///
     /// # Errors
-    /// [`Error::Literal`] where the bytes do not fill the shape, or a `pred` byte is neither 0 nor 1;
-    /// [`Error::InvalidShape`] where a size is negative.
+    /// [`Error::Literal`] where the bytes do not fill the shape, or a `pred` byte is neither 0 nor
+    /// 1; [`Error::InvalidShape`] where a size is negative.
     pub fn from_bytes(element_type: ElementType, dims: &[i64], bytes: Vec<u8>) -> Result<Self> {
         let shape = ArrayShape::new(element_type, dims);
         Shape::from(&shape).validate("constant")?;
@@ -62,8 +63,8 @@ impl Literal {
         Ok(Self { shape, bytes })
     }
 
-    /// A scalar of any element type: floats are rounded to nearest even, integers and `pred` (0 or 1) must hold the
-    /// value exactly.
+    /// A scalar of any element type: floats are rounded to nearest even, integers and `pred` (0 or
+    /// 1) must hold the value exactly.
     ///
     /// # Errors
     /// [`Error::Unrepresentable`] where an integer type cannot hold the value.
@@ -132,8 +133,8 @@ impl Literal {
         &self.bytes
     }
 
-    /// The literal as XLA's protobuf: each element type has a field of its own, and types without one in
-    /// protobuf's language travel as little-endian bytes.
+    /// The literal as XLA's protobuf: each element type has a field of its own, and types without
+    /// one in protobuf's language travel as little-endian bytes.
     pub fn to_proto(&self) -> LiteralProto {
         let mut proto = LiteralProto {
             shape: Some(Shape::from(&self.shape).to_proto()),

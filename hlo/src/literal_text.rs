@@ -72,7 +72,8 @@ fn elements(literal: &Literal) -> Vec<String> {
     }
 }
 
-/// The shortest decimal that reads back as the same float; `nan`, `inf` and `-inf` as XLA spells them.
+/// The shortest decimal that reads back as the same float; `nan`, `inf` and `-inf` as XLA spells
+/// them.
 fn float(value: impl fmt::Debug) -> String {
     let text = format!("{value:?}");
     match text.strip_suffix(".0") {

@@ -23,13 +23,14 @@ pub(crate) struct Alias {
     pub(crate) kind: AliasKind,
 }
 
-/// A program: the entry computation, the layouts in which parameters and result cross its border, and which outputs
-/// take over a parameter's buffer.
+/// A program: the entry computation, the layouts in which parameters and result cross its border,
+/// and which outputs take over a parameter's buffer.
 ///
-/// PJRT's compilers do not read the border's layouts from the program: they assume row-major ones unless the compile
-/// options say otherwise (`argument_layouts`, and `result_layout` of the build options, seen with PJRT 0.81 and 0.115).
-/// For other layouts, fill these from [`Module::parameters`] and [`Module::result_shape`]; a disagreement is an error
-/// where an aliased buffer is concerned, and else goes unnoticed.
+/// PJRT's compilers do not read the border's layouts from the program: they assume row-major ones
+/// unless the compile options say otherwise (`argument_layouts`, and `result_layout` of the build
+/// options, seen with PJRT 0.81 and 0.115). For other layouts, fill these from
+/// [`Module::parameters`] and [`Module::result_shape`]; a disagreement is an error where an aliased
+/// buffer is concerned, and else goes unnoticed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Module {
     name: String,
@@ -40,10 +41,11 @@ pub struct Module {
 }
 
 impl Module {
-    /// A module. Its parameters have the layouts that they were declared with, its result is in row-major layout.
+    /// A module. Its parameters have the layouts that they were declared with, its result is in
+    /// row-major layout.
     ///
-    /// PJRT takes one buffer per parameter and gives one per part of a root tuple: tuple parameters and nested result
-    /// tuples are valid HLO, but no program for it.
+    /// PJRT takes one buffer per parameter and gives one per part of a root tuple: tuple parameters
+    /// and nested result tuples are valid HLO, but no program for it.
     pub fn new(name: &str, entry: Computation) -> Self {
         Self {
             name: name.to_owned(),
@@ -77,8 +79,8 @@ impl Module {
     /// Sets the layout of a parameter's array, at `index` in its tuples (empty where it is none).
     ///
     /// # Errors
-    /// [`Error::Module`] where there is no such array or it is aliased already, [`Error::InvalidShape`] where the
-    /// layout is no permutation of its dimensions.
+    /// [`Error::Module`] where there is no such array or it is aliased already,
+    /// [`Error::InvalidShape`] where the layout is no permutation of its dimensions.
     pub fn set_parameter_layout(
         &mut self,
         parameter: i64,
@@ -103,8 +105,8 @@ impl Module {
     /// Sets the layout of the result's array, at `index` in its tuples (empty where it is none).
     ///
     /// # Errors
-    /// [`Error::Module`] where there is no such array or it is aliased already, [`Error::InvalidShape`] where the
-    /// layout is no permutation of its dimensions.
+    /// [`Error::Module`] where there is no such array or it is aliased already,
+    /// [`Error::InvalidShape`] where the layout is no permutation of its dimensions.
     pub fn set_result_layout(&mut self, index: &[i64], minor_to_major: &[i64]) -> Result<()> {
         let aliased = self.aliases.iter().any(|alias| alias.output_index == index);
         let array = self.result.leaf_mut(index).filter(|_| !aliased);
@@ -115,12 +117,13 @@ impl Module {
         })
     }
 
-    /// Lets an output take over the buffer of a parameter, which the caller then donates. Indices lead into tuples
-    /// and are empty where there is none. The output takes the parameter's layout, since they are one buffer.
+    /// Lets an output take over the buffer of a parameter, which the caller then donates. Indices
+    /// lead into tuples and are empty where there is none. The output takes the parameter's layout,
+    /// since they are one buffer.
     ///
     /// # Errors
-    /// [`Error::Module`] where output or parameter is not there or no array, their shapes differ, or one of them is
-    /// aliased already.
+    /// [`Error::Module`] where output or parameter is not there or no array, their shapes differ,
+    /// or one of them is aliased already.
     pub fn alias(
         &mut self,
         output_index: &[i64],
@@ -164,8 +167,8 @@ impl Module {
         &self.aliases
     }
 
-    /// The module as XLA's protobuf. Instruction ids are 1, 2, … over the whole module, called computations stand
-    /// before their callers.
+    /// The module as XLA's protobuf. Instruction ids are 1, 2, … over the whole module, called
+    /// computations stand before their callers.
     pub fn to_proto(&self) -> HloModuleProto {
         crate::proto::module(self)
     }

@@ -1,4 +1,5 @@
-//! Ids and names: which computations a module holds, in which order, and what their instructions are called.
+//! Ids and names: which computations a module holds, in which order, and what their instructions
+//! are called.
 
 use std::collections::HashSet;
 
@@ -94,8 +95,8 @@ fn stem(instruction: &Instruction) -> String {
     }
 }
 
-/// A name of the characters that HLO text allows in one: letters, digits, `_`, `.`, `-`, the first no digit, dot or
-/// dash.
+/// A name of the characters that HLO text allows in one: letters, digits, `_`, `.`, `-`, the first
+/// no digit, dot or dash.
 pub(crate) fn sanitized(name: &str) -> String {
     let mut clean: String = name
         .chars()

@@ -1,4 +1,5 @@
-//! Modules as XLA's protobuf. Which fields an operation uses is what XLA's reader of `hlo.proto` expects.
+//! Modules as XLA's protobuf. Which fields an operation uses is what XLA's reader of `hlo.proto`
+//! expects.
 
 use pjrt_sys::protos::xla::{
     CustomCallApiVersion, DotDimensionNumbers, GatherDimensionNumbers, HloComputationProto,
@@ -122,7 +123,8 @@ fn instruction(
     proto
 }
 
-// Plugins of today take replica groups in the field that hlo.proto marks as deprecated, old and new ones alike.
+// Plugins of today take replica groups in the field that hlo.proto marks as deprecated, old and new
+// ones alike.
 #[allow(deprecated)]
 fn attributes(proto: &mut HloInstructionProto, op: &Op) {
     match op {

@@ -13,7 +13,8 @@ pub struct ArrayShape {
     pub element_type: ElementType,
     /// The size of each dimension; empty for a scalar.
     pub dims: Vec<i64>,
-    /// The layout: dimension numbers from the fastest varying to the slowest. Row-major, the default, counts down.
+    /// The layout: dimension numbers from the fastest varying to the slowest. Row-major, the
+    /// default, counts down.
     pub minor_to_major: Vec<i64>,
 }
 
@@ -54,7 +55,8 @@ impl ArrayShape {
         self.dims.is_empty()
     }
 
-    /// The number of elements: 0 where a size is negative, the greatest `usize` where the product exceeds it.
+    /// The number of elements: 0 where a size is negative, the greatest `usize` where the product
+    /// exceeds it.
     pub fn element_count(&self) -> usize {
         let sizes = self.dims.iter().map(|&d| usize::try_from(d).unwrap_or(0));
         // A zero anywhere makes the product zero, also where the other sizes would overflow.

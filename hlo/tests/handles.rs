@@ -79,7 +79,8 @@ fn unary_operations(b: &Builder, add: &Computation, x: Value) -> Vec<Result<Valu
 fn every_operation_refuses_a_foreign_value() -> Result<()> {
     let add = Computation::binary(BinaryOp::Add, F32)?;
     let other = Builder::new("other");
-    // More instructions than the asked builder has, so that a position alone could not be looked up either.
+    // More instructions than the asked builder has, so that a position alone could not be looked up
+    // either.
     let mut foreign = other.scalar(F32, 0.0)?;
     for _ in 0..100 {
         foreign = other.neg(foreign)?;

@@ -16,8 +16,8 @@ const STRETCH_BYTES: usize = 1 << 20;
 /// Numbers that are read side by side, so that no result waits for the one before it.
 const LANES: usize = 256;
 
-/// A buffer of [`BUFFER_BYTES`], in the kind of memory that weights are kept in, whose every page has been written to: pages that were
-/// only asked for may all lead to one page of zeros.
+/// A buffer of [`BUFFER_BYTES`], in the kind of memory that weights are kept in, whose every page
+/// has been written to: pages that were only asked for may all lead to one page of zeros.
 pub fn buffer() -> HostBuffer {
     let mut buffer = HostBuffer::zeroed(BUFFER_BYTES);
     buffer
@@ -32,8 +32,9 @@ pub trait Word: BitXor<Output = Self> + Copy + Default + Send + Sync {}
 impl Word for u8 {}
 impl Word for u16 {}
 
-/// Gigabytes (10⁹ bytes) a second at which all cores together read `buffer`, each its own stretches, doing nothing else: the median of passes
-/// over the whole of it, three at least, and as many as `time` allows.
+/// Gigabytes (10⁹ bytes) a second at which all cores together read `buffer`, each its own
+/// stretches, doing nothing else: the median of passes over the whole of it, three at least, and as
+/// many as `time` allows.
 pub fn read_bandwidth<T: Word>(buffer: &[T], time: Duration) -> f64 {
     let start = Instant::now();
     let mut passes = Vec::new();

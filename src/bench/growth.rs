@@ -1,4 +1,5 @@
-//! How the time of a step grows: with the tokens in the caches, with the rows of the batch, and with the steps run.
+//! How the time of a step grows: with the tokens in the caches, with the rows of the batch, and
+//! with the steps run.
 
 use serde::Serialize;
 
@@ -59,7 +60,8 @@ pub struct Growth {
     pub steps: StepsOfARun,
 }
 
-/// Measures each size once, after a run that does not count. Sizes beyond the model's positions are left out.
+/// Measures each size once, after a run that does not count. Sizes beyond the model's positions are
+/// left out.
 ///
 /// # Errors
 /// As [`measure`](super::measure).
@@ -105,7 +107,8 @@ pub fn growth(
     })
 }
 
-/// Compares early with late steps of one run: its program, and what it reads, are the same in all of them.
+/// Compares early with late steps of one run: its program, and what it reads, are the same in all
+/// of them.
 fn steps_of_a_run(engine: &Engine, options: &GrowthOptions) -> Result<StepsOfARun> {
     let positions = engine.spec().config.max_position_embeddings;
     let options = BenchOptions {

@@ -1,7 +1,7 @@
 //! What the operating system says of this process's memory.
 
-/// The largest resident set that this process has had, in bytes: `VmHWM` of Linux's `/proc/self/status`, child processes not
-/// counted. `None` where there is no such file.
+/// The largest resident set that this process has had, in bytes: `VmHWM` of Linux's
+/// `/proc/self/status`, child processes not counted. `None` where there is no such file.
 pub fn peak_resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     parse(&status)

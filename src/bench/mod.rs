@@ -1,8 +1,10 @@
-//! Measures how fast a loaded model runs, and how far that is from what the machine's memory allows.
+//! Measures how fast a loaded model runs, and how far that is from what the machine's memory
+//! allows.
 //!
-//! A decode step of a small batch reads every weight once and computes little, so the time it should take is that of reading
-//! them. [`bandwidth`] measures how fast this machine reads, [`work`] counts what a step has to read and a prompt has to
-//! compute, and [`measure`] sets the times of real runs against both.
+//! A decode step of a small batch reads every weight once and computes little, so the time it
+//! should take is that of reading them. [`bandwidth`] measures how fast this machine reads,
+//! [`work`] counts what a step has to read and a prompt has to compute, and [`measure`] sets the
+//! times of real runs against both.
 
 pub mod bandwidth;
 mod growth;
@@ -14,7 +16,8 @@ pub use growth::{Growth, GrowthOptions, GrowthPoint, StepsOfARun, growth};
 pub use memory::peak_resident_bytes;
 pub use run::{BenchOptions, Runs, measure, random_prompts, warm_up};
 
-/// The middle of `values`; of an even number of them, the upper of the two in the middle. `None` where there are none.
+/// The middle of `values`; of an even number of them, the upper of the two in the middle. `None`
+/// where there are none.
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

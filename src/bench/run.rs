@@ -12,7 +12,8 @@ pub struct BenchOptions {
     pub batch_size: usize,
     /// Tokens of each, at least 1.
     pub prompt_tokens: usize,
-    /// New tokens of each, at least 2: the first comes from the prefill and each other from a decode step.
+    /// New tokens of each, at least 2: the first comes from the prefill and each other from a
+    /// decode step.
     pub max_new_tokens: usize,
     /// How often the same is run, at least 1.
     pub repeat: usize,
@@ -23,12 +24,14 @@ pub struct BenchOptions {
 pub struct Runs {
     /// Each run's prefill: from the prompts on the host to the first tokens on the host.
     pub prefills: Vec<f64>,
-    /// Of each run, the time of a step in each call of the decode loop, in order, and how many steps the call ran.
+    /// Of each run, the time of a step in each call of the decode loop, in order, and how many
+    /// steps the call ran.
     pub calls: Vec<Vec<(usize, f64)>>,
 }
 
 impl Runs {
-    /// The median time of a step, over the steps of all runs: each step counts with the mean of its call.
+    /// The median time of a step, over the steps of all runs: each step counts with the mean of its
+    /// call.
     pub fn step(&self) -> Option<f64> {
         super::median(&self.steps())
     }
@@ -49,10 +52,12 @@ impl Runs {
 
 /// Runs `options.repeat` times after a run that does not count.
 ///
-/// The engine must not stop at an end-of-sequence token ([`LoadOptions::ignore_eos`](crate::engine::LoadOptions::ignore_eos)).
+/// The engine must not stop at an end-of-sequence token
+/// ([`LoadOptions::ignore_eos`](crate::engine::LoadOptions::ignore_eos)).
 ///
 /// # Errors
-/// Options out of range, more tokens than the model has positions, and whatever [`Engine::generate`] finds.
+/// Options out of range, more tokens than the model has positions, and whatever
+/// [`Engine::generate`] finds.
 pub fn measure(engine: &Engine, options: &BenchOptions) -> Result<Runs> {
     warm_up(engine, options)?;
     let mut runs = Runs::default();
@@ -115,7 +120,8 @@ pub(super) fn run_once(engine: &Engine, options: &BenchOptions) -> Result<Clock>
     Ok(clock)
 }
 
-/// `batch` prompts of `tokens` ids below `vocab_size`, the same in every run: a congruential generator's (Knuth's MMIX) upper bits.
+/// `batch` prompts of `tokens` ids below `vocab_size`, the same in every run: a congruential
+/// generator's (Knuth's MMIX) upper bits.
 pub fn random_prompts(batch: usize, tokens: usize, vocab_size: usize) -> Vec<Vec<u32>> {
     let mut state = 1_u64;
     let mut next = || {

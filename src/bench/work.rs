@@ -1,17 +1,20 @@
 //! What a model's programs have to read and to compute at least, counted from its geometry.
 //!
-//! Counts are over all devices of a mesh, and of useful work alone: padding of prompts to their bucket and cache slots that are not
-//! filled yet are not in them, so a program that spends time on these shows a lower rate.
+//! Counts are over all devices of a mesh, and of useful work alone: padding of prompts to their
+//! bucket and cache slots that are not filled yet are not in them, so a program that spends time on
+//! these shows a lower rate.
 
 use crate::model::{ModelSpec, Role};
 
-/// Bytes of the parameters as they lie on the devices; what several devices hold is counted for each.
+/// Bytes of the parameters as they lie on the devices; what several devices hold is counted for
+/// each.
 pub fn parameter_bytes(spec: &ModelSpec) -> u64 {
     (spec.parameter_bytes() * spec.mesh.devices()) as u64
 }
 
-/// Bytes that a decode step of `batch` rows reads with `filled` tokens of each row in the caches: every parameter once on each device,
-/// of an embedding that is not the head as well only the rows' own vectors; and the filled part of the caches.
+/// Bytes that a decode step of `batch` rows reads with `filled` tokens of each row in the caches:
+/// every parameter once on each device, of an embedding that is not the head as well only the rows'
+/// own vectors; and the filled part of the caches.
 pub fn decode_step_bytes(spec: &ModelSpec, batch: usize, filled: f64) -> f64 {
     let config = &spec.config;
     let devices = spec.mesh.devices() as f64;
@@ -25,9 +28,10 @@ pub fn decode_step_bytes(spec: &ModelSpec, batch: usize, filled: f64) -> f64 {
     bytes + batch as f64 * filled * token as f64
 }
 
-/// Floating-point operations of a prefill of `batch` prompts of `tokens` tokens, a multiplication and an addition counted as two: projections of
-/// every token, causal attention of each token over itself and those before it, and the last token's logits. What is of lower order (norms, rotations,
-/// softmax, activations) is left out.
+/// Floating-point operations of a prefill of `batch` prompts of `tokens` tokens, a multiplication
+/// and an addition counted as two: projections of every token, causal attention of each token over
+/// itself and those before it, and the last token's logits. What is of lower order (norms,
+/// rotations, softmax, activations) is left out.
 pub fn prefill_operations(spec: &ModelSpec, batch: usize, tokens: usize) -> f64 {
     let config = &spec.config;
     let head = [config.vocab_size, config.hidden_size];

@@ -149,8 +149,8 @@ impl Checkpoint {
         Self::single(file, Format::Safetensors, source, parse_safetensors)
     }
 
-    /// Opens an Orbax checkpoint whose files are in memory, by path relative to its folder. `folder`
-    /// is the name that errors give that.
+    /// Opens an Orbax checkpoint whose files are in memory, by path relative to its folder.
+    /// `folder` is the name that errors give that.
     ///
     /// # Errors
     /// Where the files are malformed.

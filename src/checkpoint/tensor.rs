@@ -291,9 +291,9 @@ impl Tensor {
     /// [`Tensor::read_into`] reads whole tensors faster then.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] where the tensor has fewer bytes; [`Error::Read`] where the
-    /// file cannot be read, or has become shorter since it was opened; [`Error::Orbax`] where a chunk
-    /// is damaged. What `out` then holds is unspecified.
+    /// [`Error::OutOfRange`] where the tensor has fewer bytes; [`Error::Read`] where the file
+    /// cannot be read, or has become shorter since it was opened; [`Error::Orbax`] where a chunk is
+    /// damaged. What `out` then holds is unspecified.
     pub fn read_at(&self, byte_offset: usize, out: &mut [u8]) -> Result<()> {
         if byte_offset
             .checked_add(out.len())

@@ -1,4 +1,5 @@
-//! Errors of the library speak of arguments; here they get the names of the options that give those.
+//! Errors of the library speak of arguments; here they get the names of the options that give
+//! those.
 
 use std::error::Error;
 

@@ -16,8 +16,8 @@ pub(super) fn completions(shell: Shell) -> anyhow::Result<Outcome> {
     clap_complete::generate(shell, &mut command, name, &mut script);
     let mut script = String::from_utf8(script)?;
     if shell == Shell::Bash {
-        // clap_complete 4.6 names the parts of its script in two ways where the program's name has a
-        // hyphen, so that no part would be found.
+        // clap_complete 4.6 names the parts of its script in two ways where the program's name has
+        // a hyphen, so that no part would be found.
         script = script.replace("gemma__subcmd__xla", "gemma__xla");
     }
     terminal::print(&script)?;

@@ -66,8 +66,8 @@ impl<'a> BatchRun<'a> {
         }
     }
 
-    /// Prefill, then decode until every row is finished. Rows are reported in order, each once all before
-    /// it are. Breaks with what `tell` breaks with.
+    /// Prefill, then decode until every row is finished. Rows are reported in order, each once all
+    /// before it are. Breaks with what `tell` breaks with.
     pub fn run<B>(
         &mut self,
         tell: Tell<'_, B>,
@@ -230,8 +230,8 @@ struct DecodeChunk {
     took: Duration,
 }
 
-/// Where the rows of a batch lie: equal numbers of them in each group of the data axis, and more in the decode program than in
-/// the prefill where the device wants them.
+/// Where the rows of a batch lie: equal numbers of them in each group of the data axis, and more in
+/// the decode program than in the prefill where the device wants them.
 #[derive(Clone, Copy)]
 struct RowsLayout {
     mesh: Mesh,

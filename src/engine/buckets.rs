@@ -2,8 +2,9 @@
 
 /// The shortest prompt program.
 const SHORTEST_PROMPT: usize = 16;
-/// Prompt tokens of all rows of a device that are run at once, and the bounds of what that gives a row. With 2048 rows the matrix
-/// products are bound by arithmetic, and the MLP's inner values of Gemma 2B take 134 MB each in float32.
+/// Prompt tokens of all rows of a device that are run at once, and the bounds of what that gives a
+/// row. With 2048 rows the matrix products are bound by arithmetic, and the MLP's inner values of
+/// Gemma 2B take 134 MB each in float32.
 const CHUNK_TOKENS: usize = 2048;
 const SHORTEST_CHUNK: usize = 64;
 const LONGEST_CHUNK: usize = 512;
@@ -21,8 +22,8 @@ pub fn prompt_chunk(batch: usize) -> usize {
     1 << share.ilog2()
 }
 
-/// The length of a cache that must hold `tokens`: the next power of two or three quarters of it, at least 64.
-/// The finer steps matter here since every decode step reads the whole cache.
+/// The length of a cache that must hold `tokens`: the next power of two or three quarters of it, at
+/// least 64. The finer steps matter here since every decode step reads the whole cache.
 pub fn cache_bucket(tokens: usize) -> usize {
     let power = tokens.max(SHORTEST_CACHE).next_power_of_two();
     let smaller = power / 4 * 3;

@@ -20,7 +20,8 @@ pub(super) struct CompiledProgram {
     pub ropes: Arc<Vec<Rotary<PerDevice>>>,
 }
 
-/// Programs by what they do and their shapes. Each is compiled on its first use, while others can be used.
+/// Programs by what they do and their shapes. Each is compiled on its first use, while others can
+/// be used.
 pub(super) struct CompiledPrograms {
     cache: CompileCache,
     saved: Option<SavedExecutables>,
@@ -38,7 +39,8 @@ impl CompiledPrograms {
         }
     }
 
-    /// The program of this key. `compiled` is told where it came from and how long that took, the first time.
+    /// The program of this key. `compiled` is told where it came from and how long that took, the
+    /// first time.
     pub fn get(
         &self,
         key: ProgramKey,
@@ -114,7 +116,8 @@ impl<K, V> Default for OncePerKey<K, V> {
 }
 
 impl<K: Eq + Hash, V: Clone> OncePerKey<K, V> {
-    /// The value of `key`, made now if there is none. A second caller for the same key waits for the first.
+    /// The value of `key`, made now if there is none. A second caller for the same key waits for
+    /// the first.
     fn get(&self, key: K, make: impl FnOnce() -> Result<V>) -> Result<V> {
         let slot = {
             let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);

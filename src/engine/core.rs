@@ -98,8 +98,9 @@ impl Engine {
         self.devices.kind()
     }
 
-    /// Whether this process is the first of those that run the model, which is the one to write results: on a slice of
-    /// several hosts every host runs the same command and computes the same tokens.
+    /// Whether this process is the first of those that run the model, which is the one to write
+    /// results: on a slice of several hosts every host runs the same command and computes the same
+    /// tokens.
     pub fn is_first_process(&self) -> bool {
         self.devices.client().process_index() == 0
     }
@@ -109,14 +110,15 @@ impl Engine {
         *self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets the programs compiled so far: the next use of each takes it from the cache, or compiles it again.
+    /// Forgets the programs compiled so far: the next use of each takes it from the cache, or
+    /// compiles it again.
     pub fn forget_programs(&self) {
         self.compiled.forget();
     }
 
-    /// Saves the programs that a batch of `batch` prompts runs in, with the longest of `prompt_tokens` tokens and with up
-    /// to `new_tokens` after each, in `folder`: another engine of the same model on the same kind of devices then need
-    /// not compile them.
+    /// Saves the programs that a batch of `batch` prompts runs in, with the longest of
+    /// `prompt_tokens` tokens and with up to `new_tokens` after each, in `folder`: another engine
+    /// of the same model on the same kind of devices then need not compile them.
     ///
     /// # Errors
     /// A compiler that fails, a plugin that cannot serialize, a folder that cannot be written to.
@@ -134,8 +136,8 @@ impl Engine {
                 let module = key.lower(&self.spec)?;
                 let options = key.compile_options(&self.spec, &self.devices.assignment());
                 let hash = executables::program_hash(&module, &options)?;
-                // A program that was itself loaded from bytes, such as from the compile cache, cannot be relied on to give
-                // whole ones again: XLA:CPU leaves functions out.
+                // A program that was itself loaded from bytes, such as from the compile cache,
+                // cannot be relied on to give whole ones again: XLA:CPU leaves functions out.
                 let executable = self.devices.client().compile_module(&module, &options)?;
                 Ok(executables::NewExecutable {
                     entry: key.manifest_entry(hash),
@@ -146,7 +148,8 @@ impl Engine {
         Ok(executables::save(folder, &self.devices.target()?, saved)?)
     }
 
-    /// Checks that a prompt can be run in `positions`, with a new token after it. `index` is its place in the input.
+    /// Checks that a prompt can be run in `positions`, with a new token after it. `index` is its
+    /// place in the input.
     pub(super) fn check_prompt(
         &self,
         index: usize,
@@ -205,8 +208,8 @@ impl Engine {
         })
     }
 
-    /// Runs a program on the parameters, its tables, these inputs and caches. The caches are donated: what it gives has
-    /// them updated.
+    /// Runs a program on the parameters, its tables, these inputs and caches. The caches are
+    /// donated: what it gives has them updated.
     pub(super) fn call<'a, P: Program>(
         &self,
         ready: &'a Ready<P>,

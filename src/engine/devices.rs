@@ -5,7 +5,8 @@ use crate::executables;
 use crate::pjrt::{Buffer, Client, Device, Executable, ExecuteOptions};
 use crate::sharding::Mesh;
 
-/// The devices of a mesh, and which of them are this process's: on a slice of several hosts each has some of them.
+/// The devices of a mesh, and which of them are this process's: on a slice of several hosts each
+/// has some of them.
 pub(super) struct Devices {
     client: Client,
     mesh: Mesh,
@@ -27,7 +28,8 @@ pub(super) struct Replica {
 pub(super) struct PerDevice(pub Vec<Buffer>);
 
 impl Devices {
-    /// Takes the first devices of the client, host by host, so that those that share the most data are near each other.
+    /// Takes the first devices of the client, host by host, so that those that share the most data
+    /// are near each other.
     ///
     /// # Errors
     /// Fewer devices than the mesh has, or none of this process among them.
@@ -109,7 +111,8 @@ impl Devices {
         self.upload_each(|_| bytes, element_type, dims)
     }
 
-    /// Rows split over the data axis: `dims` are one device's, and `bytes` hold those of all groups, one after another.
+    /// Rows split over the data axis: `dims` are one device's, and `bytes` hold those of all
+    /// groups, one after another.
     pub fn upload_rows(
         &self,
         bytes: &[u8],

@@ -55,7 +55,8 @@ impl Engine {
                 });
             }
         }
-        // Every group of the data axis takes as many rows; those past the batch repeat the last one.
+        // Every group of the data axis takes as many rows; those past the batch repeat the last
+        // one.
         let mesh = self.spec().mesh;
         let rows = batch.div_ceil(mesh.data);
         let padded = |values: &[i32]| {

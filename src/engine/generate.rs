@@ -1,4 +1,5 @@
-//! Batch greedy generation: the batches in turn, or one session where there are more prompts than rows.
+//! Batch greedy generation: the batches in turn, or one session where there are more prompts than
+//! rows.
 
 use std::convert::Infallible;
 use std::ops::ControlFlow;
@@ -30,15 +31,15 @@ impl Engine {
         Ok(generations)
     }
 
-    /// Generates greedily after each prompt and tells `tell` of each result in order, and of what else happens. Where
-    /// `tell` breaks, generation stops and gives what it broke with.
+    /// Generates greedily after each prompt and tells `tell` of each result in order, and of what
+    /// else happens. Where `tell` breaks, generation stops and gives what it broke with.
     ///
-    /// Prompts that fit in one batch are padded on the left and run together, as Flax runs them. More prompts than
-    /// rows are run in a session: a row that ends is given to the next prompt.
+    /// Prompts that fit in one batch are padded on the left and run together, as Flax runs them.
+    /// More prompts than rows are run in a session: a row that ends is given to the next prompt.
     ///
     /// # Errors
-    /// An empty prompt, one that is too long, an id outside of the vocabulary (all checked before anything
-    /// runs), or a device that fails.
+    /// An empty prompt, one that is too long, an id outside of the vocabulary (all checked before
+    /// anything runs), or a device that fails.
     pub fn generate_with<B>(
         &self,
         prompts: &[Vec<u32>],

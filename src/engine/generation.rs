@@ -66,7 +66,8 @@ pub enum Event<'a> {
         /// New tokens that fit.
         to: usize,
     },
-    /// Prompts have run, from the prompts on the host to their first tokens on the host, in this time.
+    /// Prompts have run, from the prompts on the host to their first tokens on the host, in this
+    /// time.
     Prefilled(Duration),
     /// A call of the decode loop has run, tokens to and from the host included.
     Decoded {

@@ -1,5 +1,5 @@
-//! From a checkpoint and options to a model on devices: tensor by tensor and in parallel; the host holds no
-//! second copy.
+//! From a checkpoint and options to a model on devices: tensor by tensor and in parallel; the host
+//! holds no second copy.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,7 +29,8 @@ pub(super) struct Prepared {
 /// Checks the checkpoint against the configuration and opens the devices.
 ///
 /// # Errors
-/// A checkpoint that does not fit, a model that cannot be split over the mesh, a missing plugin, a device that fails.
+/// A checkpoint that does not fit, a model that cannot be split over the mesh, a missing plugin, a
+/// device that fails.
 pub(super) fn prepare(
     mut config: GemmaConfig,
     checkpoint: &Checkpoint,
@@ -40,7 +41,8 @@ pub(super) fn prepare(
         config.pad_token_id = Some(config.padding_id());
         config.eos_token_ids.clear();
     }
-    // First of all, so that the error counts everything that is missing, and not the embedding alone.
+    // First of all, so that the error counts everything that is missing, and not the embedding
+    // alone.
     let expected: Vec<_> = crate::model::parameters(&config)
         .into_iter()
         .map(|parameter| {
@@ -54,7 +56,8 @@ pub(super) fn prepare(
         None => checkpoint_dtype(checkpoint, &config)?,
     };
     let stored = |name: &str| checkpoint.get(name).map_or(compute, |t| t.dtype());
-    // Whether checkpoint, configuration and mesh fit does not depend on the device: it is known before a plugin is loaded.
+    // Whether checkpoint, configuration and mesh fit does not depend on the device: it is known
+    // before a plugin is loaded.
     let mut spec = ModelSpec::new(config, compute, Xla::CPU, options.mesh, stored)?;
 
     let devices = Devices::new(open_client(options)?, options.mesh)?;
@@ -138,13 +141,14 @@ pub fn checkpoint_dtype(checkpoint: &Checkpoint, config: &GemmaConfig) -> Result
     }
 }
 
-/// Puts the share of each of this process's devices of every parameter of `spec` on it, in the order of
-/// [`ModelSpec::parameters`].
+/// Puts the share of each of this process's devices of every parameter of `spec` on it, in the
+/// order of [`ModelSpec::parameters`].
 ///
 /// `loaded` is told the bytes of each share once it is there.
 ///
 /// # Errors
-/// A tensor that is missing or of another shape, a file that cannot be read, a device without memory for it.
+/// A tensor that is missing or of another shape, a file that cannot be read, a device without
+/// memory for it.
 pub(super) fn load_parameters(
     checkpoint: &Checkpoint,
     spec: &ModelSpec,
@@ -167,8 +171,8 @@ pub(super) fn load_parameters(
     Ok(parameters.into_iter().map(PerDevice).collect())
 }
 
-/// The most bytes of shares that one pass over a compressed array makes: on a device with memory of its own the host
-/// holds them until all are read.
+/// The most bytes of shares that one pass over a compressed array makes: on a device with memory of
+/// its own the host holds them until all are read.
 const PASS_BYTES: usize = 1 << 30;
 
 /// Shares that are read together, each with the number of its parameter.
@@ -184,7 +188,8 @@ struct Arrived {
     buffer: Buffer,
 }
 
-/// What is to be read: each share by itself, but those together that come from one compressed array.
+/// What is to be read: each share by itself, but those together that come from one compressed
+/// array.
 fn jobs(checkpoint: &Checkpoint, spec: &ModelSpec, devices: &Devices) -> Vec<Job> {
     let mut jobs: Vec<Job> = Vec::new();
     let mut passes: HashMap<usize, usize> = HashMap::new();
@@ -219,8 +224,8 @@ struct Share {
     places: Vec<usize>,
 }
 
-/// The different shares that this process's devices hold: replicas of the data axis have the same, and all have that of a parameter
-/// that is not split.
+/// The different shares that this process's devices hold: replicas of the data axis have the same,
+/// and all have that of a parameter that is not split.
 fn shares(spec: &ModelSpec, parameter: &Parameter, devices: &Devices) -> Vec<Share> {
     let mut shares: Vec<Share> = Vec::new();
     for (place, replica) in devices.local().iter().enumerate() {
@@ -260,7 +265,8 @@ impl Reading {
             view = view.slice(*dim, slice.range.clone())?;
             split = Some(*dim);
         }
-        // Either way round is a view of what is stored: a kernel that the file has as the device wants it is copied straight.
+        // Either way round is a view of what is stored: a kernel that the file has as the device
+        // wants it is copied straight.
         let mut dims = parameter.share(spec.mesh);
         if parameter.is_transposed(spec.ops.kernel_layout()) {
             view = view.transposed();
@@ -317,8 +323,8 @@ fn load_job(
         for place in share.places {
             let device = &devices.local()[place].device;
             let buffer = Buffer::from_host(device, host.clone(), &shape.dims, shape.element_type)?;
-            // On a device with memory of its own the transfer still reads the host's copy: waiting here bounds how
-            // many of those there are by the number of loading threads.
+            // On a device with memory of its own the transfer still reads the host's copy: waiting
+            // here bounds how many of those there are by the number of loading threads.
             buffer.ready()?.wait()?;
             loaded(bytes);
             arrived.push(Arrived {
@@ -331,8 +337,8 @@ fn load_job(
     Ok(arrived)
 }
 
-/// Reads `view` into `out`, an array of zeros with dimensions `dims`: those of the view, but for `split`, where it may be
-/// longer and stays zero.
+/// Reads `view` into `out`, an array of zeros with dimensions `dims`: those of the view, but for
+/// `split`, where it may be longer and stays zero.
 fn read_padded(
     view: &Tensor,
     dtype: DType,
@@ -343,7 +349,8 @@ fn read_padded(
     let (Some(split), true) = (split, view.shape() != dims) else {
         return Ok(view.read_into(dtype, out)?);
     };
-    // The elements of one step of the dimensions outside of the split one lie together, and the padding after them.
+    // The elements of one step of the dimensions outside of the split one lie together, and the
+    // padding after them.
     let inner: usize = dims[split + 1..].iter().product::<usize>() * dtype.size();
     let (held, whole) = (view.shape()[split] * inner, dims[split] * inner);
     if held == 0 {

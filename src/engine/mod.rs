@@ -1,4 +1,5 @@
-//! Loads a model, compiles its programs and runs them. The only place that knows files, model and devices.
+//! Loads a model, compiles its programs and runs them. The only place that knows files, model and
+//! devices.
 
 mod batch;
 mod buckets;

@@ -23,7 +23,8 @@ pub struct LoadOptions {
     /// A folder of executables to load instead of compiling: what `plan --save` or
     /// [`Engine::save_executables`](super::Engine::save_executables) wrote.
     pub executables: Option<PathBuf>,
-    /// Whether rows continue past an end-of-sequence token, for measuring: the programs then know of none.
+    /// Whether rows continue past an end-of-sequence token, for measuring: the programs then know
+    /// of none.
     pub ignore_eos: bool,
 }
 

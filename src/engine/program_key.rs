@@ -6,8 +6,8 @@ use crate::model::ModelSpec;
 use crate::model::programs::{self, Admit, Decode, Extend, Forward, Prefill, Program, Step};
 use crate::pjrt::{CompileOptions, OptionValue};
 
-/// Steps that one call of the decode program can run. Between calls the host looks at the tokens, and notices an
-/// interruption.
+/// Steps that one call of the decode program can run. Between calls the host looks at the tokens,
+/// and notices an interruption.
 pub(super) const CHUNK: usize = 32;
 
 /// The shapes, on one device, of the programs that a batch runs in.
@@ -24,8 +24,8 @@ pub struct BatchPrograms {
 }
 
 impl BatchPrograms {
-    /// The programs for `batch` prompts over the whole mesh, the longest of `prompt_tokens` tokens, and up to
-    /// `new_tokens` after each.
+    /// The programs for `batch` prompts over the whole mesh, the longest of `prompt_tokens` tokens,
+    /// and up to `new_tokens` after each.
     pub fn new(spec: &ModelSpec, batch: usize, prompt_tokens: usize, new_tokens: usize) -> Self {
         let batch = batch.div_ceil(spec.mesh.data);
         let rows = spec.decode_rows(batch);
@@ -141,7 +141,8 @@ program_keys! {
 }
 
 impl ProgramKey {
-    /// What a manifest of executables says of the program: its name and shapes, and the hash of what is compiled.
+    /// What a manifest of executables says of the program: its name and shapes, and the hash of
+    /// what is compiled.
     pub(crate) fn manifest_entry(self, program_hash: String) -> SavedProgram {
         let sizes = self.sizes().into_iter();
         SavedProgram {

@@ -25,8 +25,9 @@ impl<'a> PaddedPrompts<'a> {
         }
     }
 
-    /// Which slots of a cache hold tokens, [rows, cache]: ones for a prompt's tokens and for what follows it. Prompt i is row
-    /// `row_of(i)`; a row without a prompt sees one token, so that its softmax is defined.
+    /// Which slots of a cache hold tokens, [rows, cache]: ones for a prompt's tokens and for what
+    /// follows it. Prompt i is row `row_of(i)`; a row without a prompt sees one token, so that its
+    /// softmax is defined.
     pub fn key_mask(&self, rows: usize, cache: usize, row_of: impl Fn(usize) -> usize) -> Vec<i32> {
         let mut mask = vec![1; rows * cache];
         for mask in mask.chunks_exact_mut(cache) {
@@ -39,8 +40,8 @@ impl<'a> PaddedPrompts<'a> {
         mask
     }
 
-    /// Runs the prompts through `programs`, in `rows` rows of all groups: the next token of each, the caches, and the
-    /// time it took without compiling.
+    /// Runs the prompts through `programs`, in `rows` rows of all groups: the next token of each,
+    /// the caches, and the time it took without compiling.
     pub fn prefill(
         &self,
         engine: &Engine,
@@ -106,8 +107,8 @@ impl<'a> PaddedPrompts<'a> {
         self.each(rows, columns, |_, place| place.unwrap_or(0) as i32)
     }
 
-    /// A value for each row's prompt and the place in it that a column has, if it has one. A row without a prompt has
-    /// one of a single token of padding.
+    /// A value for each row's prompt and the place in it that a column has, if it has one. A row
+    /// without a prompt has one of a single token of padding.
     fn each(
         &self,
         rows: usize,

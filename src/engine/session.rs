@@ -1,5 +1,5 @@
-//! A session on the devices: rows, each with its own length, that prompts are admitted to, that step together, and
-//! that are freed one by one.
+//! A session on the devices: rows, each with its own length, that prompts are admitted to, that
+//! step together, and that are freed one by one.
 
 use std::time::{Duration, Instant};
 
@@ -18,9 +18,11 @@ const SHORTEST_CHUNK: usize = 16;
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct SessionOptions {
-    /// Rows over the whole mesh, at least 1; rounded up to a multiple of the mesh's data axis. By default 8.
+    /// Rows over the whole mesh, at least 1; rounded up to a multiple of the mesh's data axis. By
+    /// default 8.
     pub rows: usize,
-    /// Tokens of a row at most, prompt and continuation; by default 1024, or what the model has positions for.
+    /// Tokens of a row at most, prompt and continuation; by default 1024, or what the model has
+    /// positions for.
     pub max_length: usize,
     /// Tokens of a prompt that are run at once, at most; by default 64.
     pub prefill_chunk: usize,
@@ -64,7 +66,8 @@ pub struct Stepped {
     pub took: Duration,
 }
 
-/// A session. Rows generate greedily; what a row generates does not depend on the others, nor on when they came.
+/// A session. Rows generate greedily; what a row generates does not depend on the others, nor on
+/// when they came.
 pub struct Session<'a> {
     engine: &'a Engine,
     /// Rows of a device.
@@ -157,11 +160,12 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Admits a prompt to a free row, to generate up to `new_tokens` after it: runs it, and gives its first token. None
-    /// where no row is free.
+    /// Admits a prompt to a free row, to generate up to `new_tokens` after it: runs it, and gives
+    /// its first token. None where no row is free.
     ///
     /// # Errors
-    /// A prompt that is empty or does not fit with a new token, an id outside of the vocabulary, a device that fails.
+    /// A prompt that is empty or does not fit with a new token, an id outside of the vocabulary, a
+    /// device that fails.
     pub fn admit(&mut self, prompt: &[u32], new_tokens: usize) -> Result<Option<Admitted>> {
         self.engine.check_prompt(0, prompt, self.max_length)?;
         let free = |row: &State| matches!(row, State::Free);
@@ -229,8 +233,9 @@ impl<'a> Session<'a> {
         Ok((token, began.elapsed()))
     }
 
-    /// Runs up to `steps` steps of all rows that have not ended, at most 32. With `until_any` it returns as soon as a
-    /// row has ended. A row that has ended keeps its place until it is [freed](Self::free).
+    /// Runs up to `steps` steps of all rows that have not ended, at most 32. With `until_any` it
+    /// returns as soon as a row has ended. A row that has ended keeps its place until it is
+    /// [freed](Self::free).
     ///
     /// # Errors
     /// A device that fails.

@@ -6,15 +6,17 @@ use super::{ARGMAX, ATTENTION, MATMUL, TAKE_ROWS};
 use crate::dtype::DType;
 use crate::model::{CachedAttention, Heads, KernelLayout, Ops, Place, Xla};
 
-/// Rows up to which the kernel is faster than XLA:CPU's own product of bfloat16, measured with `examples/kernel.rs`:
-/// by a quarter at this many, and level at 256. In float32 it is more than twice as fast from two rows on.
+/// Rows up to which the kernel is faster than XLA:CPU's own product of bfloat16, measured with
+/// `examples/kernel.rs`: by a quarter at this many, and level at 256. In float32 it is more than
+/// twice as fast from two rows on.
 const MOST_BF16_ROWS: i64 = 64;
 
 /// The operations of a CPU whose plugin knows the kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuOps;
 
-/// Those of the compared pass: XLA's products, and rows by the kernel, which copies them as they are.
+/// Those of the compared pass: XLA's products, and rows by the kernel, which copies them as they
+/// are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Compared;
 
@@ -31,8 +33,8 @@ impl Ops for CpuOps {
         }
     }
 
-    /// XLA:CPU widens bfloat16 arrays whole for most operations but dots, so a cache is kept as the bits of its numbers,
-    /// u16, which it leaves alone.
+    /// XLA:CPU widens bfloat16 arrays whole for most operations but dots, so a cache is kept as the
+    /// bits of its numbers, u16, which it leaves alone.
     fn cache_type(&self, compute: DType) -> ElementType {
         match compute {
             DType::BF16 => ElementType::U16,

@@ -13,7 +13,8 @@ pub struct Distribution {
     pub model_bytes: u64,
     /// Bytes that each device holds, padding included.
     pub bytes_per_device: u64,
-    /// Bytes that all devices of one group hold, which share the model; the data axis has this as often as it is long.
+    /// Bytes that all devices of one group hold, which share the model; the data axis has this as
+    /// often as it is long.
     pub bytes_per_group: u64,
     /// By how much that is more than the model, as a part of the model.
     pub excess: f64,
@@ -30,7 +31,8 @@ pub struct Distributed {
     pub shape: Vec<usize>,
     /// numpy's name of the dtype on the device.
     pub dtype: &'static str,
-    /// The dimension of that shape which is split, and what it runs over; none where every device holds the whole.
+    /// The dimension of that shape which is split, and what it runs over; none where every device
+    /// holds the whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub split: Option<SplitDimension>,
     /// Dimensions of a device's share, in the checkpoint's order.

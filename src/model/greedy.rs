@@ -4,10 +4,11 @@ use hlo::{ElementType, Tensor};
 
 use super::pass::Pass;
 
-/// The greedy choice for each row of `logits` [rows, share of the vocabulary]: s32 [rows], the lowest id on ties.
+/// The greedy choice for each row of `logits` [rows, share of the vocabulary]: s32 [rows], the
+/// lowest id on ties.
 ///
-/// Over a model axis each device chooses among its own, and the best of these choices is taken: on ties the first
-/// device's, which has the lowest id.
+/// Over a model axis each device chooses among its own, and the best of these choices is taken: on
+/// ties the first device's, which has the lowest id.
 pub(super) fn greedy<'b>(pass: &Pass<'_, 'b>, logits: Tensor<'b>) -> Tensor<'b> {
     pass.scoped("greedy", || {
         let (best, index) = pass.ops.argmax(logits);
@@ -36,8 +37,8 @@ pub(super) fn is_eos<'b>(pass: &Pass<'_, 'b>, tokens: Tensor<'b>) -> Tensor<'b> 
     ids.fold(none, |found, &id| found | tokens.equals(f64::from(id)))
 }
 
-/// Whether all rows are done, on every device of the mesh: a scalar pred. Devices must leave the decode loop
-/// together, since a collective waits for all of them.
+/// Whether all rows are done, on every device of the mesh: a scalar pred. Devices must leave the
+/// decode loop together, since a collective waits for all of them.
 pub(super) fn all_done<'b>(pass: &Pass<'_, 'b>, done: Tensor<'b>) -> Tensor<'b> {
     pass.all_over_data(done.all(&[0]))
 }

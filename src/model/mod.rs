@@ -1,10 +1,11 @@
 //! Lowers Gemma's forward pass to HLO.
 //!
-//! Nothing here knows of files or devices: a [`ModelSpec`] says what to lower and for what kind of device, its
-//! modules declare which parameters the programs take, and [`programs`] builds the modules of HLO. The arithmetic,
-//! its order and every rounding are those of Transformers' `FlaxGemmaForCausalLM` (4.57, the last release line that
-//! has it), so that greedy tokens agree; where a faster form of an operation gives the same value, the faster form
-//! is used and a comment says why it is the same.
+//! Nothing here knows of files or devices: a [`ModelSpec`] says what to lower and for what kind of
+//! device, its modules declare which parameters the programs take, and [`programs`] builds the
+//! modules of HLO. The arithmetic, its order and every rounding are those of Transformers'
+//! `FlaxGemmaForCausalLM` (4.57, the last release line that has it), so that greedy tokens agree;
+//! where a faster form of an operation gives the same value, the faster form is used and a comment
+//! says why it is the same.
 
 mod distribution;
 mod greedy;
@@ -50,8 +51,8 @@ pub struct ModelSpec {
     pub parameters: Vec<Parameter>,
 }
 
-/// The parameters that a configuration asks for. Their dtypes say nothing here: those depend on what is stored and on
-/// what is computed in.
+/// The parameters that a configuration asks for. Their dtypes say nothing here: those depend on
+/// what is stored and on what is computed in.
 pub fn parameters(config: &GemmaConfig) -> Vec<Parameter> {
     declare(config, DType::F32, &|_| DType::F32).1
 }
@@ -122,7 +123,8 @@ impl ModelSpec {
         parameters.map(|p| p.byte_size(self.mesh)).sum()
     }
 
-    /// Rows that each device's decode program has for `batch` prompts: `batch`, or what the device needs at least.
+    /// Rows that each device's decode program has for `batch` prompts: `batch`, or what the device
+    /// needs at least.
     pub fn decode_rows(&self, batch: usize) -> usize {
         self.ops.decode_rows(self.compute, batch)
     }

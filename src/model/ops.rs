@@ -1,5 +1,6 @@
-//! Operations that kinds of devices do in ways of their own. XLA's way is the default of each; a device with
-//! a better one implements the trait beside its kernels, and whoever loads a model chooses.
+//! Operations that kinds of devices do in ways of their own. XLA's way is the default of each; a
+//! device with a better one implements the trait beside its kernels, and whoever loads a model
+//! chooses.
 
 use std::fmt::Debug;
 
@@ -9,8 +10,8 @@ use super::nn::{CachedAttention, Heads};
 use super::parameters::KernelLayout;
 use crate::dtype::DType;
 
-/// What the lowering asks of a kind of device. A choice here changes speed, never what is computed beyond the
-/// order of sums.
+/// What the lowering asks of a kind of device. A choice here changes speed, never what is computed
+/// beyond the order of sums.
 pub trait Ops: Debug + Send + Sync {
     /// How projection kernels lie in device memory.
     fn kernel_layout(&self) -> KernelLayout;
@@ -23,17 +24,18 @@ pub trait Ops: Debug + Send + Sync {
         compute.into()
     }
 
-    /// Options of XLA, by name, with which programs round to 16 bits after every operation, as they are written.
+    /// Options of XLA, by name, with which programs round to 16 bits after every operation, as they
+    /// are written.
     fn rounding_options(&self, _compute: DType) -> &'static [(&'static str, &'static str)] {
         &[]
     }
 
-    /// The operations of the compared pass: the compiler's own products alone, whose 16-bit results equal Flax's
-    /// to the bit.
+    /// The operations of the compared pass: the compiler's own products alone, whose 16-bit results
+    /// equal Flax's to the bit.
     fn compared(&self) -> &dyn Ops;
 
-    /// `x` [rows, n] times `w`, both in the compute dtype; dimension `contracting` of `w` has size n. [rows, m], summed
-    /// in float32 and rounded to `to`, which is float32 or the compute dtype.
+    /// `x` [rows, n] times `w`, both in the compute dtype; dimension `contracting` of `w` has size
+    /// n. [rows, m], summed in float32 and rounded to `to`, which is float32 or the compute dtype.
     fn matmul<'b>(
         &self,
         x: Tensor<'b>,
@@ -46,8 +48,9 @@ pub trait Ops: Debug + Send + Sync {
             rhs_contracting: vec![contracting],
             ..DotDims::default()
         };
-        // Products of two 16-bit floats are summed in float32 anyway; asking for that result and rounding it
-        // afterwards reaches the fast kernels of XLA:CPU, which a 16-bit result does not.
+        // Products of two 16-bit floats are summed in float32 anyway; asking for that result and
+        // rounding it afterwards reaches the fast kernels of XLA:CPU, which a 16-bit result does
+        // not.
         x.dot(w, dims, ElementType::F32).convert(to)
     }
 
@@ -61,7 +64,8 @@ pub trait Ops: Debug + Send + Sync {
         heads.attend_cached(call, 1)
     }
 
-    /// The greatest of each row of `x` [rows, n] and its index (s32), the lowest on ties: both \[rows\].
+    /// The greatest of each row of `x` [rows, n] and its index (s32), the lowest on ties: both
+    /// \[rows\].
     fn argmax<'b>(&self, x: Tensor<'b>) -> (Tensor<'b>, Tensor<'b>) {
         x.argmax(1)
     }
@@ -72,7 +76,8 @@ pub trait Ops: Debug + Send + Sync {
 pub struct Xla {
     kernel_layout: KernelLayout,
     min_rows_16bit: usize,
-    /// The fewest rows that each key and value head's queries have in the dots of attention over a cache.
+    /// The fewest rows that each key and value head's queries have in the dots of attention over a
+    /// cache.
     min_query_rows: usize,
     float16_rounding: &'static [(&'static str, &'static str)],
 }
@@ -89,10 +94,11 @@ impl Xla {
         float16_rounding: &[("xla_cpu_max_isa", "AVX2")],
     };
 
-    /// A TPU's compiler chooses its own tiled layouts, and sends a dot with a single row to the vector
-    /// unit, at more than twice the cost of two rows on the matrix unit. With few query rows a key and value
-    /// head it also wants other layouts of the caches inside of the decode loop than at its entry, and
-    /// copies all of them at each call; with eight, a sublane's rows, it does neither.
+    /// A TPU's compiler chooses its own tiled layouts, and sends a dot with a single row to the
+    /// vector unit, at more than twice the cost of two rows on the matrix unit. With few query rows
+    /// a key and value head it also wants other layouts of the caches inside of the decode loop
+    /// than at its entry, and copies all of them at each call; with eight, a sublane's rows, it
+    /// does neither.
     pub const TPU: Self = Self {
         kernel_layout: KernelLayout::InOut,
         min_rows_16bit: 2,
@@ -108,7 +114,8 @@ impl Xla {
         float16_rounding: &[],
     };
 
-    /// The arrangement for a PJRT platform, by the name that its plugin gives (`cpu`, `tpu`, `cuda`, …).
+    /// The arrangement for a PJRT platform, by the name that its plugin gives (`cpu`, `tpu`,
+    /// `cuda`, …).
     pub fn for_platform(name: &str) -> Self {
         match name.to_ascii_lowercase().as_str() {
             "cpu" | "host" => Self::CPU,

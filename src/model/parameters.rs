@@ -67,8 +67,8 @@ impl Parameter {
         self.role == Role::Kernel && layout == KernelLayout::OutIn
     }
 
-    /// The axis that is split over the mesh's model axis, and its dimension in the checkpoint's shape; none where
-    /// every device holds the whole.
+    /// The axis that is split over the mesh's model axis, and its dimension in the checkpoint's
+    /// shape; none where every device holds the whole.
     pub fn split(&self) -> Option<(usize, &Axis)> {
         let mut axes = self.axes.iter().enumerate();
         axes.find(|(_, axis)| axis.split != Split::Whole)
@@ -150,7 +150,8 @@ pub(super) struct Scope<'a> {
 }
 
 impl<'a> Scope<'a> {
-    /// The place below this one that Flax calls `flax` and DeepMind `deepmind`; an empty name is this place itself.
+    /// The place below this one that Flax calls `flax` and DeepMind `deepmind`; an empty name is
+    /// this place itself.
     pub fn child(&self, flax: impl Display, deepmind: impl Display) -> Self {
         Self {
             declarations: self.declarations,
@@ -161,8 +162,9 @@ impl<'a> Scope<'a> {
 
     /// Declares a parameter of the module at this place.
     ///
-    /// Projections and the embedding are cast to the compute dtype before they are used, so they lie on the device
-    /// in that dtype; an RMSNorm adds 1 to its weight in the weight's own dtype, so that keeps the stored one.
+    /// Projections and the embedding are cast to the compute dtype before they are used, so they
+    /// lie on the device in that dtype; an RMSNorm adds 1 to its weight in the weight's own dtype,
+    /// so that keeps the stored one.
     pub fn parameter(&self, name: &str, axes: &[Axis], role: Role) -> Declared<'a> {
         let name = joined(&self.flax, name);
         let dtype = match role {

@@ -1,5 +1,5 @@
-//! What the modules share while one computation is being built: its builder, the parameters as its values, the
-//! device's operations, and what the devices of a mesh tell each other.
+//! What the modules share while one computation is being built: its builder, the parameters as its
+//! values, the device's operations, and what the devices of a mesh tell each other.
 
 use hlo::{BinaryOp, Builder, ElementType, Tensor};
 
@@ -8,8 +8,8 @@ use super::ops::Ops;
 use super::parameters::ParameterId;
 use crate::dtype::DType;
 
-/// A pass through the model in one computation. Parameters are values of that computation: entry parameters
-/// outside of the decode loop, elements of the loop's state inside of it.
+/// A pass through the model in one computation. Parameters are values of that computation: entry
+/// parameters outside of the decode loop, elements of the loop's state inside of it.
 pub struct Pass<'a, 'b> {
     /// The computation.
     pub b: &'b Builder,
@@ -90,8 +90,9 @@ impl<'a, 'b> Pass<'a, 'b> {
         }
     }
 
-    /// The groups' rows one after another along dimension 0, in the order of the data axis: results that the host
-    /// reads, so that any device has them all. A host of a slice of several reaches its own devices only.
+    /// The groups' rows one after another along dimension 0, in the order of the data axis: results
+    /// that the host reads, so that any device has them all. A host of a slice of several reaches
+    /// its own devices only.
     pub fn gather_over_data(&self, x: Tensor<'b>) -> Tensor<'b> {
         match self.spec.mesh.data {
             1 => x,
@@ -110,7 +111,8 @@ impl<'a, 'b> Pass<'a, 'b> {
         }
     }
 
-    /// The first row of the vocabulary that this device holds, a scalar s32; none where it holds them all.
+    /// The first row of the vocabulary that this device holds, a scalar s32; none where it holds
+    /// them all.
     pub fn vocabulary_offset(&self) -> Option<Tensor<'b>> {
         let devices = self.model_devices();
         if devices == 1 {

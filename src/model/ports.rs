@@ -1,5 +1,5 @@
-//! Arrays with names: what a program takes and gives, and what its loop carries. One list of fields makes the
-//! struct, the names, and the order in which its arrays lie.
+//! Arrays with names: what a program takes and gives, and what its loop carries. One list of fields
+//! makes the struct, the names, and the order in which its arrays lie.
 
 /// A struct of arrays, each a `Self::Item`, in a fixed order.
 pub trait Ports: Sized {

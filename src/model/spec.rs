@@ -1,4 +1,5 @@
-//! What differs between Gemmas, as data: the sizes and constants of each layer, read from the configuration.
+//! What differs between Gemmas, as data: the sizes and constants of each layer, read from the
+//! configuration.
 
 use crate::config::{Activation, GemmaConfig};
 use crate::sharding::{Axis, Split};
@@ -38,7 +39,8 @@ pub struct LayerSpec {
 pub enum Norms {
     /// One before each, as in Gemma 1.
     Before,
-    /// One before and one after each, the latter on the branch before it is added, as in Gemma 2 and 3.
+    /// One before and one after each, the latter on the branch before it is added, as in Gemma 2
+    /// and 3.
     Around,
 }
 
@@ -140,7 +142,8 @@ impl GemmaSpec {
         }
     }
 
-    /// Models of one layer that have all parameters that a generation of Gemma can have: what is known of their names.
+    /// Models of one layer that have all parameters that a generation of Gemma can have: what is
+    /// known of their names.
     pub(super) fn archetypes() -> [Self; 2] {
         let axis = |key| Axis::whole(key, key, 1);
         let layer = |norms| LayerSpec {

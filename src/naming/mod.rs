@@ -1,5 +1,5 @@
-//! By which names and in which layouts checkpoints store a parameter: words that the model's declarations and
-//! the readers of checkpoints share.
+//! By which names and in which layouts checkpoints store a parameter: words that the model's
+//! declarations and the readers of checkpoints share.
 
 mod pattern;
 mod table;

@@ -3,7 +3,8 @@
 /// Where a pattern has a layer's number.
 pub(super) const NUMBER: &str = "{i}";
 
-/// The layer's number that makes `pattern` into `name`: empty where the pattern has none, nothing where it does not fit.
+/// The layer's number that makes `pattern` into `name`: empty where the pattern has none, nothing
+/// where it does not fit.
 pub(crate) fn matched<'n>(pattern: &str, name: &'n str) -> Option<&'n str> {
     let Some((before, after)) = pattern.split_once(NUMBER) else {
         return (pattern == name).then_some("");

@@ -3,13 +3,14 @@
 use super::pattern::{NUMBER, filled, matched};
 use super::words::{Naming, StoredAs};
 
-/// The names of a model's parameters: Flax's, and others that they are stored by. Where names have a layer's number, the
-/// table has `{i}`.
+/// The names of a model's parameters: Flax's, and others that they are stored by. Where names have
+/// a layer's number, the table has `{i}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NameTable {
     /// Flax's own names.
     own: Vec<String>,
-    /// Other names. Where two rules have the same name, the first whose axes fit the stored shape holds.
+    /// Other names. Where two rules have the same name, the first whose axes fit the stored shape
+    /// holds.
     rules: Vec<Rule>,
     /// The embedding and the head, by Flax's names.
     head: Option<(String, String)>,
@@ -39,8 +40,8 @@ impl NameTable {
     /// What names have in place of a layer's number.
     pub const LAYER: &'static str = NUMBER;
 
-    /// The table of parameters, given by Flax's name and the other ways in which they are stored, with `{i}` in place of a
-    /// layer's number.
+    /// The table of parameters, given by Flax's name and the other ways in which they are stored,
+    /// with `{i}` in place of a layer's number.
     pub fn new<'p>(parameters: impl IntoIterator<Item = (&'p str, &'p [StoredAs])>) -> Self {
         let mut table = Self::default();
         for (name, stored) in parameters {
@@ -52,8 +53,8 @@ impl NameTable {
         table
     }
 
-    /// The same table, which knows that `head` is the transpose of `embedding` in a model whose head
-    /// is tied to it.
+    /// The same table, which knows that `head` is the transpose of `embedding` in a model whose
+    /// head is tied to it.
     #[must_use]
     pub fn with_head(self, embedding: &str, head: &str) -> Self {
         Self {
@@ -109,8 +110,8 @@ impl NameTable {
             .then(|| shape.get(1).copied())?
     }
 
-    /// PyTorch's name of a parameter by Flax's name, and whether PyTorch has it transposed; none for a name that the table
-    /// does not have.
+    /// PyTorch's name of a parameter by Flax's name, and whether PyTorch has it transposed; none
+    /// for a name that the table does not have.
     pub(crate) fn pytorch(&self, name: &str) -> Option<(String, bool)> {
         for rule in self.rules.iter().filter(|r| r.naming == Naming::PyTorch) {
             for part in &rule.parts {

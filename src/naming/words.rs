@@ -30,11 +30,13 @@ impl fmt::Display for Naming {
     }
 }
 
-/// A way in which checkpoints store a parameter under another name, or in another layout, than Flax.
+/// A way in which checkpoints store a parameter under another name, or in another layout, than
+/// Flax.
 ///
-/// Letters stand for axes: v vocabulary, d width, f width of the MLP, n query heads, k key and value heads, h
-/// width of a head, i and o what goes into a projection and what comes out of it. A digit is an axis of that
-/// size along which several parameters lie. `d (k h)` is a matrix whose second dimension runs over heads and within them.
+/// Letters stand for axes: v vocabulary, d width, f width of the MLP, n query heads, k key and
+/// value heads, h width of a head, i and o what goes into a projection and what comes out of it. A
+/// digit is an axis of that size along which several parameters lie. `d (k h)` is a matrix whose
+/// second dimension runs over heads and within them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredAs {
     /// Whose way it is.

@@ -19,9 +19,10 @@ pub struct Tolerance {
 impl Tolerance {
     /// The tolerance for a compute dtype. In float32 only the order of summation differs.
     ///
-    /// In bfloat16 it is what Flax's own runs differ by when the batch has another shape or the call is compiled: up to 2.6e-2
-    /// of the logits' scale over the checkpoints in tests/data, measured with `tools/flax/make_reference.py --measure-noise`.
-    /// In float16 those runs are equal on a CPU, and it is a little more than their distance from float32, 3.9e-3.
+    /// In bfloat16 it is what Flax's own runs differ by when the batch has another shape or the
+    /// call is compiled: up to 2.6e-2 of the logits' scale over the checkpoints in tests/data,
+    /// measured with `tools/flax/make_reference.py --measure-noise`. In float16 those runs are
+    /// equal on a CPU, and it is a little more than their distance from float32, 3.9e-3.
     pub fn for_dtype(dtype: DType) -> Self {
         match dtype {
             DType::F32 => Self {
@@ -39,8 +40,8 @@ impl Tolerance {
         }
     }
 
-    /// A gap between two logits, relative to their scale, that this tolerance cannot tell from a tie: each of the
-    /// two may be off by [`relative`](Self::relative).
+    /// A gap between two logits, relative to their scale, that this tolerance cannot tell from a
+    /// tie: each of the two may be off by [`relative`](Self::relative).
     pub fn near_tie(&self) -> f64 {
         2.0 * self.relative
     }
@@ -84,7 +85,8 @@ pub struct Divergence {
     pub ours: i32,
     /// The reference's token.
     pub reference: i32,
-    /// By how much our logit of our token exceeds our logit of the reference's, after the reference's tokens.
+    /// By how much our logit of our token exceeds our logit of the reference's, after the
+    /// reference's tokens.
     pub margin: f64,
     /// The margin relative to the largest logit there.
     pub relative_margin: f64,
@@ -120,7 +122,8 @@ pub struct Report {
 /// Runs the inputs of `reference` on `engine` and compares what comes out.
 ///
 /// # Errors
-/// A reference made for another geometry, or one that holds nothing to compare; a device that fails.
+/// A reference made for another geometry, or one that holds nothing to compare; a device that
+/// fails.
 pub fn compare(engine: &Engine, reference: &Reference, tolerance: Tolerance) -> Result<Report> {
     check_geometry(engine, reference)?;
     let mut arrays = Vec::new();
@@ -162,7 +165,8 @@ pub fn compare(engine: &Engine, reference: &Reference, tolerance: Tolerance) -> 
     })
 }
 
-/// A reference of another model is refused by name, rather than compared element by element with the wrong one.
+/// A reference of another model is refused by name, rather than compared element by element with
+/// the wrong one.
 fn check_geometry(engine: &Engine, reference: &Reference) -> Result<()> {
     let config = &engine.spec().config;
     let mismatch = |array: &str, found: usize, key: &str, expected: usize| Error::Reference {

@@ -47,7 +47,8 @@ impl Reference {
     /// Reads `path`.
     ///
     /// # Errors
-    /// A file that is no npz, lacks `input_ids` or `attention_mask`, or whose arrays do not fit each other.
+    /// A file that is no npz, lacks `input_ids` or `attention_mask`, or whose arrays do not fit
+    /// each other.
     pub fn read(path: &Path) -> Result<Self, ReferenceError> {
         let failed = |problem: String| ReferenceError {
             path: path.to_owned(),

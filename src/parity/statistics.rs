@@ -5,7 +5,8 @@ use serde::Serialize;
 /// Measures of the difference of two arrays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Agreement {
-    /// Largest absolute difference; infinite where one of the two is not finite and the other differs.
+    /// Largest absolute difference; infinite where one of the two is not finite and the other
+    /// differs.
     pub max_abs: f64,
     /// Mean absolute difference.
     pub mean_abs: f64,

@@ -83,8 +83,8 @@ impl Client {
     /// refused, but whoever can write the bytes can write a checksum too.
     ///
     /// # Errors
-    /// [`Error::SerializedProgram`] where the bytes are damaged, are not a serialized program, or come
-    /// from another build of the plugin; and where the plugin refuses them.
+    /// [`Error::SerializedProgram`] where the bytes are damaged, are not a serialized program, or
+    /// come from another build of the plugin; and where the plugin refuses them.
     pub unsafe fn deserialize(&self, bytes: &[u8]) -> Result<Executable> {
         self.load_checked(&CheckedExecutable::from_trusted_folder(
             &self.plugin().fingerprint()?,

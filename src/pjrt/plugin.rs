@@ -71,8 +71,8 @@ impl Plugin {
     /// other thread may be changing the process's environment, which initializers read.
     ///
     /// # Errors
-    /// Where the file is missing, does not load as a shared library, is not a plugin, has an API other
-    /// than 0.x, or fails to initialize. Each error but the last names the path.
+    /// Where the file is missing, does not load as a shared library, is not a plugin, has an API
+    /// other than 0.x, or fails to initialize. Each error but the last names the path.
     pub unsafe fn load(path: &Path, custom_calls: &[CustomCallHandler]) -> Result<Plugin> {
         let unreadable = |error: std::io::Error| match error.kind() {
             ErrorKind::NotFound => Error::PluginMissing {

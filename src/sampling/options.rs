@@ -56,8 +56,8 @@ pub struct SamplingOptions {
     /// Texts that end a reply; they are cut from it.
     pub stop: Vec<String>,
     /// How many of the most likely tokens are reported with each new one, with the logarithms of
-    /// their probabilities; the new token's own is reported beside them. None reports nothing. At most
-    /// [`MAX_LOGPROBS`].
+    /// their probabilities; the new token's own is reported beside them. None reports nothing. At
+    /// most [`MAX_LOGPROBS`].
     pub logprobs: Option<usize>,
     /// How many replies each prompt has, at least 1.
     pub num_return_sequences: usize,

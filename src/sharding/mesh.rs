@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A rectangle of devices: `data` groups that work on rows of their own, each of `model` devices that share the
-/// parameters. Replica `d · model + m` is device `m` of group `d`.
+/// A rectangle of devices: `data` groups that work on rows of their own, each of `model` devices
+/// that share the parameters. Replica `d · model + m` is device `m` of group `d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Mesh {
     /// Groups that the rows of a batch are split over.

@@ -45,8 +45,8 @@ impl LoadedModel {
         self.tokenizer.as_ref()
     }
 
-    /// Continues each prompt greedily; completions are in the order of the prompts. For tokens as they come, and for
-    /// stopping, see [`Engine::generate_with`].
+    /// Continues each prompt greedily; completions are in the order of the prompts. For tokens as
+    /// they come, and for stopping, see [`Engine::generate_with`].
     ///
     /// # Errors
     /// A model without a tokenizer, a text that it cannot encode, and as [`Engine::generate`].

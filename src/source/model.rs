@@ -9,7 +9,8 @@ use crate::engine::{Engine, LoadOptions, Result};
 use crate::model::name_tables;
 use crate::tokenizer::Tokenizer;
 
-/// A model in a folder: its configuration, checkpoint and tokenizer, opened but not yet on a device.
+/// A model in a folder: its configuration, checkpoint and tokenizer, opened but not yet on a
+/// device.
 ///
 /// Opening reads headers, not weights. The files may change until the model is loaded.
 pub struct Model {
@@ -19,7 +20,8 @@ pub struct Model {
     tokenizer: Option<Tokenizer>,
 }
 
-/// Opens the weights in a folder, or those in a file, by Flax's names and in Flax's layouts, whatever they are stored by.
+/// Opens the weights in a folder, or those in a file, by Flax's names and in Flax's layouts,
+/// whatever they are stored by.
 ///
 /// # Errors
 /// As [`Checkpoint::open`] and [`Checkpoint::canonical`].
@@ -28,11 +30,12 @@ pub fn open_checkpoint(path: &Path) -> checkpoint::Result<Checkpoint> {
 }
 
 impl Model {
-    /// Opens the model in a folder: config.json, the weights, and tokenizer.json or tokenizer.model where one of them
-    /// is there.
+    /// Opens the model in a folder: config.json, the weights, and tokenizer.json or tokenizer.model
+    /// where one of them is there.
     ///
     /// # Errors
-    /// A folder without a usable configuration or checkpoint, a tokenizer that is there and malformed.
+    /// A folder without a usable configuration or checkpoint, a tokenizer that is there and
+    /// malformed.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         let config = GemmaConfig::from_dir(folder)?;

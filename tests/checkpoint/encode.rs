@@ -39,7 +39,8 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    /// A leaf whose bytes count up from `first`, in such a way that no two short runs of them are alike.
+    /// A leaf whose bytes count up from `first`, in such a way that no two short runs of them are
+    /// alike.
     pub fn counting(dtype: DType, shape: &[usize], form: Form, first: u8) -> Self {
         let len = shape.iter().product::<usize>() * dtype.size();
         let bytes = (0..len)

@@ -1,4 +1,5 @@
-//! Other names and layouts than Flax's: every form and naming of the same weights gives the same tensors, byte for byte.
+//! Other names and layouts than Flax's: every form and naming of the same weights gives the same
+//! tensors, byte for byte.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
-//! The checkpoint reader, through the library: what Flax writes is read, and whatever else is there is named.
+//! The checkpoint reader, through the library: what Flax writes is read, and whatever else is there
+//! is named.
 
 mod chunks;
 mod encode;

@@ -1,4 +1,5 @@
-//! npz and safetensors bytes that no one wrote on purpose: whatever they are, an answer, and never a panic.
+//! npz and safetensors bytes that no one wrote on purpose: whatever they are, an answer, and never
+//! a panic.
 
 use std::path::Path;
 

@@ -24,7 +24,8 @@ fn sample() -> Vec<Array> {
     ]
 }
 
-/// The message of a file that must be refused: one line that names the file, and has all of `parts`.
+/// The message of a file that must be refused: one line that names the file, and has all of
+/// `parts`.
 #[track_caller]
 fn refused(bytes: Vec<u8>, parts: &[&str]) {
     let message = open(bytes).expect_err("this file is malformed").to_string();
@@ -277,7 +278,8 @@ fn a_name_that_climbs_out_of_a_folder() {
         "c:x.npy",
         "a\nb.npy",
     ] {
-        // The archive's writer may have its own mind about such names: give it another, and put this in its place.
+        // The archive's writer may have its own mind about such names: give it another, and put
+        // this in its place.
         let plain = "q".repeat(name.len());
         let file = archive(&[(&plain, array.clone())], Stored);
         let file = replaced(file, plain.as_bytes(), name.as_bytes());

@@ -1,4 +1,5 @@
-//! safetensors files: what the format's library writes is read, and one case for each way in which a file can be wrong.
+//! safetensors files: what the format's library writes is read, and one case for each way in which
+//! a file can be wrong.
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! Arrays in the forms that checkpoints come in, written by the description of each and not by the program's own writers.
+//! Arrays in the forms that checkpoints come in, written by the description of each and not by the
+//! program's own writers.
 
 use std::io::{Cursor, Write};
 

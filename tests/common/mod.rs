@@ -62,8 +62,8 @@ pub fn edit_json(file: &Path, key: &str, value: Option<serde_json::Value>) {
     fs::write(file, text).expect("the file can be written");
 }
 
-/// Runs the binary, which must fail with exit status 1 and one `error: …` line that has all of `parts`, and print nothing
-/// on standard output.
+/// Runs the binary, which must fail with exit status 1 and one `error: …` line that has all of
+/// `parts`, and print nothing on standard output.
 pub fn fails_naming(command: &mut Command, parts: &[&str]) {
     let output = command.output().expect("the binary runs");
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -84,12 +84,14 @@ pub fn fails_naming(command: &mut Command, parts: &[&str]) {
     }
 }
 
-/// Whether the tests must all run: a plugin or file that one needs and that is not there is then a failure.
+/// Whether the tests must all run: a plugin or file that one needs and that is not there is then a
+/// failure.
 pub fn all_must_run() -> bool {
     std::env::var_os("GEMMA_XLA_TESTS").is_some_and(|value| value == "all")
 }
 
-/// Whether the plugin for a device is here. Where it is not, the test says so, and fails if [`all_must_run`].
+/// Whether the plugin for a device is here. Where it is not, the test says so, and fails if
+/// [`all_must_run`].
 pub fn installed(device: &str) -> bool {
     match gemma_xla::plugin::locate(device) {
         Ok(_) => true,

@@ -10,7 +10,8 @@ fn add(t: ElementType) -> Computation {
     Computation::binary(BinaryOp::Add, t).expect("defined on numbers")
 }
 
-/// Runs `build` on four replicas, of which the one numbered r has `[r, 10 r]`, and expects a result of each.
+/// Runs `build` on four replicas, of which the one numbered r has `[r, 10 r]`, and expects a result
+/// of each.
 fn exchange(
     name: &'static str,
     expected: [Literal; DEVICES],

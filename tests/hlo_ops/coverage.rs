@@ -14,8 +14,8 @@ fn sources(folder: &str) -> Vec<String> {
         .collect()
 }
 
-/// The builder's methods that are written out. Those of single elementwise operations come from a macro, and their cases
-/// from its lists.
+/// The builder's methods that are written out. Those of single elementwise operations come from a
+/// macro, and their cases from its lists.
 fn operations() -> Vec<String> {
     let mut names: Vec<String> = sources("hlo/src/ops")
         .iter()

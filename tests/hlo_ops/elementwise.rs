@@ -1,4 +1,5 @@
-//! Operations on each element, on every element type: where the host has no value for one, the builder must refuse it.
+//! Operations on each element, on every element type: where the host has no value for one, the
+//! builder must refuse it.
 
 use std::f64::consts::PI;
 
@@ -255,7 +256,8 @@ fn binary_operations_on_integers_wrap_and_divide_by_zero() {
         let least = wrap(t, most + 1);
         let lhs = [7, wrap(t, -7), most, 5, least, wrap(t, -7)];
         for &op in BinaryOp::ALL {
-            // The last shift is by the whole width. XLA's powers reach to the exponent 63: both plugins give 1 for 64.
+            // The last shift is by the whole width. XLA's powers reach to the exponent 63: both
+            // plugins give 1 for 64.
             let last = bits(t) - u32::from(op == BinaryOp::Pow);
             let rhs = [2, 2, 1, 0, 3, i128::from(last)];
             let operands = [integers(t, &lhs, &[6]), integers(t, &rhs, &[6])];

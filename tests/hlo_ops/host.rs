@@ -54,8 +54,8 @@ pub fn preds(values: &[bool], dims: &[i64]) -> Literal {
     Literal::from_bool(values, dims).expect("as many values as elements")
 }
 
-/// How `got` differs from `expected`, where it does: in shape, in any bit of integers, or by more than the element type's
-/// tolerance in floats.
+/// How `got` differs from `expected`, where it does: in shape, in any bit of integers, or by more
+/// than the element type's tolerance in floats.
 pub fn difference(got: &Literal, expected: &Literal) -> Option<String> {
     if got.shape() != expected.shape() {
         return Some(format!("{} and not {}", got.shape(), expected.shape()));
@@ -76,7 +76,8 @@ pub fn difference(got: &Literal, expected: &Literal) -> Option<String> {
     (!same).then(|| format!("{got:?} and not {expected:?}"))
 }
 
-/// What results may be off by, relative to the expected value or to 1 if that is more: a few units of the last place.
+/// What results may be off by, relative to the expected value or to 1 if that is more: a few units
+/// of the last place.
 fn tolerance(element_type: ElementType) -> f64 {
     match element_type {
         ElementType::BF16 => 1e-2,

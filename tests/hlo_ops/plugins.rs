@@ -8,7 +8,8 @@ use gemma_xla::plugin::find;
 /// The CPU devices of each client, for as many replicas.
 pub const DEVICES: usize = 4;
 
-/// A client of every plugin, with the plugin's name. Fails with the command that installs a plugin that is missing.
+/// A client of every plugin, with the plugin's name. Fails with the command that installs a plugin
+/// that is missing.
 pub fn clients() -> &'static [(&'static str, Client)] {
     static CLIENTS: OnceLock<Vec<(&'static str, Client)>> = OnceLock::new();
     CLIENTS.get_or_init(|| ["cpu", "cpu-next"].map(|name| (name, client(name))).into())

@@ -1,4 +1,5 @@
-//! Many cases in one module: each has parameters and results of its own, and one compilation serves them all.
+//! Many cases in one module: each has parameters and results of its own, and one compilation serves
+//! them all.
 
 use gemma_xla::pjrt::{Buffer, Client, Executable, ExecuteOptions};
 use hlo::{Builder, Literal, Module, Result, Value};
@@ -84,7 +85,8 @@ impl Program {
         }
     }
 
-    /// Compiles and runs the program on every plugin, and fails with all the cases that did not come to what they must.
+    /// Compiles and runs the program on every plugin, and fails with all the cases that did not
+    /// come to what they must.
     pub fn run(self) {
         let b = self.builder;
         let root = b.tuple(&self.results).expect("a tuple takes anything");

@@ -1,4 +1,5 @@
-//! Every checkpoint of tests/data, in every form of files and under every naming, gives the same tokens from a folder and from the Hub.
+//! Every checkpoint of tests/data, in every form of files and under every naming, gives the same
+//! tokens from a folder and from the Hub.
 
 use std::fs;
 use std::path::{Path, PathBuf};

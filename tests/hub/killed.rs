@@ -58,8 +58,8 @@ fn a_download_killed_at_any_moment_and_run_again_ends_with_the_right_files() {
     std::fs::remove_dir_all(hub.repo_folder()).expect("removed");
     hub.server.requests();
 
-    // Moments spread by the fractions of multiples of the golden ratio; each starts where the one before was killed, and every third
-    // anew.
+    // Moments spread by the fractions of multiples of the golden ratio; each starts where the one
+    // before was killed, and every third anew.
     let mut killed = 0;
     for round in 1..=20u32 {
         if round % 3 == 1 && hub.repo_folder().exists() {

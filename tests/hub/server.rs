@@ -1,4 +1,5 @@
-//! A Hub of the tests' own: the part of its API that downloads need, with a second server for large contents, and faults on demand.
+//! A Hub of the tests' own: the part of its API that downloads need, with a second server for large
+//! contents, and faults on demand.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -37,7 +38,8 @@ pub struct State {
     pub listed: Vec<String>,
     /// A token that files cannot be had without, and the code that is said then.
     pub gate: Option<(String, u16, &'static str)>,
-    /// Answers instead of the proper ones: to paths that hold the text, so many times, with a status and headers.
+    /// Answers instead of the proper ones: to paths that hold the text, so many times, with a
+    /// status and headers.
     pub faults: Vec<Fault>,
     /// ETags and sizes that are said instead of the right ones, by file.
     pub etags: BTreeMap<String, String>,
@@ -50,7 +52,8 @@ pub struct State {
     pub stall_after: Option<(usize, Duration)>,
     /// Ranges are not minded.
     pub whole_only: bool,
-    /// Small files have another address at the Hub, to which a redirect without a server's name leads.
+    /// Small files have another address at the Hub, to which a redirect without a server's name
+    /// leads.
     pub moved: bool,
     /// HEAD is not known.
     pub no_head: bool,

@@ -99,7 +99,8 @@ impl Hub {
         self.home.path().join("hub/models--google--gemma-small")
     }
 
-    /// Every file under a final name must be whole: a blob's name is its content's hash. The names are given.
+    /// Every file under a final name must be whole: a blob's name is its content's hash. The names
+    /// are given.
     pub fn assert_blobs_are_whole(&self) -> Vec<String> {
         let entries = fs::read_dir(self.repo_folder().join("blobs"))
             .into_iter()
@@ -133,7 +134,8 @@ impl Hub {
     }
 }
 
-/// Calls `set` with each variable of the environment that decides where the Hub is and what is told it.
+/// Calls `set` with each variable of the environment that decides where the Hub is and what is told
+/// it.
 pub fn set_environment(hub: &Hub, mut set: impl FnMut(&str, Option<String>)) {
     for name in [
         "HF_HUB_CACHE",
@@ -157,7 +159,8 @@ pub fn set_environment(hub: &Hub, mut set: impl FnMut(&str, Option<String>)) {
     );
 }
 
-/// Bytes without a pattern, the same each time (a linear congruential generator with Knuth's constants).
+/// Bytes without a pattern, the same each time (a linear congruential generator with Knuth's
+/// constants).
 pub fn noise(size: usize) -> Vec<u8> {
     let mut state = size as u64;
     let mut next = || {

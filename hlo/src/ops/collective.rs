@@ -1,7 +1,8 @@
-//! Operations in which the replicas of a program exchange data, in the form that names groups of replicas.
+//! Operations in which the replicas of a program exchange data, in the form that names groups of
+//! replicas.
 //!
-//! All replicas of a group call the operation; a group lists replica numbers, and its order is the order of the parts
-//! where these are joined or dealt out.
+//! All replicas of a group call the operation; a group lists replica numbers, and its order is the
+//! order of the parts where these are joined or dealt out.
 
 use super::reduce::one_or_tuple;
 use crate::check::Context;
@@ -9,12 +10,13 @@ use crate::instruction::Op;
 use crate::{ArrayShape, Builder, Computation, ElementType, Result, Shape, Value};
 
 impl Builder {
-    /// The reduction of `x` over the replicas of each group, given to all of them. No group stands for one of all
-    /// replicas.
+    /// The reduction of `x` over the replicas of each group, given to all of them. No group stands
+    /// for one of all replicas.
     ///
     /// # Errors
-    /// [`Error::Replicas`](crate::Error::Replicas) where a group is empty or a replica stands twice,
-    /// [`Error::Computation`](crate::Error::Computation) where `reducer` is not one of two scalars.
+    /// [`Error::Replicas`](crate::Error::Replicas) where a group is empty or a replica stands
+    /// twice, [`Error::Computation`](crate::Error::Computation) where `reducer` is not one of two
+    /// scalars.
     pub fn all_reduce(
         &self,
         x: Value,
@@ -24,12 +26,12 @@ impl Builder {
         self.all_reduce_many(&[x], reducer, groups)
     }
 
-    /// [`Builder::all_reduce`] of several arrays of one element type in one exchange; a tuple if there is not just
-    /// one.
+    /// [`Builder::all_reduce`] of several arrays of one element type in one exchange; a tuple if
+    /// there is not just one.
     ///
     /// # Errors
-    /// As [`Builder::all_reduce`]; [`Error::ElementType`](crate::Error::ElementType) where element types differ,
-    /// [`Error::Shape`](crate::Error::Shape) where there is no operand.
+    /// As [`Builder::all_reduce`]; [`Error::ElementType`](crate::Error::ElementType) where element
+    /// types differ, [`Error::Shape`](crate::Error::Shape) where there is no operand.
     pub fn all_reduce_many(
         &self,
         operands: &[Value],
@@ -58,8 +60,9 @@ impl Builder {
     /// The arrays of a group's replicas, joined along `dim`, given to all of them.
     ///
     /// # Errors
-    /// [`Error::Replicas`](crate::Error::Replicas) where there is no group, groups are of unequal size or a replica
-    /// stands twice, [`Error::Dimensions`](crate::Error::Dimensions) where `dim` is none of the operand's.
+    /// [`Error::Replicas`](crate::Error::Replicas) where there is no group, groups are of unequal
+    /// size or a replica stands twice, [`Error::Dimensions`](crate::Error::Dimensions) where `dim`
+    /// is none of the operand's.
     pub fn all_gather(&self, x: Value, dim: i64, groups: &[Vec<i64>]) -> Result<Value> {
         const OP: &str = "all-gather";
         let mut shape = self.array(OP, x)?;
@@ -77,12 +80,14 @@ impl Builder {
         self.push(along(OP, dim, groups), shape.into(), &[x])
     }
 
-    /// The reduction of `x` over the replicas of a group, of which each is given its part along `dim`.
+    /// The reduction of `x` over the replicas of a group, of which each is given its part along
+    /// `dim`.
     ///
     /// # Errors
     /// [`Error::Replicas`](crate::Error::Replicas) as [`Builder::all_gather`],
-    /// [`Error::Dimensions`](crate::Error::Dimensions) where `dim` is none of the operand's or its size no multiple
-    /// of the group's, [`Error::Computation`](crate::Error::Computation) where `reducer` is not one of two scalars.
+    /// [`Error::Dimensions`](crate::Error::Dimensions) where `dim` is none of the operand's or its
+    /// size no multiple of the group's, [`Error::Computation`](crate::Error::Computation) where
+    /// `reducer` is not one of two scalars.
     pub fn reduce_scatter(
         &self,
         x: Value,
@@ -105,13 +110,13 @@ impl Builder {
         self.push_calling(along(OP, dim, groups), shape.into(), &[x], &[reducer])
     }
 
-    /// Deals the parts of `x` along `dim` to the replicas of the group, and joins those received along the same
-    /// dimension.
+    /// Deals the parts of `x` along `dim` to the replicas of the group, and joins those received
+    /// along the same dimension.
     ///
     /// # Errors
     /// [`Error::Replicas`](crate::Error::Replicas) as [`Builder::all_gather`],
-    /// [`Error::Dimensions`](crate::Error::Dimensions) where `dim` is none of the operand's or its size no multiple
-    /// of the group's.
+    /// [`Error::Dimensions`](crate::Error::Dimensions) where `dim` is none of the operand's or its
+    /// size no multiple of the group's.
     pub fn all_to_all(&self, x: Value, dim: i64, groups: &[Vec<i64>]) -> Result<Value> {
         const OP: &str = "all-to-all";
         let shape = self.array(OP, x)?;
@@ -123,7 +128,8 @@ impl Builder {
         self.push(along(OP, dim, groups), shape.clone().into(), &[x])
     }
 
-    /// Sends `x` from the first to the second replica of each pair; a replica that receives nothing has zeros.
+    /// Sends `x` from the first to the second replica of each pair; a replica that receives nothing
+    /// has zeros.
     ///
     /// # Errors
     /// [`Error::Replicas`](crate::Error::Replicas) where a replica sends or receives twice.

@@ -15,10 +15,12 @@ impl Builder {
         self.push(Op::Constant(literal.clone()), shape, &[])
     }
 
-    /// A constant scalar of any element type, rounded to it where it is a float; see [`Literal::scalar_of`].
+    /// A constant scalar of any element type, rounded to it where it is a float; see
+    /// [`Literal::scalar_of`].
     ///
     /// # Errors
-    /// [`Error::Unrepresentable`](crate::Error::Unrepresentable) where an integer type cannot hold the value.
+    /// [`Error::Unrepresentable`](crate::Error::Unrepresentable) where an integer type cannot hold
+    /// the value.
     pub fn scalar(&self, element_type: ElementType, value: f64) -> Result<Value> {
         self.constant(&Literal::scalar_of(element_type, value)?)
     }

@@ -67,11 +67,12 @@ impl Builder {
         self.push(Op::Plain("opt-barrier"), shape, &[x])
     }
 
-    /// Replaces a state, starting at `init`, by `body(state)` as long as `condition(state)` is true.
+    /// Replaces a state, starting at `init`, by `body(state)` as long as `condition(state)` is
+    /// true.
     ///
     /// # Errors
-    /// [`Error::Computation`] where `condition` does not take the state and give one `pred`, or `body` does not take
-    /// and give the state.
+    /// [`Error::Computation`] where `condition` does not take the state and give one `pred`, or
+    /// `body` does not take and give the state.
     pub fn while_loop(
         &self,
         init: Value,
@@ -87,9 +88,9 @@ impl Builder {
         self.push_calling(Op::While, shape.clone(), &[init], &[condition, body])
     }
 
-    /// A [`Builder::while_loop`] whose computations are built here, in this builder's scope. Each closure is given a
-    /// builder of its own and the state; values of this builder are foreign to it, so all that the loop needs
-    /// travels in the state.
+    /// A [`Builder::while_loop`] whose computations are built here, in this builder's scope. Each
+    /// closure is given a builder of its own and the state; values of this builder are foreign to
+    /// it, so all that the loop needs travels in the state.
     ///
     /// # Errors
     /// As [`Builder::while_loop`], and what the closures return.
@@ -118,11 +119,12 @@ impl Builder {
         b.finish(root)
     }
 
-    /// `on_true(true_operand)` where `pred` is true, else `on_false(false_operand)`; only one of them runs.
+    /// `on_true(true_operand)` where `pred` is true, else `on_false(false_operand)`; only one of
+    /// them runs.
     ///
     /// # Errors
-    /// [`Error::Shape`] or [`Error::ElementType`] where `pred` is no scalar `pred`, [`Error::Computation`] where a
-    /// computation does not take its operand or the results differ.
+    /// [`Error::Shape`] or [`Error::ElementType`] where `pred` is no scalar `pred`,
+    /// [`Error::Computation`] where a computation does not take its operand or the results differ.
     pub fn conditional(
         &self,
         pred: Value,

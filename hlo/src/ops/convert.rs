@@ -6,8 +6,8 @@ use crate::instruction::Op;
 use crate::{Builder, ElementType, Result, Value};
 
 impl Builder {
-    /// Converts each element's value: floats round to nearest even, float to integer truncates, and anything but 0
-    /// is true.
+    /// Converts each element's value: floats round to nearest even, float to integer truncates, and
+    /// anything but 0 is true.
     ///
     /// # Errors
     /// [`Error::Kind`](crate::Error::Kind) where `x` is a tuple.
@@ -19,7 +19,8 @@ impl Builder {
     /// Takes each element's bits for an element of another type of the same width.
     ///
     /// # Errors
-    /// [`Error::ElementType`](crate::Error::ElementType) where the widths differ, or one type alone is `pred`.
+    /// [`Error::ElementType`](crate::Error::ElementType) where the widths differ, or one type alone
+    /// is `pred`.
     pub fn bitcast_convert(&self, x: Value, element_type: ElementType) -> Result<Value> {
         let from = self.array("bitcast-convert", x)?;
         let context = Context {
@@ -36,11 +37,13 @@ impl Builder {
         self.push(Op::Plain("bitcast-convert"), shape.into(), &[x])
     }
 
-    /// Rounds floats to the nearest value of a format of fewer bits, without changing their type. Unlike a pair of
-    /// [`Builder::convert`], which compilers may drop as excess precision, this stays.
+    /// Rounds floats to the nearest value of a format of fewer bits, without changing their type.
+    /// Unlike a pair of [`Builder::convert`], which compilers may drop as excess precision, this
+    /// stays.
     ///
     /// # Errors
-    /// [`Error::ElementType`](crate::Error::ElementType) where `x` is no float, or the format has no exponent.
+    /// [`Error::ElementType`](crate::Error::ElementType) where `x` is no float, or the format has
+    /// no exponent.
     pub fn reduce_precision(
         &self,
         x: Value,

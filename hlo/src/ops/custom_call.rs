@@ -41,8 +41,8 @@ pub struct CustomCallOptions {
     pub backend_config: String,
     /// The calling convention.
     pub api_version: CustomCallApi,
-    /// The operands' shapes in the layouts that the target takes them in; the result's layout is then binding too.
-    /// Without, the compiler chooses row-major layouts.
+    /// The operands' shapes in the layouts that the target takes them in; the result's layout is
+    /// then binding too. Without, the compiler chooses row-major layouts.
     pub operand_layouts: Option<Vec<Shape>>,
     /// Whether the call must stay although nobody uses its result.
     pub has_side_effect: bool,
@@ -54,8 +54,8 @@ impl Builder {
     /// Calls a registered function.
     ///
     /// # Errors
-    /// [`Error::Shape`] where `operand_layouts` are not the operands' shapes, or aliased shapes are not there or
-    /// differ; [`Error::InvalidShape`] where a layout is no permutation.
+    /// [`Error::Shape`] where `operand_layouts` are not the operands' shapes, or aliased shapes are
+    /// not there or differ; [`Error::InvalidShape`] where a layout is no permutation.
     pub fn custom_call(
         &self,
         target: &str,

@@ -17,7 +17,8 @@ pub struct DotDims {
     pub rhs_contracting: Vec<i64>,
 }
 
-/// How exactly a device's matrix unit multiplies floats; `Default` may round f32 operands to bf16 on a TPU.
+/// How exactly a device's matrix unit multiplies floats; `Default` may round f32 operands to bf16
+/// on a TPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Precision {
     /// The device's fastest.
@@ -40,15 +41,17 @@ impl Precision {
 }
 
 impl Builder {
-    /// The sum of products over the contracting dimensions, for each index of the batch dimensions. The result's
-    /// sizes are the batch, then the left operand's free dimensions, then the right operand's.
+    /// The sum of products over the contracting dimensions, for each index of the batch dimensions.
+    /// The result's sizes are the batch, then the left operand's free dimensions, then the right
+    /// operand's.
     ///
     /// `output_type` asks for sums in a wider type than the operands' (bf16 operands, f32 sums).
     ///
     /// # Errors
-    /// [`Error::ElementType`](crate::Error::ElementType) where operand types differ, are `pred`, or `output_type` is
-    /// narrower or of another kind, [`Error::Dimensions`](crate::Error::Dimensions) where dimension numbers are out
-    /// of range, repeated or unpaired, [`Error::Shape`](crate::Error::Shape) where paired sizes differ.
+    /// [`Error::ElementType`](crate::Error::ElementType) where operand types differ, are `pred`, or
+    /// `output_type` is narrower or of another kind,
+    /// [`Error::Dimensions`](crate::Error::Dimensions) where dimension numbers are out of range,
+    /// repeated or unpaired, [`Error::Shape`](crate::Error::Shape) where paired sizes differ.
     pub fn dot_general(
         &self,
         lhs: Value,

@@ -91,8 +91,8 @@ macro_rules! operations {
         $(#[$doc])*
         ///
         /// # Errors
-        /// [`Error::ElementType`](crate::Error::ElementType) where the operation is not defined on the
-        /// element type, [`Error::Shape`](crate::Error::Shape) where operands differ in shape.
+        /// [`Error::ElementType`](crate::Error::ElementType) where the operation is not defined on
+        /// the element type, [`Error::Shape`](crate::Error::Shape) where operands differ in shape.
         pub fn $method(&self, $($operand: Value),+) -> Result<Value> {
             self.$by($name::$variant, $($operand),+)
         }
@@ -165,9 +165,11 @@ operations! {
     Rem rem "remainder" Number;
     /// `lhs` to the power `rhs`.
     Pow pow "power" Number;
-    /// The greater one; `pred` is or. NaN if one is NaN, but on a CPU only where `xla_cpu_enable_fast_min_max` is off.
+    /// The greater one; `pred` is or. NaN if one is NaN, but on a CPU only where
+    /// `xla_cpu_enable_fast_min_max` is off.
     Max max "maximum" Any;
-    /// The lesser one; `pred` is and. NaN if one is NaN, but on a CPU only where `xla_cpu_enable_fast_min_max` is off.
+    /// The lesser one; `pred` is and. NaN if one is NaN, but on a CPU only where
+    /// `xla_cpu_enable_fast_min_max` is off.
     Min min "minimum" Any;
     /// The bits set in both.
     And and "and" Bits;
@@ -189,7 +191,8 @@ impl Builder {
     /// Any operation on one array; each has a method of its own too.
     ///
     /// # Errors
-    /// [`Error::ElementType`](crate::Error::ElementType) where the operation is not defined on the element type.
+    /// [`Error::ElementType`](crate::Error::ElementType) where the operation is not defined on the
+    /// element type.
     pub fn unary(&self, op: UnaryOp, x: Value) -> Result<Value> {
         let mut shape = self.array(op.opcode(), x)?;
         let context = Context {
@@ -206,8 +209,9 @@ impl Builder {
     /// Any operation on two arrays of one shape; each has a method of its own too.
     ///
     /// # Errors
-    /// [`Error::ElementType`](crate::Error::ElementType) where the operation is not defined on the element type or
-    /// the operands' types differ, [`Error::Shape`](crate::Error::Shape) where their sizes differ.
+    /// [`Error::ElementType`](crate::Error::ElementType) where the operation is not defined on the
+    /// element type or the operands' types differ, [`Error::Shape`](crate::Error::Shape) where
+    /// their sizes differ.
     pub fn binary(&self, op: BinaryOp, lhs: Value, rhs: Value) -> Result<Value> {
         let (a, b) = (self.array(op.opcode(), lhs)?, self.array(op.opcode(), rhs)?);
         let context = Context {

@@ -4,7 +4,8 @@ use crate::check::{Context, without};
 use crate::instruction::Op;
 use crate::{ArrayShape, Builder, Computation, Error, Result, Shape, Value};
 
-/// Which dimensions of operand, indices and result correspond in [`Builder::gather`]; the names are XLA's.
+/// Which dimensions of operand, indices and result correspond in [`Builder::gather`]; the names are
+/// XLA's.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GatherDims {
     /// The result's dimensions that run over a slice, rising.
@@ -21,7 +22,8 @@ pub struct GatherDims {
     pub indices_are_sorted: bool,
 }
 
-/// Which dimensions of operand, indices and updates correspond in [`Builder::scatter`]; the names are XLA's.
+/// Which dimensions of operand, indices and updates correspond in [`Builder::scatter`]; the names
+/// are XLA's.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ScatterDims {
     /// The updates' dimensions that run over a window, rising.
@@ -39,11 +41,13 @@ pub struct ScatterDims {
 }
 
 impl Builder {
-    /// Takes a slice of `operand` at each index. Starts from which a slice would pass the end are moved back.
+    /// Takes a slice of `operand` at each index. Starts from which a slice would pass the end are
+    /// moved back.
     ///
     /// # Errors
-    /// [`Error::ElementType`] where indices are no integers, [`Error::Dimensions`] where the dimension numbers do not
-    /// fit the shapes, [`Error::Shape`] where a slice size is not within the operand's.
+    /// [`Error::ElementType`] where indices are no integers, [`Error::Dimensions`] where the
+    /// dimension numbers do not fit the shapes, [`Error::Shape`] where a slice size is not within
+    /// the operand's.
     pub fn gather(&self, operand: Value, indices: Value, dims: GatherDims) -> Result<Value> {
         let (shape, index) = (
             self.array("gather", operand)?,
@@ -86,11 +90,12 @@ impl Builder {
         self.push(Op::Gather(dims), result, &[operand, indices])
     }
 
-    /// Row `ids[…]` of `table[rows, …]` for each of the ids: the result's sizes are those of `ids`, then those of a
-    /// row. An id beyond the table takes the nearest row.
+    /// Row `ids[…]` of `table[rows, …]` for each of the ids: the result's sizes are those of `ids`,
+    /// then those of a row. An id beyond the table takes the nearest row.
     ///
     /// # Errors
-    /// [`Error::ElementType`] where ids are no integers, [`Error::Dimensions`] where the table is a scalar.
+    /// [`Error::ElementType`] where ids are no integers, [`Error::Dimensions`] where the table is a
+    /// scalar.
     pub fn take_rows(&self, table: Value, ids: Value) -> Result<Value> {
         let (shape, index) = (self.array("gather", table)?, self.array("gather", ids)?);
         let context = Context {
@@ -116,13 +121,15 @@ impl Builder {
         self.gather(table, ids, dims)
     }
 
-    /// The operand with a window of `updates` merged into it at each index by `combine(old, update)`; a window that
-    /// would pass the end is left out. The order in which windows are merged is not defined.
+    /// The operand with a window of `updates` merged into it at each index by `combine(old,
+    /// update)`; a window that would pass the end is left out. The order in which windows are
+    /// merged is not defined.
     ///
     /// # Errors
     /// [`Error::ElementType`] where indices are no integers or the updates are of another type,
-    /// [`Error::Dimensions`] where the dimension numbers do not fit the shapes, [`Error::Shape`] where a window is not
-    /// within the operand, [`Error::Computation`] where `combine` is not one of two scalars.
+    /// [`Error::Dimensions`] where the dimension numbers do not fit the shapes, [`Error::Shape`]
+    /// where a window is not within the operand, [`Error::Computation`] where `combine` is not one
+    /// of two scalars.
     pub fn scatter(
         &self,
         operand: Value,

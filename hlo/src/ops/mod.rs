@@ -1,5 +1,5 @@
-//! The operations, a family a file: each checks its operands and adds one instruction, or a few where it is a
-//! shorthand.
+//! The operations, a family a file: each checks its operands and adds one instruction, or a few
+//! where it is a shorthand.
 
 mod collective;
 mod constant;

@@ -5,12 +5,13 @@ use crate::instruction::Op;
 use crate::{ArrayShape, Builder, Result, Shape, Value};
 
 impl Builder {
-    /// Repeats an array: its dimension `i` becomes dimension `mapping[i]` of the result, with the same size; along
-    /// the other dimensions the elements repeat. A size of 1 is not stretched.
+    /// Repeats an array: its dimension `i` becomes dimension `mapping[i]` of the result, with the
+    /// same size; along the other dimensions the elements repeat. A size of 1 is not stretched.
     ///
     /// # Errors
-    /// [`Error::Dimensions`](crate::Error::Dimensions) where `mapping` does not rise or is of another length than the
-    /// operand's rank, [`Error::Shape`](crate::Error::Shape) where sizes differ.
+    /// [`Error::Dimensions`](crate::Error::Dimensions) where `mapping` does not rise or is of
+    /// another length than the operand's rank, [`Error::Shape`](crate::Error::Shape) where sizes
+    /// differ.
     pub fn broadcast(&self, x: Value, dims: &[i64], mapping: &[i64]) -> Result<Value> {
         let shape = self.array("broadcast", x)?;
         let context = Context {
@@ -60,7 +61,8 @@ impl Builder {
     /// Dimension `i` of the result is dimension `permutation[i]` of the operand.
     ///
     /// # Errors
-    /// [`Error::Dimensions`](crate::Error::Dimensions) where `permutation` is none of the operand's dimensions.
+    /// [`Error::Dimensions`](crate::Error::Dimensions) where `permutation` is none of the operand's
+    /// dimensions.
     pub fn transpose(&self, x: Value, permutation: &[i64]) -> Result<Value> {
         let shape = self.array("transpose", x)?;
         let context = Context {
@@ -84,7 +86,8 @@ impl Builder {
     /// Turns the order of the elements around along `dims`.
     ///
     /// # Errors
-    /// [`Error::Dimensions`](crate::Error::Dimensions) where one of `dims` is none of the operand's, or named twice.
+    /// [`Error::Dimensions`](crate::Error::Dimensions) where one of `dims` is none of the
+    /// operand's, or named twice.
     pub fn reverse(&self, x: Value, dims: &[i64]) -> Result<Value> {
         let shape = self.array("reverse", x)?;
         let context = Context {
@@ -134,14 +137,14 @@ impl Builder {
         self.push(Op::Dimensions("concatenate", vec![dim]), result, operands)
     }
 
-    /// Puts `low` elements of `value` before, `high` after and `interior` between the elements of each dimension.
-    /// A negative `low` or `high` cuts elements off.
+    /// Puts `low` elements of `value` before, `high` after and `interior` between the elements of
+    /// each dimension. A negative `low` or `high` cuts elements off.
     ///
     /// # Errors
     /// [`Error::ElementType`](crate::Error::ElementType) where `value` is of another type,
     /// [`Error::Shape`](crate::Error::Shape) where it is no scalar or a size would be negative,
-    /// [`Error::Dimensions`](crate::Error::Dimensions) where a list has not one entry per dimension or `interior`
-    /// has a negative one.
+    /// [`Error::Dimensions`](crate::Error::Dimensions) where a list has not one entry per dimension
+    /// or `interior` has a negative one.
     pub fn pad(
         &self,
         x: Value,

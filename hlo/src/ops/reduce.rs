@@ -5,17 +5,19 @@ use crate::instruction::Op;
 use crate::{ArrayShape, Builder, Computation, Result, Shape, Value};
 
 impl Builder {
-    /// Reduces arrays of the same sizes over `dims`, together: `reducer` takes an accumulator of each, then an element
-    /// of each, and gives the new accumulators (a tuple if there are several). Each accumulator starts as the
-    /// scalar in `inits`, and the order of the steps is not defined.
+    /// Reduces arrays of the same sizes over `dims`, together: `reducer` takes an accumulator of
+    /// each, then an element of each, and gives the new accumulators (a tuple if there are
+    /// several). Each accumulator starts as the scalar in `inits`, and the order of the steps is
+    /// not defined.
     ///
     /// The result has the remaining dimensions; it is a tuple for several inputs.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) where inputs differ in size, none is given, or an init is no scalar,
-    /// [`Error::ElementType`](crate::Error::ElementType) where an init is of another type than its input,
-    /// [`Error::Dimensions`](crate::Error::Dimensions) where one of `dims` is none of the inputs', or named twice,
-    /// [`Error::Computation`](crate::Error::Computation) where `reducer` has another signature.
+    /// [`Error::Shape`](crate::Error::Shape) where inputs differ in size, none is given, or an init
+    /// is no scalar, [`Error::ElementType`](crate::Error::ElementType) where an init is of another
+    /// type than its input, [`Error::Dimensions`](crate::Error::Dimensions) where one of `dims` is
+    /// none of the inputs', or named twice, [`Error::Computation`](crate::Error::Computation) where
+    /// `reducer` has another signature.
     pub fn reduce(
         &self,
         inputs: &[Value],

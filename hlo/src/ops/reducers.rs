@@ -15,7 +15,8 @@ impl Builder {
         self.reduce_by(BinaryOp::Add, x, zero, dims)
     }
 
-    /// The greatest element over `dims`; minus infinity (the least integer) of nothing. NaN as in [`BinaryOp::Max`].
+    /// The greatest element over `dims`; minus infinity (the least integer) of nothing. NaN as in
+    /// [`BinaryOp::Max`].
     ///
     /// # Errors
     /// As [`Builder::reduce`].
@@ -24,7 +25,8 @@ impl Builder {
         self.reduce_by(BinaryOp::Max, x, self.constant(&lowest)?, dims)
     }
 
-    /// The least element over `dims`; infinity (the greatest integer) of nothing. NaN as in [`BinaryOp::Min`].
+    /// The least element over `dims`; infinity (the greatest integer) of nothing. NaN as in
+    /// [`BinaryOp::Min`].
     ///
     /// # Errors
     /// As [`Builder::reduce`].
@@ -36,7 +38,8 @@ impl Builder {
     /// Whether all elements over `dims` are true.
     ///
     /// # Errors
-    /// As [`Builder::reduce`], and [`Error::ElementType`](crate::Error::ElementType) where `x` is not `pred`.
+    /// As [`Builder::reduce`], and [`Error::ElementType`](crate::Error::ElementType) where `x` is
+    /// not `pred`.
     pub fn reduce_and(&self, x: Value, dims: &[i64]) -> Result<Value> {
         self.check_pred(x)?;
         let start = self.constant(&Literal::scalar(true))?;
@@ -46,20 +49,21 @@ impl Builder {
     /// Whether any element over `dims` is true.
     ///
     /// # Errors
-    /// As [`Builder::reduce`], and [`Error::ElementType`](crate::Error::ElementType) where `x` is not `pred`.
+    /// As [`Builder::reduce`], and [`Error::ElementType`](crate::Error::ElementType) where `x` is
+    /// not `pred`.
     pub fn reduce_or(&self, x: Value, dims: &[i64]) -> Result<Value> {
         self.check_pred(x)?;
         let start = self.constant(&Literal::scalar(false))?;
         self.reduce_by(BinaryOp::Or, x, start, dims)
     }
 
-    /// The greatest element along `dim` and its position (`s32`): of equal ones the first, and the first NaN where
-    /// there is one, as `jax.numpy.argmax` has it.
+    /// The greatest element along `dim` and its position (`s32`): of equal ones the first, and the
+    /// first NaN where there is one, as `jax.numpy.argmax` has it.
     ///
     /// # Errors
-    /// [`Error::ElementType`](crate::Error::ElementType) for `pred`, [`Error::Dimensions`](crate::Error::Dimensions)
-    /// where `dim` is none of the operand's, [`Error::Shape`](crate::Error::Shape) where its size is 0 or beyond
-    /// `s32`.
+    /// [`Error::ElementType`](crate::Error::ElementType) for `pred`,
+    /// [`Error::Dimensions`](crate::Error::Dimensions) where `dim` is none of the operand's,
+    /// [`Error::Shape`](crate::Error::Shape) where its size is 0 or beyond `s32`.
     pub fn argmax(&self, x: Value, dim: i64) -> Result<(Value, Value)> {
         let shape = self.array("argmax", x)?;
         let context = Context {
@@ -75,7 +79,8 @@ impl Builder {
             return Err(context.shape(format!("dimension {dim} has no position in s32")));
         }
         let positions = self.iota(ElementType::S32, &shape.dims, dim)?;
-        // The position after any other, so that an element equal to the start still comes before it.
+        // The position after any other, so that an element equal to the start still comes before
+        // it.
         let inits = [
             self.constant(&Literal::lowest(element_type))?,
             self.constant(&Literal::scalar(i32::MAX))?,
@@ -106,8 +111,9 @@ impl Builder {
     }
 }
 
-/// Of two (value, position) pairs the one that comes first in the order: NaN before numbers, greater before lesser,
-/// then the lower position. It is associative and commutative, as a reduction in any order needs.
+/// Of two (value, position) pairs the one that comes first in the order: NaN before numbers,
+/// greater before lesser, then the lower position. It is associative and commutative, as a
+/// reduction in any order needs.
 fn argmax_reducer(element_type: ElementType) -> Result<Computation> {
     let b = Builder::new(&format!("argmax_{element_type}"));
     let (value, position) = (Shape::scalar(element_type), Shape::scalar(ElementType::S32));

@@ -57,8 +57,8 @@ impl Builder {
     /// Compares element by element; the result is `pred`.
     ///
     /// # Errors
-    /// [`Error::ElementType`](crate::Error::ElementType) or [`Error::Shape`](crate::Error::Shape) where the operands
-    /// differ.
+    /// [`Error::ElementType`](crate::Error::ElementType) or [`Error::Shape`](crate::Error::Shape)
+    /// where the operands differ.
     pub fn compare(&self, lhs: Value, rhs: Value, direction: Direction) -> Result<Value> {
         let (a, b) = (self.array("compare", lhs)?, self.array("compare", rhs)?);
         let context = Context {
@@ -82,8 +82,8 @@ impl Builder {
     /// Each element from `on_true` or `on_false`, as `pred` says. All three have the same sizes.
     ///
     /// # Errors
-    /// [`Error::ElementType`](crate::Error::ElementType) or [`Error::Shape`](crate::Error::Shape) where the operands
-    /// do not fit.
+    /// [`Error::ElementType`](crate::Error::ElementType) or [`Error::Shape`](crate::Error::Shape)
+    /// where the operands do not fit.
     pub fn select(&self, pred: Value, on_true: Value, on_false: Value) -> Result<Value> {
         let values = [pred, on_true, on_false];
         let (p, t, f) = self.three("select", values)?;
@@ -104,8 +104,8 @@ impl Builder {
     /// `min(max(x, low), high)`; the bounds have the sizes of `x`, or are scalars.
     ///
     /// # Errors
-    /// [`Error::ElementType`](crate::Error::ElementType) or [`Error::Shape`](crate::Error::Shape) where the operands
-    /// do not fit.
+    /// [`Error::ElementType`](crate::Error::ElementType) or [`Error::Shape`](crate::Error::Shape)
+    /// where the operands do not fit.
     pub fn clamp(&self, low: Value, x: Value, high: Value) -> Result<Value> {
         let (l, shape, h) = self.three("clamp", [low, x, high])?;
         let context = Context {
@@ -122,7 +122,8 @@ impl Builder {
             if !bound.is_scalar() {
                 return Err(context.shape("a bound is neither a scalar nor of the operand's shape"));
             }
-            // XLA defines scalar bounds, but there are CPU plugins (API 0.115) that fail to compile them.
+            // XLA defines scalar bounds, but there are CPU plugins (API 0.115) that fail to compile
+            // them.
             *operand = self.broadcast_scalar(*operand, &shape.dims)?;
         }
         self.push(Op::Plain("clamp"), shape.into(), &operands)

@@ -8,8 +8,8 @@ impl Builder {
     /// The elements from `starts` to below `limits`, every `strides`-th one, per dimension.
     ///
     /// # Errors
-    /// [`Error::Dimensions`](crate::Error::Dimensions) where a list has not one entry per dimension, or not
-    /// `0 <= start <= limit <= size` and `stride >= 1`.
+    /// [`Error::Dimensions`](crate::Error::Dimensions) where a list has not one entry per
+    /// dimension, or not `0 <= start <= limit <= size` and `stride >= 1`.
     pub fn slice(
         &self,
         x: Value,
@@ -34,7 +34,8 @@ impl Builder {
                     "no part [{start}:{limit}:{stride}] of a size of {size}"
                 )));
             }
-            // Rounded up without adding first, which could overflow for a stride near the limit of 63 bits.
+            // Rounded up without adding first, which could overflow for a stride near the limit of
+            // 63 bits.
             let length = limit - start;
             dims.push(length / stride + i64::from(length % stride != 0));
         }
@@ -66,13 +67,14 @@ impl Builder {
         self.slice(x, &starts, &limits, &vec![1; shape.rank()])
     }
 
-    /// A part of the sizes given at scalar positions, one per dimension, computed on the device. A position from
-    /// which the part would pass the end is moved back until it fits.
+    /// A part of the sizes given at scalar positions, one per dimension, computed on the device. A
+    /// position from which the part would pass the end is moved back until it fits.
     ///
     /// # Errors
-    /// [`Error::Dimensions`](crate::Error::Dimensions) where a list has not one entry per dimension,
-    /// [`Error::Shape`](crate::Error::Shape) where a size is not within the operand's or a start no scalar,
-    /// [`Error::ElementType`](crate::Error::ElementType) where starts are not integers of one type.
+    /// [`Error::Dimensions`](crate::Error::Dimensions) where a list has not one entry per
+    /// dimension, [`Error::Shape`](crate::Error::Shape) where a size is not within the operand's or
+    /// a start no scalar, [`Error::ElementType`](crate::Error::ElementType) where starts are not
+    /// integers of one type.
     pub fn dynamic_slice(&self, x: Value, starts: &[Value], sizes: &[i64]) -> Result<Value> {
         let shape = self.array("dynamic-slice", x)?;
         let start_shapes = self.arrays("dynamic-slice", starts)?;
@@ -92,8 +94,8 @@ impl Builder {
         self.push(op, Shape::array(shape.element_type, sizes), &operands)
     }
 
-    /// The operand with `update` written over a part of it, at scalar positions as [`Builder::dynamic_slice`] takes
-    /// them.
+    /// The operand with `update` written over a part of it, at scalar positions as
+    /// [`Builder::dynamic_slice`] takes them.
     ///
     /// # Errors
     /// As [`Builder::dynamic_slice`], with the sizes those of `update`.

@@ -6,8 +6,9 @@ use crate::instruction::Op;
 use crate::{ArrayShape, Builder, Computation, ElementType, Result, Shape, Value};
 
 impl Builder {
-    /// Sorts along `dim`, moving the elements of all operands together. `less` takes two scalars of each operand in
-    /// turn (`a0, a1, b0, b1, …`) and says whether the first ones come before the second.
+    /// Sorts along `dim`, moving the elements of all operands together. `less` takes two scalars of
+    /// each operand in turn (`a0, a1, b0, b1, …`) and says whether the first ones come before the
+    /// second.
     ///
     /// The result is a tuple for several operands.
     ///

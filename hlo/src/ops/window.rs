@@ -34,10 +34,10 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::ElementType`](crate::Error::ElementType) where `init` is of another type,
-    /// [`Error::Shape`](crate::Error::Shape) where it is no scalar or the window exceeds the padded size,
-    /// [`Error::Dimensions`](crate::Error::Dimensions) where `x` is a scalar, there is not one window per dimension,
-    /// or a size or stride is below 1 or a padding below 0, [`Error::Computation`](crate::Error::Computation) where `reducer` is
-    /// not one of two scalars.
+    /// [`Error::Shape`](crate::Error::Shape) where it is no scalar or the window exceeds the padded
+    /// size, [`Error::Dimensions`](crate::Error::Dimensions) where `x` is a scalar, there is not
+    /// one window per dimension, or a size or stride is below 1 or a padding below 0,
+    /// [`Error::Computation`](crate::Error::Computation) where `reducer` is not one of two scalars.
     pub fn reduce_window(
         &self,
         x: Value,

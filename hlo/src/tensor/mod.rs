@@ -1,9 +1,9 @@
 //! Handles with operators: arithmetic that reads like arithmetic.
 //!
-//! A [`Tensor`] is a [`Value`] with the builder that it belongs to. Its operations do not return results: the
-//! first one that fails is kept by the builder, with the scope that it failed in, and whatever depends on
-//! it does nothing. [`Builder::finish`](crate::Builder::finish) returns that first error, so a model can be
-//! written without a `?` a line and nothing is lost.
+//! A [`Tensor`] is a [`Value`] with the builder that it belongs to. Its operations do not return
+//! results: the first one that fails is kept by the builder, with the scope that it failed in, and
+//! whatever depends on it does nothing. [`Builder::finish`](crate::Builder::finish) returns that
+//! first error, so a model can be written without a `?` a line and nothing is lost.
 
 mod operations;
 mod operators;
@@ -14,8 +14,9 @@ use crate::{ArrayShape, Builder, ElementType, Error, Literal, Result, Shape, Val
 
 /// A value of a builder's computation, with operators.
 ///
-/// `Copy`, like the value that it stands for. After the first failed operation of the builder, tensors that depend
-/// on it have no value: they are of no shape, and operations on them are not added.
+/// `Copy`, like the value that it stands for. After the first failed operation of the builder,
+/// tensors that depend on it have no value: they are of no shape, and operations on them are not
+/// added.
 #[derive(Debug, Clone, Copy)]
 pub struct Tensor<'b> {
     builder: &'b Builder,
@@ -85,8 +86,8 @@ impl Builder {
         }
     }
 
-    /// Runs `body` on a state of several values as long as `condition` holds of it. Each closure gets a builder
-    /// of its own: the state is all that it sees of the computation around it.
+    /// Runs `body` on a state of several values as long as `condition` holds of it. Each closure
+    /// gets a builder of its own: the state is all that it sees of the computation around it.
     ///
     /// `condition` gives a scalar pred, `body` as many values as the state has, of the same shapes.
     pub fn loop_while<'b>(

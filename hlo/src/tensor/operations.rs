@@ -77,7 +77,8 @@ impl<'b> Tensor<'b> {
         self.apply([], |b, x, []| b.transpose(x, permutation))
     }
 
-    /// Repeats it to the sizes `dims`; dimension `i` of this is dimension `mapping[i]` of the result.
+    /// Repeats it to the sizes `dims`; dimension `i` of this is dimension `mapping[i]` of the
+    /// result.
     pub fn broadcast(self, dims: &[i64], mapping: &[i64]) -> Self {
         self.apply([], |b, x, []| b.broadcast(x, dims, mapping))
     }
@@ -113,8 +114,8 @@ impl<'b> Tensor<'b> {
         self.apply([zero], |b, x, [zero]| b.pad(x, zero, &none, high, &none))
     }
 
-    /// The part of these sizes that begins at `starts`, a scalar s32 a dimension. A start that leaves no room is
-    /// moved back until the part fits.
+    /// The part of these sizes that begins at `starts`, a scalar s32 a dimension. A start that
+    /// leaves no room is moved back until the part fits.
     pub fn dynamic_slice(self, starts: &[Tensor<'b>], sizes: &[i64]) -> Self {
         match self.with_all(starts) {
             Some((x, starts)) => {
@@ -125,8 +126,8 @@ impl<'b> Tensor<'b> {
         }
     }
 
-    /// This with `update` in the place that begins at `starts`, a scalar s32 a dimension. A start that leaves no
-    /// room for the update is moved back until it fits.
+    /// This with `update` in the place that begins at `starts`, a scalar s32 a dimension. A start
+    /// that leaves no room for the update is moved back until it fits.
     pub fn dynamic_update(self, update: Tensor<'b>, starts: &[Tensor<'b>]) -> Self {
         match (self.with_all(starts), update.value) {
             (Some((x, starts)), Some(update)) => {

@@ -5,8 +5,9 @@ use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Rem, Sub};
 use super::Tensor;
 use crate::Direction;
 
-/// What stands beside a tensor in an operation of two operands: a tensor of the same shape, or a number that
-/// is rounded to the tensor's element type first, as a Python number is beside an array of JAX.
+/// What stands beside a tensor in an operation of two operands: a tensor of the same shape, or a
+/// number that is rounded to the tensor's element type first, as a Python number is beside an array
+/// of JAX.
 pub trait Operand<'b> {
     /// The operand as a tensor shaped like `like`.
     fn beside(self, like: Tensor<'b>) -> Tensor<'b>;

@@ -1,8 +1,10 @@
-//! Recognises the names and layouts that a checkpoint's tensors are stored by, and views them by Flax's.
+//! Recognises the names and layouts that a checkpoint's tensors are stored by, and views them by
+//! Flax's.
 //!
-//! Which names there are is declared by the model's modules, as [`StoredAs`](crate::naming::StoredAs); here they are applied. Dots between
-//! names count as slashes, and a `params/` or `transformer/` that all names begin with as nothing. No bytes
-//! move: what is stored in another order, or several tensors in one, becomes views.
+//! Which names there are is declared by the model's modules, as
+//! [`StoredAs`](crate::naming::StoredAs); here they are applied. Dots between names count as
+//! slashes, and a `params/` or `transformer/` that all names begin with as nothing. No bytes move:
+//! what is stored in another order, or several tensors in one, becomes views.
 
 mod notation;
 
@@ -16,8 +18,8 @@ use crate::naming::{NameTable, Naming, filled};
 /// Tensors by name.
 type Tensors = BTreeMap<Arc<str>, Tensor>;
 
-/// The tensors by Flax's names and in Flax's layouts, and what they were stored by. Tensors that the table does not
-/// name stay as they are.
+/// The tensors by Flax's names and in Flax's layouts, and what they were stored by. Tensors that
+/// the table does not name stay as they are.
 pub(super) fn canonical(stored: &Tensors, table: &NameTable) -> Result<(Tensors, Naming)> {
     let names = plain_names(stored.keys().map(Arc::as_ref));
     let width = names

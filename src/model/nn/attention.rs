@@ -94,7 +94,8 @@ impl Attention {
         })
     }
 
-    /// The keys of `x` [batch · length, hidden], rotated, and its values: [batch, kv_heads, length, head_dim].
+    /// The keys of `x` [batch · length, hidden], rotated, and its values: [batch, kv_heads, length,
+    /// head_dim].
     pub fn key_values<'b>(
         &self,
         pass: &Pass<'_, 'b>,
@@ -127,9 +128,9 @@ impl Attention {
         y.reshape(&[batch, length, heads, self.spec.head_dim as i64])
     }
 
-    /// What the queries of whole prompts or parts of them find, [batch · length, heads · head_dim]: `queries` [batch,
-    /// length, heads, head_dim] over `cache` [batch, kv_heads, keys, head_dim] under `bias` [batch, length, keys]
-    /// (float32), which is 0 where a key is seen.
+    /// What the queries of whole prompts or parts of them find, [batch · length, heads · head_dim]:
+    /// `queries` [batch, length, heads, head_dim] over `cache` [batch, kv_heads, keys, head_dim]
+    /// under `bias` [batch, length, keys] (float32), which is 0 where a key is seen.
     pub fn attend<'b>(
         &self,
         pass: &Pass<'_, 'b>,
@@ -145,7 +146,8 @@ impl Attention {
         pass.scoped(NAME, || pass.ops.attend_cached(&self.heads(pass), call))
     }
 
-    /// What the heads found, [rows, heads · head_dim], behind the output projection: [rows, hidden].
+    /// What the heads found, [rows, heads · head_dim], behind the output projection: [rows,
+    /// hidden].
     pub fn output<'b>(&self, pass: &Pass<'_, 'b>, attended: Tensor<'b>) -> Tensor<'b> {
         pass.scoped(NAME, || self.o_proj.forward(pass, attended))
     }
@@ -210,8 +212,8 @@ pub enum Place<'b> {
 }
 
 impl Heads {
-    /// [`Ops::attend_cached`](super::super::Ops::attend_cached) by XLA, in dots of at least `query_rows` rows
-    /// for each key and value head.
+    /// [`Ops::attend_cached`](super::super::Ops::attend_cached) by XLA, in dots of at least
+    /// `query_rows` rows for each key and value head.
     pub fn attend_cached<'b>(&self, call: CachedAttention<'b>, query_rows: usize) -> Tensor<'b> {
         let b = call.queries.builder();
         let [rows, _, slots, _] = call.cache.keys.sizes();
@@ -238,12 +240,13 @@ impl Heads {
         self.attend_in_rows(queries, cache, bias, 1)
     }
 
-    /// Attention of `queries` [batch, length, heads, head_dim] over `cache` [batch, kv_heads, keys, head_dim]
-    /// under `bias` [batch, length, keys] (float32): [batch · length, heads · head_dim] in the compute
-    /// dtype, before the output projection.
+    /// Attention of `queries` [batch, length, heads, head_dim] over `cache` [batch, kv_heads, keys,
+    /// head_dim] under `bias` [batch, length, keys] (float32): [batch · length, heads · head_dim]
+    /// in the compute dtype, before the output projection.
     ///
     /// The query heads that share a kv head become rows of one dot, so keys and values are never
-    /// repeated. Where there are fewer rows than `query_rows`, heads of zeros follow, whose results are dropped.
+    /// repeated. Where there are fewer rows than `query_rows`, heads of zeros follow, whose results
+    /// are dropped.
     fn attend_in_rows<'b>(
         &self,
         queries: Tensor<'b>,
@@ -296,8 +299,8 @@ impl Heads {
     /// Scaled scores `q · kᵀ / divisor`, [batch, kv_heads, rows, keys] in float32.
     ///
     /// Flax casts both to float32 and divides the queries. In 16 bits the products are exact in
-    /// float32 either way, and dividing the sum instead leaves keys as they are; where the divisor is a power of
-    /// two it is the same to the bit.
+    /// float32 either way, and dividing the sum instead leaves keys as they are; where the divisor
+    /// is a power of two it is the same to the bit.
     fn scores<'b>(&self, q: Tensor<'b>, keys: Tensor<'b>) -> Tensor<'b> {
         let dims = DotDims {
             lhs_batch: vec![0, 1],
@@ -328,7 +331,8 @@ pub fn is_token(mask: Tensor<'_>) -> Tensor<'_> {
 }
 
 /// The mask of a whole prompt, [batch, length, length] (pred): a query sees the keys that are not
-/// padding and not after it. `attention_mask` [batch, length] is s32, 1 for a token and 0 for padding.
+/// padding and not after it. `attention_mask` [batch, length] is s32, 1 for a token and 0 for
+/// padding.
 pub fn causal_mask(attention_mask: Tensor<'_>) -> Tensor<'_> {
     let b = attention_mask.builder();
     let [batch, length] = attention_mask.sizes();
@@ -337,8 +341,8 @@ pub fn causal_mask(attention_mask: Tensor<'_>) -> Tensor<'_> {
     causal & is_token(attention_mask).broadcast(&dims, &[0, 2])
 }
 
-/// The additive bias of a mask (pred): 0 where it holds, else the lowest finite value of the compute
-/// dtype, in float32.
+/// The additive bias of a mask (pred): 0 where it holds, else the lowest finite value of the
+/// compute dtype, in float32.
 pub fn mask_bias(mask: Tensor<'_>, compute: DType) -> Tensor<'_> {
     let lowest = match compute {
         DType::F32 => f32::MIN,

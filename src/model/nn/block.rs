@@ -71,11 +71,13 @@ impl Block {
 
     /// Runs it on `x` [batch · length, hidden].
     ///
-    /// `attend` gets queries, keys and values of these tokens and gives what the queries find, [batch · length, heads · head_dim]:
-    /// among these tokens in a prefill, in the cache with them written into it in a decode step.
+    /// `attend` gets queries, keys and values of these tokens and gives what the queries find,
+    /// [batch · length, heads · head_dim]: among these tokens in a prefill, in the cache with them
+    /// written into it in a decode step.
     ///
-    /// Where only the `kept` tokens of each row are wanted, as after the last layer of a prompt, it gives [batch · kept,
-    /// hidden]: all tokens give keys and values, but only these ask, and go through the MLP.
+    /// Where only the `kept` tokens of each row are wanted, as after the last layer of a prompt, it
+    /// gives [batch · kept, hidden]: all tokens give keys and values, but only these ask, and go
+    /// through the MLP.
     pub fn forward<'b>(
         &self,
         pass: &Pass<'_, 'b>,

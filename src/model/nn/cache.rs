@@ -1,6 +1,6 @@
-//! The key–value cache: per layer two arrays [rows, kv_heads, length, head_dim] in the element type that the
-//! device's operations keep caches in. Length stands beside head_dim so that attention reads each head's keys in
-//! one run.
+//! The key–value cache: per layer two arrays [rows, kv_heads, length, head_dim] in the element type
+//! that the device's operations keep caches in. Length stands beside head_dim so that attention
+//! reads each head's keys in one run.
 
 use hlo::Tensor;
 
@@ -31,8 +31,8 @@ pub fn in_compute_dtype<'b>(
     cache.map(|_, x| x.bits_as(compute))
 }
 
-/// Grows what a prefill computed, [batch, kv_heads, prompt, head_dim], to a cache of `rows` rows and that length, with
-/// zeros.
+/// Grows what a prefill computed, [batch, kv_heads, prompt, head_dim], to a cache of `rows` rows
+/// and that length, with zeros.
 pub fn fill_cache<'b>(
     pass: &Pass<'_, 'b>,
     cache: LayerCache<Tensor<'b>>,
@@ -49,7 +49,8 @@ pub fn fill_cache<'b>(
     })
 }
 
-/// Writes new keys and values, [rows, kv_heads, tokens, head_dim], into the cache from `slot` (a scalar s32) on.
+/// Writes new keys and values, [rows, kv_heads, tokens, head_dim], into the cache from `slot` (a
+/// scalar s32) on.
 pub fn update_cache<'b>(
     pass: &Pass<'_, 'b>,
     cache: LayerCache<Tensor<'b>>,
@@ -79,7 +80,8 @@ pub fn update_row<'b>(
     })
 }
 
-/// Writes one token's keys and values a row, [rows, kv_heads, 1, head_dim], each at the row's own slot (s32 \[rows\]).
+/// Writes one token's keys and values a row, [rows, kv_heads, 1, head_dim], each at the row's own
+/// slot (s32 \[rows\]).
 pub fn update_rows<'b>(
     pass: &Pass<'_, 'b>,
     cache: LayerCache<Tensor<'b>>,

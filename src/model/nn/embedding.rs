@@ -34,9 +34,9 @@ impl Embedding {
         self.table
     }
 
-    /// Embeds `ids` [batch, length] (s32): rows of the table times √hidden, [batch · length, hidden] in
-    /// the compute dtype. The constant is rounded to that dtype before it multiplies, as a Python scalar is
-    /// in JAX.
+    /// Embeds `ids` [batch, length] (s32): rows of the table times √hidden, [batch · length,
+    /// hidden] in the compute dtype. The constant is rounded to that dtype before it multiplies, as
+    /// a Python scalar is in JAX.
     pub fn forward<'b>(&self, pass: &Pass<'_, 'b>, ids: Tensor<'b>) -> Tensor<'b> {
         pass.scoped(NAME, || {
             let tokens = ids.dims().iter().product();
@@ -44,8 +44,8 @@ impl Embedding {
         })
     }
 
-    /// The table's rows for `ids` [rows]: [rows, hidden]. Over a model axis, the device that holds a row gives it
-    /// and the others give zeros, so the sum over devices is the row to the bit.
+    /// The table's rows for `ids` [rows]: [rows, hidden]. Over a model axis, the device that holds
+    /// a row gives it and the others give zeros, so the sum over devices is the row to the bit.
     fn rows<'b>(&self, pass: &Pass<'_, 'b>, ids: Tensor<'b>) -> Tensor<'b> {
         let table = pass.parameter(self.table);
         let Some(offset) = pass.vocabulary_offset() else {
@@ -59,8 +59,8 @@ impl Embedding {
         pass.sum_over_model(held.select(x, zeros))
     }
 
-    /// This device's logits of `x` [rows, hidden] with the table as head: [rows, its share of the vocabulary] in the
-    /// compute dtype.
+    /// This device's logits of `x` [rows, hidden] with the table as head: [rows, its share of the
+    /// vocabulary] in the compute dtype.
     pub fn logits<'b>(&self, pass: &Pass<'_, 'b>, x: Tensor<'b>) -> Tensor<'b> {
         let to: ElementType = pass.compute();
         let x = x.convert(to);

@@ -69,9 +69,10 @@ impl Gemma {
         self.norm.forward(pass, x)
     }
 
-    /// This device's logits of normed hidden states `x` [rows, hidden]: [rows, its share of the vocabulary], rounded to the
-    /// compute dtype, as Flax's are: 16-bit logits tie often, and the tie's winner is part of the result. Where the share
-    /// is padded, the logits past the vocabulary are −∞.
+    /// This device's logits of normed hidden states `x` [rows, hidden]: [rows, its share of the
+    /// vocabulary], rounded to the compute dtype, as Flax's are: 16-bit logits tie often, and the
+    /// tie's winner is part of the result. Where the share is padded, the logits past the
+    /// vocabulary are −∞.
     pub fn logits<'b>(&self, pass: &Pass<'_, 'b>, x: Tensor<'b>) -> Tensor<'b> {
         pass.scoped("logits", || {
             let logits = match &self.lm_head {
@@ -103,7 +104,8 @@ impl Gemma {
         }
     }
 
-    /// `x` [batch · length, width] as [batch, length, width] in float32, of all groups of the data axis, for reports.
+    /// `x` [batch · length, width] as [batch, length, width] in float32, of all groups of the data
+    /// axis, for reports.
     pub fn reported<'b>(&self, pass: &Pass<'_, 'b>, x: Tensor<'b>, batch: usize) -> Tensor<'b> {
         let [tokens, width] = x.sizes();
         let batch = batch as i64;

@@ -6,13 +6,15 @@ use super::super::parameters::{KernelLayout, ParameterId, Part, Role, Scope};
 use super::super::pass::Pass;
 use crate::sharding::{Axis, Split};
 
-/// `x · kernel + bias`, as Flax's `Dense`: input, kernel and bias are cast to the compute dtype, and so is the result.
+/// `x · kernel + bias`, as Flax's `Dense`: input, kernel and bias are cast to the compute dtype,
+/// and so is the result.
 #[derive(Clone, Debug)]
 pub struct Linear {
     name: String,
     kernel: ParameterId,
     bias: Option<ParameterId>,
-    /// Whether each device has a part of the inputs alone, so that devices have to add what they computed.
+    /// Whether each device has a part of the inputs alone, so that devices have to add what they
+    /// computed.
     summed: bool,
 }
 
@@ -22,7 +24,8 @@ impl Linear {
         self.kernel
     }
 
-    /// The projection that `scope` calls `name`, from `input` to `output`; `deepmind` says what it is in DeepMind's tree.
+    /// The projection that `scope` calls `name`, from `input` to `output`; `deepmind` says what it
+    /// is in DeepMind's tree.
     pub(in crate::model) fn new(
         scope: &Scope<'_>,
         name: &str,
@@ -45,10 +48,11 @@ impl Linear {
         }
     }
 
-    /// `x` [rows, in]: [rows, out] in the compute dtype. Over a model axis, each device gives its share of the outputs.
+    /// `x` [rows, in]: [rows, out] in the compute dtype. Over a model axis, each device gives its
+    /// share of the outputs.
     ///
-    /// Where the inputs are split, the devices' partial sums are added in float32, before the rounding to the compute
-    /// dtype, so that the result is rounded once as on one device.
+    /// Where the inputs are split, the devices' partial sums are added in float32, before the
+    /// rounding to the compute dtype, so that the result is rounded once as on one device.
     pub fn forward<'b>(&self, pass: &Pass<'_, 'b>, x: Tensor<'b>) -> Tensor<'b> {
         pass.scoped(&self.name, || {
             let contracting = match pass.ops.kernel_layout() {

@@ -21,8 +21,8 @@ pub struct Mlp {
 impl Mlp {
     pub(in crate::model) fn new(scope: &Scope<'_>, hidden: Axis, spec: &MlpSpec) -> Self {
         let scope = scope.child("mlp", "mlp");
-        // DeepMind stores gate and up in one array, either way round; the flat form of its trees has the MLP's
-        // arrays under a `w` of their own.
+        // DeepMind stores gate and up in one array, either way round; the flat form of its trees
+        // has the MLP's arrays under a `w` of their own.
         let gating = |part| {
             let (by_rows, by_columns) = (
                 Part::of("2 d f", "d f", part),
@@ -69,8 +69,8 @@ fn activate(activation: Activation, x: Tensor<'_>) -> Tensor<'_> {
             let tanh = ((2.0 / std::f64::consts::PI).sqrt() * inner).tanh();
             x * (0.5 * (1.0 + tanh))
         }
-        // ½x·erfc(−x/√2). erfc(−y) is 1 + erf(y), which HLO has: summed in float32 and then rounded, as a
-        // 16-bit erfc is.
+        // ½x·erfc(−x/√2). erfc(−y) is 1 + erf(y), which HLO has: summed in float32 and then
+        // rounded, as a 16-bit erfc is.
         Activation::GeluExact => {
             let y = x * 0.5_f64.sqrt();
             let erfc = 1.0 + y.convert(ElementType::F32).erf();

@@ -41,9 +41,9 @@ impl RmsNorm {
 
     /// Normalises `x` […, width].
     ///
-    /// `(1 + w) · cast(x / √(mean(x²) + eps))`: mean, root and division in float32, the cast to the compute
-    /// dtype, the sum in the weight's own dtype. A float32 weight makes the result float32 even where
-    /// the compute dtype has 16 bits.
+    /// `(1 + w) · cast(x / √(mean(x²) + eps))`: mean, root and division in float32, the cast to the
+    /// compute dtype, the sum in the weight's own dtype. A float32 weight makes the result float32
+    /// even where the compute dtype has 16 bits.
     pub fn forward<'b>(&self, pass: &Pass<'_, 'b>, x: Tensor<'b>) -> Tensor<'b> {
         pass.scoped(&self.name, || {
             let dims = x.dims();

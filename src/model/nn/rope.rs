@@ -8,8 +8,8 @@ use super::super::spec::RopeSpec;
 
 /// Sines and cosines of the rotation angles, each [positions, head_dim / 2], float32, row-major.
 ///
-/// Flax makes them in numpy: `position / theta^(2i / head_dim)` in float64, rounded to float32, then
-/// sine and cosine in float32. They are made on the host here too, since a device's float32
+/// Flax makes them in numpy: `position / theta^(2i / head_dim)` in float64, rounded to float32,
+/// then sine and cosine in float32. They are made on the host here too, since a device's float32
 /// product of position and frequency would round differently.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeTables {

@@ -9,12 +9,13 @@ use super::super::ports::ports;
 use super::prompt::{Prompt, PromptResults, rotations};
 use super::{Arguments, Caches, Outcome, Program, s32};
 
-/// Runs a part of one prompt in each group of the data axis, and writes its keys and values straight into the
-/// prompt's row. Prompts begin in the first slot of their row.
+/// Runs a part of one prompt in each group of the data axis, and writes its keys and values
+/// straight into the prompt's row. Prompts begin in the first slot of their row.
 ///
-/// A part may be shorter than the program's `chunk`: what is written after its tokens is written over before anybody
-/// sees it. So the caches have `chunk` slots more than a row may use, or the last parts would be moved back over
-/// tokens that are there: that is what XLA does with an update that would hang over the end.
+/// A part may be shorter than the program's `chunk`: what is written after its tokens is written
+/// over before anybody sees it. So the caches have `chunk` slots more than a row may use, or the
+/// last parts would be moved back over tokens that are there: that is what XLA does with an update
+/// that would hang over the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Admit {
     /// Tokens that are run.

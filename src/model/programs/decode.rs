@@ -44,7 +44,8 @@ ports! {
 ports! {
     /// What came of the steps.
     pub struct DecodeResults {
-        /// Tokens of all groups of the data axis, s32 [groups · rows, chunk]; columns past the steps run are undefined.
+        /// Tokens of all groups of the data axis, s32 [groups · rows, chunk]; columns past the
+        /// steps run are undefined.
         tokens,
         /// Steps run, s32.
         steps,

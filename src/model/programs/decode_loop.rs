@@ -111,8 +111,9 @@ pub(super) fn run<'b, P: Loop>(
     State::unpack(spec, end)
 }
 
-/// Runs one token of each row, `token` at `position` (both s32 \[rows\]), through all layers, and writes its keys and values
-/// where the rows stand: the greedy next token, s32 \[rows\], and the caches.
+/// Runs one token of each row, `token` at `position` (both s32 \[rows\]), through all layers, and
+/// writes its keys and values where the rows stand: the greedy next token, s32 \[rows\], and the
+/// caches.
 pub(super) fn next_token<'b>(
     pass: &Pass<'_, 'b>,
     ropes: &[Rotary<Tensor<'b>>],

@@ -9,9 +9,9 @@ use super::super::ports::ports;
 use super::prompt::{Prompt, PromptResults, rotations};
 use super::{Arguments, Caches, Outcome, Program, s32};
 
-/// Runs the next `chunk` tokens of left-padded prompts, the first of which [`Prefill`](super::Prefill) has run. With
-/// it, memory for scores grows with the length of a prompt instead of its square, and that of a layer's inner values
-/// not at all.
+/// Runs the next `chunk` tokens of left-padded prompts, the first of which
+/// [`Prefill`](super::Prefill) has run. With it, memory for scores grows with the length of a
+/// prompt instead of its square, and that of a layer's inner values not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Extend {
     /// Prompts.
@@ -104,7 +104,8 @@ impl Program for Extend {
 }
 
 impl Extend {
-    /// Which slots of the cache each token sees, [batch, chunk, cache] (pred): those up to its own that hold no padding.
+    /// Which slots of the cache each token sees, [batch, chunk, cache] (pred): those up to its own
+    /// that hold no padding.
     fn visible<'b>(&self, key_mask: Tensor<'b>, slot: Tensor<'b>) -> Tensor<'b> {
         let b = key_mask.builder();
         let dims = [self.batch as i64, self.chunk as i64, self.cache as i64];

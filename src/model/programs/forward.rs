@@ -19,13 +19,14 @@ pub struct Forward {
     pub length: usize,
 }
 
-/// Logits and hidden states of all groups of the data axis, float32 holding values of the compute dtype.
+/// Logits and hidden states of all groups of the data axis, float32 holding values of the compute
+/// dtype.
 #[derive(Clone, Debug)]
 pub struct ForwardResults<T> {
     /// [groups · batch, length, vocab].
     pub logits: T,
-    /// The embedding's output, each layer's, and the final norm's in place of the last layer's, each [groups · batch, length,
-    /// hidden].
+    /// The embedding's output, each layer's, and the final norm's in place of the last layer's,
+    /// each [groups · batch, length, hidden].
     pub hidden_states: Vec<T>,
 }
 

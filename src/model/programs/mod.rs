@@ -1,9 +1,11 @@
-//! The programs that the engine runs. Each is declared once: its named inputs and results, whether it makes or
-//! updates the caches, and what it computes. Lowering, calling, donation and saved executables follow from that.
+//! The programs that the engine runs. Each is declared once: its named inputs and results, whether
+//! it makes or updates the caches, and what it computes. Lowering, calling, donation and saved
+//! executables follow from that.
 //!
-//! Over a mesh every device runs the same program on its own rows and its own share of the parameters; shapes here
-//! are those of one device. Every program takes the model's parameters first, then the tables of the rotary
-//! embeddings, then its inputs, then the caches that it updates; it gives its results, then the caches.
+//! Over a mesh every device runs the same program on its own rows and its own share of the
+//! parameters; shapes here are those of one device. Every program takes the model's parameters
+//! first, then the tables of the rotary embeddings, then its inputs, then the caches that it
+//! updates; it gives its results, then the caches.
 
 mod admit;
 mod decode;
@@ -50,12 +52,14 @@ pub trait Program: Copy {
     /// The shapes of its inputs on one device.
     fn inputs(&self, spec: &ModelSpec) -> Self::Inputs<ArrayShape>;
 
-    /// Whether XLA may leave out a rounding to 16 bits between two operations that it fuses ("excess precision").
+    /// Whether XLA may leave out a rounding to 16 bits between two operations that it fuses
+    /// ("excess precision").
     ///
-    /// Flax's `generate` compiles its decode loop, where roundings are left out, as in ours; the prompt and a plain
-    /// call of the model it runs operation by operation, rounding each time. Where this is false our
-    /// programs round each time too, which makes them equal to Flax's to the bit; leaving roundings out differs by a
-    /// hundredth (`1 + weight` of a bfloat16 norm alone).
+    /// Flax's `generate` compiles its decode loop, where roundings are left out, as in ours; the
+    /// prompt and a plain call of the model it runs operation by operation, rounding each time.
+    /// Where this is false our programs round each time too, which makes them equal to Flax's to
+    /// the bit; leaving roundings out differs by a hundredth (`1 + weight` of a bfloat16 norm
+    /// alone).
     fn excess_precision(&self) -> bool {
         false
     }
@@ -80,7 +84,8 @@ pub enum Caches {
     None,
     /// It makes them.
     Made,
-    /// It takes those of so many rows and of this length, and gives them updated in the same memory.
+    /// It takes those of so many rows and of this length, and gives them updated in the same
+    /// memory.
     Updated {
         /// Rows.
         rows: usize,

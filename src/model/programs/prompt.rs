@@ -21,7 +21,8 @@ pub(super) struct Prompt<'b> {
     pub tokens: Tokens<'b>,
     /// The additive mask, [batch, length, keys] in float32.
     pub bias: Tensor<'b>,
-    /// Which token of each row is the last of its prompt: the last one of the row, or the one at this index (s32).
+    /// Which token of each row is the last of its prompt: the last one of the row, or the one at
+    /// this index (s32).
     pub last: Option<Tensor<'b>>,
 }
 
@@ -35,10 +36,12 @@ pub(super) fn rotations<'b>(
 }
 
 impl<'b> Prompt<'b> {
-    /// Runs all layers on embedded tokens `x` [batch · length, hidden]: the greedy next token of each row, s32 \[batch\].
+    /// Runs all layers on embedded tokens `x` [batch · length, hidden]: the greedy next token of
+    /// each row, s32 \[batch\].
     ///
-    /// `extend` turns each layer's new keys and values into those to attend over. After the last layer's only the
-    /// last token of a row continues, or the last few where the device would rather have more rows.
+    /// `extend` turns each layer's new keys and values into those to attend over. After the last
+    /// layer's only the last token of a row continues, or the last few where the device would
+    /// rather have more rows.
     pub fn next_token(
         &self,
         pass: &Pass<'_, 'b>,

@@ -10,10 +10,11 @@ use super::super::ports::ports;
 use super::decode_loop::{Clock, Loop, LoopState, State, next_token, run, write_column};
 use super::{Arguments, Caches, Outcome, Program, array, s32};
 
-/// Generates greedily in the rows that are not done, up to `chunk` tokens each, in a loop on the device.
+/// Generates greedily in the rows that are not done, up to `chunk` tokens each, in a loop on the
+/// device.
 ///
-/// A row that is done stays where it is: its padding is written to the slot after its last token, time and again, and
-/// nobody sees it.
+/// A row that is done stays where it is: its padding is written to the slot after its last token,
+/// time and again, and nobody sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Step {
     /// Rows of the session.
@@ -45,8 +46,8 @@ ports! {
 ports! {
     /// What came of the steps.
     pub struct StepResults {
-        /// Tokens of all groups of the data axis, s32 [groups · rows, chunk]: padding where a row was done, and
-        /// undefined past the steps run.
+        /// Tokens of all groups of the data axis, s32 [groups · rows, chunk]: padding where a row
+        /// was done, and undefined past the steps run.
         tokens,
         /// Steps run, s32.
         steps,
