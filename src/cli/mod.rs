@@ -12,6 +12,8 @@ mod output;
 mod parity;
 mod plan;
 mod plugin;
+mod sampling;
+mod score;
 mod shell;
 mod source;
 mod terminal;
@@ -54,8 +56,10 @@ impl VerbosityArgs {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Continue prompts greedily, in batches
+    /// Continue prompts, in batches
     Generate(generate::GenerateArgs),
+    /// Tell how likely given texts are, or the perplexity of one
+    Score(score::ScoreArgs),
     /// Compare with what Flax computed
     Parity(parity::ParityArgs),
     /// Measure how fast a model runs, compared with the memory's bandwidth
@@ -126,6 +130,7 @@ pub fn main() -> ExitCode {
     terminal::set_up(verbosity);
     let outcome = match cli.command {
         Command::Generate(args) => generate::run(&args),
+        Command::Score(args) => score::run(&args),
         Command::Parity(args) => parity::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::ReadBandwidth => bench::print_read_bandwidth(),

@@ -6,6 +6,7 @@
 
 mod activation;
 mod error;
+mod generation;
 mod json;
 mod named;
 
@@ -13,6 +14,7 @@ use std::path::Path;
 
 pub use activation::Activation;
 pub use error::ConfigError;
+pub use generation::{GenerationConfig, IgnoredKey};
 use json::Object;
 pub use named::GEOMETRIES;
 use serde_json::Value;

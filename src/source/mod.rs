@@ -1,7 +1,11 @@
 //! Opening a model, and what is there once it is loaded: the library's door.
 
+mod conversation;
 mod loaded;
 mod model;
+mod reply;
 
+pub use conversation::{Conversation, ConversationOptions, Turn};
 pub use loaded::{Completion, LoadedModel};
 pub use model::{Model, open_checkpoint};
+pub use reply::{Added, ReplyText};

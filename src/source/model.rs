@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::loaded::LoadedModel;
 use crate::checkpoint::{self, Checkpoint};
-use crate::config::GemmaConfig;
+use crate::config::{GemmaConfig, GenerationConfig};
 use crate::engine::{Engine, LoadOptions, Result};
 use crate::model::name_tables;
 use crate::tokenizer::Tokenizer;
@@ -16,6 +16,7 @@ use crate::tokenizer::Tokenizer;
 pub struct Model {
     folder: PathBuf,
     config: GemmaConfig,
+    generation: GenerationConfig,
     checkpoint: Checkpoint,
     tokenizer: Option<Tokenizer>,
 }
@@ -40,6 +41,7 @@ impl Model {
         let folder = folder.as_ref();
         let config = GemmaConfig::from_dir(folder)?;
         Ok(Self {
+            generation: GenerationConfig::from_dir(folder, config.vocab_size)?,
             checkpoint: open_checkpoint(folder)?.for_vocabulary(config.vocab_size),
             tokenizer: Tokenizer::from_dir(folder, config.bos_token_id)?,
             folder: folder.to_path_buf(),
@@ -55,6 +57,11 @@ impl Model {
     /// What its config.json and generation_config.json say.
     pub fn config(&self) -> &GemmaConfig {
         &self.config
+    }
+
+    /// The defaults of generation that its generation_config.json has.
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.generation
     }
 
     /// Its weights.

@@ -127,16 +127,25 @@ impl Tokenizer {
     /// # Errors
     /// A text that the tokenizer's model has no pieces for.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let ids = match &self.form {
-            Form::Json(tokenizer) => tokenizer.encode(text),
-            Form::Pieces(pieces) => pieces.encode(text),
-        };
-        let ids = ids.map_err(|problem| self.unusable(&problem))?;
+        let ids = self.encode_rendered(text)?;
         let Some(bos) = self.bos else {
             return Ok(ids);
         };
         let rest = ids.iter().skip_while(|&&id| id == bos);
         Ok(std::iter::once(&bos).chain(rest).copied().collect())
+    }
+
+    /// The ids of `text` alone: for what a chat template rendered, which writes the special tokens
+    /// itself.
+    ///
+    /// # Errors
+    /// A text that the tokenizer's model has no pieces for.
+    pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let ids = match &self.form {
+            Form::Json(tokenizer) => tokenizer.encode(text),
+            Form::Pieces(pieces) => pieces.encode(text),
+        };
+        ids.map_err(|problem| self.unusable(&problem))
     }
 
     /// The text of `ids`, special tokens left out. A run of byte tokens that is not UTF-8 becomes a

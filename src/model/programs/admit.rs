@@ -3,6 +3,7 @@
 use hlo::{ArrayShape, Tensor};
 
 use super::super::ModelSpec;
+use super::super::choice::{Choice, Choosing};
 use super::super::nn::{LayerCache, Tokens, in_compute_dtype, mask_bias, update_row};
 use super::super::pass::Pass;
 use super::super::ports::ports;
@@ -24,6 +25,8 @@ pub struct Admit {
     pub rows: usize,
     /// Length of the caches.
     pub cache: usize,
+    /// How the token after the prompt is chosen.
+    pub choice: Choice,
 }
 
 ports! {
@@ -46,11 +49,13 @@ impl Program for Admit {
     type Results<T> = PromptResults<T>;
 
     fn sizes(&self) -> Vec<(&'static str, usize)> {
-        vec![
+        let mut sizes = vec![
             ("chunk", self.chunk),
             ("rows", self.rows),
             ("cache", self.cache),
-        ]
+        ];
+        sizes.extend(self.choice.sizes());
+        sizes
     }
 
     fn positions(&self) -> usize {
@@ -60,6 +65,14 @@ impl Program for Admit {
     fn caches(&self) -> Caches {
         Caches::Updated {
             rows: self.rows,
+            length: self.cache,
+        }
+    }
+
+    fn choosing(&self) -> Choosing {
+        Choosing {
+            choice: self.choice,
+            rows: 1,
             length: self.cache,
         }
     }
@@ -95,7 +108,8 @@ impl Program for Admit {
         };
         let mut caches = Vec::new();
         let x = pass.spec.gemma.embed(pass, inputs.input_ids);
-        let token = prompt.next_token(pass, x, |layer, new| {
+        let choosing = (self.choosing(), arguments.choice);
+        let (token, choice) = prompt.next_token(pass, x, choosing, |layer, new| {
             let cache = update_row(pass, arguments.caches[layer], new, row, start);
             caches.push(cache);
             let zero = pass.b.integer(0);
@@ -105,9 +119,9 @@ impl Program for Admit {
             });
             in_compute_dtype(of_row, pass.compute())
         });
-        let token = pass.gather_over_data(token);
         Outcome {
             results: PromptResults { token },
+            choice,
             caches,
         }
     }

@@ -3,6 +3,7 @@
 use hlo::{ArrayShape, Tensor};
 
 use super::super::ModelSpec;
+use super::super::choice::{Choice, Choosing};
 use super::super::nn::{LayerCache, Tokens, in_compute_dtype, is_token, mask_bias, update_cache};
 use super::super::pass::Pass;
 use super::super::ports::ports;
@@ -22,6 +23,8 @@ pub struct Extend {
     pub rows: usize,
     /// Length of the caches.
     pub cache: usize,
+    /// How the token after the prompt is chosen.
+    pub choice: Choice,
 }
 
 ports! {
@@ -44,12 +47,14 @@ impl Program for Extend {
     type Results<T> = PromptResults<T>;
 
     fn sizes(&self) -> Vec<(&'static str, usize)> {
-        vec![
+        let mut sizes = vec![
             ("batch", self.batch),
             ("chunk", self.chunk),
             ("rows", self.rows),
             ("cache", self.cache),
-        ]
+        ];
+        sizes.extend(self.choice.sizes());
+        sizes
     }
 
     fn positions(&self) -> usize {
@@ -59,6 +64,14 @@ impl Program for Extend {
     fn caches(&self) -> Caches {
         Caches::Updated {
             rows: self.rows,
+            length: self.cache,
+        }
+    }
+
+    fn choosing(&self) -> Choosing {
+        Choosing {
+            choice: self.choice,
+            rows: self.batch,
             length: self.cache,
         }
     }
@@ -88,16 +101,17 @@ impl Program for Extend {
         };
         let mut caches = Vec::new();
         let x = pass.spec.gemma.embed(pass, inputs.input_ids);
-        let token = prompt.next_token(pass, x, |layer, new| {
+        let choosing = (self.choosing(), arguments.choice);
+        let (token, choice) = prompt.next_token(pass, x, choosing, |layer, new| {
             let cache = update_cache(pass, arguments.caches[layer], new, inputs.slot);
             caches.push(cache);
             let of_batch: LayerCache<Tensor<'b>> =
                 cache.map(|_, x| x.slice(0, 0, self.batch as i64));
             in_compute_dtype(of_batch, pass.compute())
         });
-        let token = pass.gather_over_data(token);
         Outcome {
             results: PromptResults { token },
+            choice,
             caches,
         }
     }

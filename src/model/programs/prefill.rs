@@ -3,6 +3,7 @@
 use hlo::{ArrayShape, Tensor};
 
 use super::super::ModelSpec;
+use super::super::choice::{Choice, Choosing};
 use super::super::nn::{Rotary, Tokens, causal_mask, fill_cache, mask_bias};
 use super::super::pass::Pass;
 use super::super::ports::ports;
@@ -20,6 +21,8 @@ pub struct Prefill {
     pub rows: usize,
     /// Length of the caches, at least `prompt`; slots past it are zero.
     pub cache: usize,
+    /// How the token after the prompt is chosen.
+    pub choice: Choice,
 }
 
 ports! {
@@ -67,12 +70,14 @@ impl Program for Prefill {
     type Results<T> = PromptResults<T>;
 
     fn sizes(&self) -> Vec<(&'static str, usize)> {
-        vec![
+        let mut sizes = vec![
             ("batch", self.batch),
             ("prompt", self.prompt),
             ("rows", self.rows),
             ("cache", self.cache),
-        ]
+        ];
+        sizes.extend(self.choice.sizes());
+        sizes
     }
 
     fn positions(&self) -> usize {
@@ -81,6 +86,14 @@ impl Program for Prefill {
 
     fn caches(&self) -> Caches {
         Caches::Made
+    }
+
+    fn choosing(&self) -> Choosing {
+        Choosing {
+            choice: self.choice,
+            rows: self.batch,
+            length: self.cache,
+        }
     }
 
     fn inputs(&self, _: &ModelSpec) -> PromptInputs<ArrayShape> {
@@ -96,13 +109,14 @@ impl Program for Prefill {
         let prompt = Prompt::whole(pass, arguments.ropes, inputs.attention_mask);
         let mut caches = Vec::new();
         let x = pass.spec.gemma.embed(pass, inputs.input_ids);
-        let token = prompt.next_token(pass, x, |_, new| {
+        let choosing = (self.choosing(), arguments.choice);
+        let (token, choice) = prompt.next_token(pass, x, choosing, |_, new| {
             caches.push(fill_cache(pass, new, self.rows, self.cache));
             new
         });
-        let token = pass.gather_over_data(token);
         Outcome {
             results: PromptResults { token },
+            choice,
             caches,
         }
     }

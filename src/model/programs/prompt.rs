@@ -2,6 +2,7 @@
 
 use hlo::Tensor;
 
+use super::super::choice::{Choice, ChoiceInputs, ChoiceResults, Choosing, choose_once};
 use super::super::greedy::greedy;
 use super::super::nn::{Kept, LayerCache, Rotary, Rotation, Tokens};
 use super::super::pass::Pass;
@@ -10,7 +11,7 @@ use super::super::ports::ports;
 ports! {
     /// What a program that runs prompts gives.
     pub struct PromptResults {
-        /// The greedy next token of all groups of the data axis, s32 [groups · batch].
+        /// The next token of all groups of the data axis, s32 [groups · batch].
         token,
     }
 }
@@ -36,8 +37,8 @@ pub(super) fn rotations<'b>(
 }
 
 impl<'b> Prompt<'b> {
-    /// Runs all layers on embedded tokens `x` [batch · length, hidden]: the greedy next token of
-    /// each row, s32 \[batch\].
+    /// Runs all layers on embedded tokens `x` [batch · length, hidden]: the next token of each row,
+    /// s32 \[batch\], of all groups of the data axis, and what is reported of it.
     ///
     /// `extend` turns each layer's new keys and values into those to attend over. After the last
     /// layer's only the last token of a row continues, or the last few where the device would
@@ -45,9 +46,10 @@ impl<'b> Prompt<'b> {
     pub fn next_token(
         &self,
         pass: &Pass<'_, 'b>,
-        mut x: Tensor<'b>,
-        mut extend: impl FnMut(usize, LayerCache<Tensor<'b>>) -> LayerCache<Tensor<'b>>,
-    ) -> Tensor<'b> {
+        x: Tensor<'b>,
+        (choosing, choice): (Choosing, ChoiceInputs<Tensor<'b>>),
+        extend: impl FnMut(usize, LayerCache<Tensor<'b>>) -> LayerCache<Tensor<'b>>,
+    ) -> (Tensor<'b>, ChoiceResults<Tensor<'b>>) {
         let gemma = &pass.spec.gemma;
         let batch = self.tokens.batch;
         // A device that wants more rows gets more of the prompt's last tokens.
@@ -59,7 +61,41 @@ impl<'b> Prompt<'b> {
                 (Kept::Last(count), count)
             }
         };
-        let mut layers = gemma.layers.iter().enumerate().peekable();
+        let x = self.hidden(pass, x, kept, extend);
+        let logits = gemma.logits(pass, gemma.final_norm(pass, x));
+        let (batch, count) = (batch as i64, count as i64);
+        let (token, report) = match choosing.choice {
+            Choice::GREEDY => {
+                let token = greedy(pass, logits)
+                    .reshape(&[batch, count])
+                    .slice(1, count - 1, count)
+                    .reshape(&[batch]);
+                (token, ChoiceResults::default())
+            }
+            _ => {
+                let share = logits.size(1);
+                let logits = logits
+                    .reshape(&[batch, count, share])
+                    .slice(1, count - 1, count)
+                    .reshape(&[batch, share]);
+                choose_once(pass, choosing, choice, logits)
+            }
+        };
+        (pass.gather_over_data(token), report)
+    }
+
+    /// Runs all layers on embedded tokens `x` [batch · length, hidden]: [batch · kept, hidden],
+    /// where only the `kept` tokens continue after the last layer's keys and values.
+    ///
+    /// `extend` turns each layer's new keys and values into those to attend over.
+    pub fn hidden(
+        &self,
+        pass: &Pass<'_, 'b>,
+        mut x: Tensor<'b>,
+        kept: Kept<'b>,
+        mut extend: impl FnMut(usize, LayerCache<Tensor<'b>>) -> LayerCache<Tensor<'b>>,
+    ) -> Tensor<'b> {
+        let mut layers = pass.spec.gemma.layers.iter().enumerate().peekable();
         while let Some((layer, block)) = layers.next() {
             let kept = match layers.peek() {
                 Some(_) => Kept::All,
@@ -70,11 +106,6 @@ impl<'b> Prompt<'b> {
                 attention.attend(pass, new.queries, extend(layer, new.cache), bias)
             });
         }
-        let logits = gemma.logits(pass, gemma.final_norm(pass, x));
-        let (batch, count) = (batch as i64, count as i64);
-        greedy(pass, logits)
-            .reshape(&[batch, count])
-            .slice(1, count - 1, count)
-            .reshape(&[batch])
+        x
     }
 }
