@@ -40,8 +40,8 @@ impl Model {
         let folder = folder.as_ref();
         let config = GemmaConfig::from_dir(folder)?;
         Ok(Self {
-            checkpoint: open_checkpoint(folder)?.for_vocabulary(config.vocab_size),
-            tokenizer: Tokenizer::from_dir(folder, config.bos_token_id)?,
+            checkpoint: open_checkpoint(folder)?.for_vocabulary(config.vocab_size()),
+            tokenizer: Tokenizer::from_dir(folder, config.bos_token_id())?,
             folder: folder.to_path_buf(),
             config,
         })
