@@ -63,16 +63,17 @@ pub fn measure_jobs(engine: &Engine, options: &JobsOptions) -> Result<JobsReport
     let config = &engine.spec().config;
     let (least, most) = options.reply_tokens;
     let total = options.prompt_tokens.saturating_add(most);
-    if total > config.max_position_embeddings {
+    if total > config.max_position_embeddings() {
         return Err(Error::Argument {
             argument: "prompt_tokens",
             problem: format!(
                 "{} and replies of {most} are more than max_position_embeddings {}",
-                options.prompt_tokens, config.max_position_embeddings
+                options.prompt_tokens,
+                config.max_position_embeddings()
             ),
         });
     }
-    let prompts = random_prompts(options.jobs, options.prompt_tokens, config.vocab_size);
+    let prompts = random_prompts(options.jobs, options.prompt_tokens, config.vocab_size());
     let lengths: Vec<usize> = lognormal(options.jobs, options.median, options.sigma)
         .into_iter()
         .map(|length| (length.round() as usize).clamp(least, most))

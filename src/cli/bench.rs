@@ -293,7 +293,7 @@ fn print(r: &Report) -> anyhow::Result<()> {
 /// `--jobs`.
 fn run_jobs(args: &BenchArgs, engine: &Engine, jobs: usize) -> anyhow::Result<Outcome> {
     let prompt_tokens = args.prompt_tokens.unwrap_or(32);
-    let positions = engine.spec().config.max_position_embeddings;
+    let positions = engine.spec().config.max_position_embeddings();
     let options = JobsOptions {
         jobs,
         batch_size: args.batch_size.unwrap_or(8),

@@ -25,6 +25,7 @@ fn described(error: &(dyn Error + 'static)) -> String {
         }
         Some(engine::Error::Sampling(error)) => described(error),
         Some(engine::Error::Split(split)) => format!("--mesh {split}"),
+        Some(engine::Error::Executables(error)) => format!("--executables: {error}"),
         _ if error.is::<SplitError>() => format!("--mesh {error}"),
         _ => error.to_string(),
     }

@@ -118,7 +118,7 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
                 .encode(&text)
                 .with_context(|| file.display().to_string())?;
             ensure!(ids.len() > 1, "{}: has no token to score", file.display());
-            let positions = model.config().max_position_embeddings;
+            let positions = model.config().max_position_embeddings();
             let window = args.max_length.unwrap_or(positions).min(positions);
             let stride = args.stride.unwrap_or(512.min(window));
             let requests: Vec<ScoreRequest> = windows(ids.len(), window, stride)?
@@ -240,7 +240,7 @@ fn score_lines(
         }
     });
     let mut index = 0;
-    let mut write_failed = |output: &mut Output, index: &mut usize| -> std::io::Result<()> {
+    let write_failed = |output: &mut Output, index: &mut usize| -> std::io::Result<()> {
         loop {
             let first = match pending.borrow_mut() {
                 mut pending if pending.front().is_some_and(|first| first.error.is_some()) => {

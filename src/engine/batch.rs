@@ -58,7 +58,7 @@ impl<'a> BatchRun<'a> {
             prefill,
             decode: spec.decode_rows(prefill),
         };
-        let positions = spec.config.max_position_embeddings;
+        let positions = spec.config.max_position_embeddings();
         let vocabulary = spec.gemma.spec().vocabulary.size() as u64;
         let replies = options.sampling.num_return_sequences;
         let width = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(1);
@@ -246,7 +246,7 @@ impl<'a> BatchRun<'a> {
         (reports, reported_row): (Option<&Reports>, usize),
         tell: Tell<'_, B>,
     ) -> ControlFlow<B> {
-        let eos = &self.engine.spec().config.eos_token_ids;
+        let eos = self.engine.spec().config.eos_token_ids();
         let before = self.rows[row].token_ids.len();
         let new = self.rows[row].accept(tokens, eos, |step, token| {
             reports.map(|reports| reports.of(reported_row, step, token))

@@ -111,7 +111,7 @@ impl<'a> ContinuousRun<'a> {
             return Ok(ControlFlow::Continue(()));
         }
         let replies = self.options.sampling.num_return_sequences;
-        let positions = self.engine.spec().config.max_position_embeddings;
+        let positions = self.engine.spec().config.max_position_embeddings();
         let mut group: Vec<Reply> = Vec::new();
         while group.len() < most {
             let Some(Job {
@@ -159,7 +159,7 @@ impl<'a> ContinuousRun<'a> {
         let Some(longest) = lengths.max() else {
             return Ok(());
         };
-        let positions = self.engine.spec().config.max_position_embeddings;
+        let positions = self.engine.spec().config.max_position_embeddings();
         let wanted = (longest + self.options.max_new_tokens).min(positions);
         let fits = |session: &Session<'_>| session.max_length() >= wanted;
         if self.session.as_ref().is_some_and(fits) || !self.running.is_empty() {
@@ -187,7 +187,7 @@ impl<'a> ContinuousRun<'a> {
         let Some(session) = &self.session else {
             return Ok(ControlFlow::Continue(()));
         };
-        let positions = self.engine.spec().config.max_position_embeddings;
+        let positions = self.engine.spec().config.max_position_embeddings();
         let fits = |reply: &&Reply| {
             let wanted = reply.prompt.len() + self.options.max_new_tokens;
             wanted.min(positions) <= session.max_length()

@@ -103,7 +103,7 @@ impl Engine {
         tell: &mut dyn FnMut(Event<'_>) -> ControlFlow<B>,
         summary: &mut GenerateSummary,
     ) -> Result<ControlFlow<B>> {
-        let positions = self.spec().config.max_position_embeddings;
+        let positions = self.spec().config.max_position_embeddings();
         let replies = options.sampling.num_return_sequences;
         let is_one_batch = prompts.len() * replies <= options.batch_size;
         // Saved executables are those of batches.
@@ -143,12 +143,12 @@ impl Engine {
     /// # Errors
     /// What is wrong with it.
     pub fn check_job(&self, job: &Job) -> Result<()> {
-        let positions = self.spec().config.max_position_embeddings;
+        let positions = self.spec().config.max_position_embeddings();
         self.check_prompt(job.index, &job.prompt, positions)
     }
 
     fn check_prompts(&self, prompts: &[Vec<u32>]) -> Result<()> {
-        let positions = self.spec().config.max_position_embeddings;
+        let positions = self.spec().config.max_position_embeddings();
         let mut numbered = prompts.iter().enumerate();
         numbered.try_for_each(|(index, prompt)| self.check_prompt(index, prompt, positions))
     }

@@ -160,7 +160,7 @@ impl Engine {
             return Err(Error::EmptyContinuation { index });
         }
         // The last token is only looked for.
-        let positions = self.spec().config.max_position_embeddings + 1;
+        let positions = self.spec().config.max_position_embeddings() + 1;
         let whole = [request.context.as_slice(), &request.continuation].concat();
         if request.context.is_empty() {
             return Err(Error::EmptyPrompt { index });

@@ -157,7 +157,9 @@ impl<'a> Session<'a> {
         }
         let vocabulary = spec.gemma.spec().vocabulary.size();
         options.sampling.validate(vocabulary, options.max_length)?;
-        let max_length = options.max_length.min(spec.config.max_position_embeddings);
+        let max_length = options
+            .max_length
+            .min(spec.config.max_position_embeddings());
         let rows_on_device = spec.decode_rows(options.rows.div_ceil(spec.mesh.data));
         let chunk = options.prefill_chunk.next_power_of_two().clamp(
             SHORTEST_CHUNK,
@@ -354,7 +356,7 @@ impl<'a> Session<'a> {
         }
         self.engine.record(|times| times.prefill += took);
         let took = took / (count.max(1) as u32);
-        let eos = self.engine.spec().config.eos_token_ids.clone();
+        let eos = self.engine.spec().config.eos_token_ids().to_vec();
         let mut admitted = Vec::with_capacity(count);
         for (row, token, report) in arrived.into_iter().flatten() {
             let State::Taken {
@@ -515,7 +517,7 @@ impl<'a> Session<'a> {
         let took = began.elapsed();
         engine.record(|times| times.decode += took);
 
-        let eos = &engine.spec().config.eos_token_ids;
+        let eos = engine.spec().config.eos_token_ids();
         let mut rows = Vec::new();
         let mut logprobs = Vec::new();
         for (row, state) in self.rows.iter_mut().enumerate() {

@@ -41,9 +41,9 @@ impl Model {
         let folder = folder.as_ref();
         let config = GemmaConfig::from_dir(folder)?;
         Ok(Self {
-            generation: GenerationConfig::from_dir(folder, config.vocab_size)?,
-            checkpoint: open_checkpoint(folder)?.for_vocabulary(config.vocab_size),
-            tokenizer: Tokenizer::from_dir(folder, config.bos_token_id)?,
+            generation: GenerationConfig::from_dir(folder, config.vocab_size())?,
+            checkpoint: open_checkpoint(folder)?.for_vocabulary(config.vocab_size()),
+            tokenizer: Tokenizer::from_dir(folder, config.bos_token_id())?,
             folder: folder.to_path_buf(),
             config,
         })

@@ -139,7 +139,7 @@ impl GenerateArgs {
         options.stream = self.stream;
         options.watch = !sampling.stop.is_empty();
         options.sampling = sampling;
-        let vocabulary = model.config().vocab_size;
+        let vocabulary = model.config().vocab_size();
         options
             .sampling
             .validate(vocabulary, options.max_new_tokens)?;
@@ -177,7 +177,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
     let stops = StopStrings::new(&generate.sampling.stop)?;
 
     let folder = model.folder().to_path_buf();
-    let positions = model.config().max_position_embeddings;
+    let positions = model.config().max_position_embeddings();
     let encoding = Encoder {
         tokenizer: None,
         chat: chat.as_ref(),
@@ -261,6 +261,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
             has_logprobs: args.replies.has_logprobs(),
         },
         queue: Default::default(),
+        has_begun: false,
         failed: 0,
     });
 

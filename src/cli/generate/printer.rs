@@ -31,6 +31,8 @@ pub(super) struct Printer<'a> {
     /// What is not written yet, by prompt and reply. The first reply is the one whose text is
     /// written; later ones wait for their turn.
     pub queue: BTreeMap<(usize, usize), Entry<'a>>,
+    /// Whether a text has been begun: the others stand after an empty line.
+    pub has_begun: bool,
     /// Prompts that failed.
     pub failed: usize,
 }
@@ -152,7 +154,6 @@ impl<'a> Printer<'a> {
         self.write_failed()?;
         let key = (index, sequence);
         let is_current = self.queue.keys().next() == Some(&key);
-        let is_first = index == 0 && sequence == 0;
         let Some(Entry::Reply(reply)) = self.queue.get_mut(&key) else {
             return Ok(None);
         };
@@ -166,7 +167,7 @@ impl<'a> Printer<'a> {
                 write_delta(self.output, index, sequence, &reply.prompt, kept, text)?;
             }
             OutputFormat::Text if self.streams && is_current => {
-                reply.write(self.output, self.tokenizer, is_first)?;
+                reply.write(self.output, self.tokenizer, &mut self.has_begun)?;
             }
             _ => {}
         }
@@ -196,7 +197,7 @@ impl<'a> Printer<'a> {
                 write_jsonl(self.output, &reply.prompt, &generation, text, self.line)?;
             }
             OutputFormat::Text => {
-                reply.write(self.output, self.tokenizer, key == (0, 0))?;
+                reply.write(self.output, self.tokenizer, &mut self.has_begun)?;
                 self.output.write_all(b"\n")?;
                 self.output.flush()?;
             }
@@ -208,7 +209,7 @@ impl<'a> Printer<'a> {
             && let Some((_, Entry::Reply(reply))) = self.queue.iter_mut().next()
             && reply.decoded > 0
         {
-            reply.write(self.output, self.tokenizer, false)?;
+            reply.write(self.output, self.tokenizer, &mut self.has_begun)?;
         }
         Ok(())
     }
@@ -246,11 +247,11 @@ impl Reply<'_> {
         &mut self,
         output: &mut dyn Write,
         tokenizer: Option<&Tokenizer>,
-        is_first: bool,
+        has_begun: &mut bool,
     ) -> anyhow::Result<()> {
         if !self.begun {
             self.begun = true;
-            if !is_first {
+            if std::mem::replace(has_begun, true) {
                 output.write_all(b"\n")?;
             }
             match &self.prompt.text {

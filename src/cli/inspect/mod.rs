@@ -154,7 +154,7 @@ impl Report {
         let folder = folder_of(model);
         let parsed = GemmaConfig::from_dir(folder);
         let checkpoint = match (open_checkpoint(model)?, &parsed) {
-            (checkpoint, Ok(config)) => checkpoint.for_vocabulary(config.vocab_size),
+            (checkpoint, Ok(config)) => checkpoint.for_vocabulary(config.vocab_size()),
             (checkpoint, Err(_)) => checkpoint,
         };
         let tensors: Vec<TensorRow> = checkpoint.tensors().map(tensor_row).collect();
