@@ -47,7 +47,7 @@ fn continuations_have_flaxs_logprobs_in_any_batch_and_on_a_mesh() {
     for (mesh, batch_size) in [
         (Mesh::SINGLE, 1),
         (Mesh::SINGLE, 8),
-        (Mesh { data: 2, model: 3 }, 7),
+        (Mesh { data: 2, model: 2 }, 7),
     ] {
         let model = load(mesh);
         let scores = model.engine().score(&requests, batch_size).expect("scores");

@@ -2,6 +2,7 @@
 
 mod advice;
 mod bench;
+mod chat;
 mod convert;
 mod flags;
 mod generate;
@@ -58,6 +59,8 @@ impl VerbosityArgs {
 enum Command {
     /// Continue prompts, in batches
     Generate(generate::GenerateArgs),
+    /// Talk with a model in the terminal
+    Chat(chat::ChatArgs),
     /// Tell how likely given texts are, or the perplexity of one
     Score(score::ScoreArgs),
     /// Compare with what Flax computed
@@ -130,6 +133,7 @@ pub fn main() -> ExitCode {
     terminal::set_up(verbosity);
     let outcome = match cli.command {
         Command::Generate(args) => generate::run(&args),
+        Command::Chat(args) => chat::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Parity(args) => parity::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -12,7 +12,8 @@ use super::error::{Error, Result};
 use super::generation::{Event, GenerateOptions, GenerateSummary, Generation, Job};
 
 impl Engine {
-    /// Generates after each prompt, greedily unless `options.sampling` says otherwise; results are in the order of the prompts.
+    /// Generates after each prompt, greedily unless `options.sampling` says otherwise; results are
+    /// in the order of the prompts.
     ///
     /// # Errors
     /// As [`generate_with`](Self::generate_with).

@@ -90,6 +90,23 @@ pub fn windows(tokens: usize, length: usize, stride: usize) -> Result<Vec<Window
 impl Engine {
     /// Scores each request, `batch_size` at a time; results are in their order.
     ///
+    /// ```
+    /// use gemma_xla::engine::ScoreRequest;
+    /// use gemma_xla::{LoadOptions, Model};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/gemma-small");
+    /// let model = Model::open(folder)?.load(&LoadOptions::default())?;
+    /// let request = ScoreRequest {
+    ///     context: vec![2, 638],
+    ///     continuation: vec![405, 415],
+    /// };
+    /// let scores = model.engine().score(&[request], 8)?;
+    /// assert!(scores[0].logprob() < 0.0 && scores[0].is_greedy);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`score_with`](Self::score_with).
     pub fn score(&self, requests: &[ScoreRequest], batch_size: usize) -> Result<Vec<Score>> {
@@ -159,13 +176,21 @@ impl Engine {
         if request.continuation.is_empty() {
             return Err(Error::EmptyContinuation { index });
         }
-        // The last token is only looked for.
-        let positions = self.spec().config.max_position_embeddings() + 1;
-        let whole = [request.context.as_slice(), &request.continuation].concat();
         if request.context.is_empty() {
             return Err(Error::EmptyPrompt { index });
         }
-        self.check_prompt(index, &whole, positions)
+        // The last token is only looked for, and has no position.
+        let limit = self.spec().config.max_position_embeddings();
+        let tokens = request.tokens();
+        if tokens - 1 > limit {
+            return Err(Error::PromptTooLong {
+                index,
+                tokens,
+                limit,
+            });
+        }
+        let whole = [request.context.as_slice(), &request.continuation].concat();
+        self.check_prompt(index, &whole, usize::MAX)
     }
 }
 

@@ -69,6 +69,9 @@ pub(super) fn adjust<'b>(
     state: &ChoiceState<Tensor<'b>>,
     logits: Tensor<'b>,
 ) -> Tensor<'b> {
+    if !choice.adjusts() {
+        return logits;
+    }
     let (dims, element_type) = (logits.dims(), logits.element_type());
     let of_rows = |x: Tensor<'b>| x.broadcast(&dims, &[0]);
     let of_ids = |x: Tensor<'b>| x.broadcast(&dims, &[1]);
@@ -117,11 +120,7 @@ pub(super) fn adjust<'b>(
             x = early.select(lowest, x);
         }
     }
-    // A program that adjusts nothing has the logits as they are.
-    match choice.adjusts() {
-        true => x.convert(element_type),
-        false => logits,
-    }
+    x.convert(element_type)
 }
 
 /// Takes the chosen `token` (s32 \[rows\]) into the row's tokens.
@@ -130,8 +129,6 @@ pub(super) fn note_token<'b>(
     state: &mut ChoiceState<Tensor<'b>>,
     token: Tensor<'b>,
 ) {
-    let rows = token.size(0);
-    let column = token.reshape(&[rows, 1]);
     if let (Some(history), Some(tokens)) = (state.history, state.tokens) {
         let dims = history.dims();
         let here = pass
@@ -141,9 +138,11 @@ pub(super) fn note_token<'b>(
         state.history = Some(here.select(token.broadcast(&dims, &[0]), history));
         state.tokens = Some(tokens + 1.0);
     }
-    let one = pass.b.filled(S32, &[rows, 1], 1.0);
-    let counted =
-        |counts: Tensor<'b>| counts.merged_at(on_device(pass, column), one, BinaryOp::Add);
+    let counted = |counts: Tensor<'b>| {
+        let column = token.reshape(&[token.size(0), 1]);
+        let one = pass.b.filled(S32, &column.dims(), 1.0);
+        counts.merged_at(on_device(pass, column), one, BinaryOp::Add)
+    };
     state.seen = state.seen.map(counted);
     state.replied = state.replied.map(counted);
     state.generated = state.generated.map(|generated| generated + 1.0);

@@ -106,8 +106,9 @@ impl Program for Decode {
         }
     }
 
+    /// Probabilities that are reported are those of a plain call of the model.
     fn excess_precision(&self) -> bool {
-        true
+        self.choice.logprobs.is_none()
     }
 
     fn inputs(&self, _: &ModelSpec) -> DecodeInputs<ArrayShape> {
