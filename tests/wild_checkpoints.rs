@@ -454,6 +454,18 @@ fn a_link_to_nothing_is_named_with_its_target() {
 }
 
 #[test]
+fn an_orbax_folder_with_empty_files_is_an_error_that_names_one() {
+    let model = copy_of("gemma-small");
+    fs::remove_file(model.path().join(MSGPACK)).expect("removed");
+    for name in ["_METADATA", "manifest.ocdbt"] {
+        fs::write(model.path().join(name), "").expect("written");
+    }
+    let mut command = gemma_xla();
+    command.arg("inspect").arg(model.path());
+    fails_naming(&mut command, &["_METADATA", "malformed"]);
+}
+
+#[test]
 fn a_folder_without_weights_says_what_it_contains() {
     for (names, kind) in [
         (&["pytorch_model.bin"][..], "PyTorch"),
@@ -463,7 +475,6 @@ fn a_folder_without_weights_says_what_it_contains() {
             "LoRA adapter",
         ),
         (&["quantize_config.json", "gptq.safetensors"], "quantised"),
-        (&["_METADATA", "manifest.ocdbt"], "Orbax"),
         (&["notes.txt"], "notes.txt"),
     ] {
         let model = copy_of("gemma-small");

@@ -1,6 +1,8 @@
-"""Runs DeepMind's `gemma` on checkpoints of this repository's forms: the models, greedy steps, and Flax's files.
+"""Runs DeepMind's `gemma` on checkpoints of this repository's forms: the models, greedy steps, and
+Flax's files.
 
-Text models of Gemma 2, 3 and 4 in float32 or bfloat16, from a config.json as Transformers writes it and DeepMind's tree of parameters.
+Text models of Gemma 2, 3 and 4 in float32 or bfloat16, from a config.json as Transformers writes it
+and DeepMind's tree of parameters.
 """
 
 import os
@@ -19,7 +21,8 @@ from gemma.gm.nn.gemma4 import _config as config_4, _modules as modules_4, _moe 
 
 
 class RouterOnResidual(moe_4.MoERagged):
-    """Experts whose router sees the residual stream. In 4.0.1 it sees the input of the experts, which has been normed."""
+    """Experts whose router sees the residual stream. In 4.0.1 it sees the input of the experts,
+    which has been normed."""
 
     def __call__(self, x, residual):
         scores = self.router_norm(residual) * jax.lax.rsqrt(jnp.array(self.features, dtype=x.dtype))
@@ -138,7 +141,8 @@ def gemma_4(config):
 
 
 def check_sharing(model_config, types, shared):
-    """The library's fixed choice of the layers whose caches are shared has to be the last of each kind, as Transformers has it."""
+    """The library's fixed choice of the layers whose caches are shared has to be the last of each
+    kind, as Transformers has it."""
     first = len(types) - shared
     pattern = config_4.create_kv_cache_sharing_patterns(model_config.kv_cache_sharing_config, len(types), model_config.attention_types)
     expected = [max(j for j in range(first) if types[j] == types[i]) if i >= first else i for i in range(len(types))]
@@ -177,8 +181,8 @@ class Model:
     def greedy(self, ids, mask, steps, stops=()):
         """Greedy steps through the library's cache, on a batch padded on the left.
 
-        Returns the tokens [B, steps], the logits [B, steps, V] float32 that each was taken from, and the logits [B, S, V] of the
-        prompt. A row goes on after a stop id.
+        Returns the tokens [B, steps], the logits [B, steps, V] float32 that each was taken from,
+        and the logits [B, S, V] of the prompt. A row goes on after a stop id.
         """
         batch, width = ids.shape
         length = width + steps

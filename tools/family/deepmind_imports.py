@@ -1,8 +1,10 @@
-"""Lets DeepMind's `gemma` be imported without the packages that only its training and checkpoint code needs.
+"""Lets DeepMind's `gemma` be imported without the packages that only its training and checkpoint
+code needs.
 
-The models need JAX and Flax alone, but importing them pulls in kauldron's training loop, and with it TensorFlow, data loaders
-and plotting. Import this module first: it answers imports of those packages with empty modules whose names are placeholder
-classes. Nothing that computes a model comes from them.
+The models need JAX and Flax alone, but importing them pulls in kauldron's training loop, and with
+it TensorFlow, data loaders and plotting. Import this module first: it answers imports of those
+packages with empty modules whose names are placeholder classes. Nothing that computes a model comes
+from them.
 """
 
 import importlib.abc

@@ -1,4 +1,5 @@
-"""The random checkpoints of the family: their geometries, as Transformers' configurations name them, and what must show in them."""
+"""The random checkpoints of the family: their geometries, as Transformers' configurations name
+them, and what must show in them."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +12,8 @@ class Fixture:
 
     # Keyword arguments of the text model's configuration class, with its model_type.
     config: dict
-    # How Flax twins of the checkpoint are stored: suffix of the folder's name to "nested" or "flat".
+    # How Flax twins of the checkpoint are stored: suffix of the folder's name to "nested" or
+    # "flat".
     twins: dict = field(default_factory=dict)
     # Whether the safetensors file is committed; if not, only the twins are.
     safetensors: bool = True
@@ -19,9 +21,11 @@ class Fixture:
     multimodal: str | None = None
     # eos_token_id becomes a list whose last id one row emits midway.
     early_eos: bool = False
-    # Standard deviation of query and key projections, relative to one over the root of their inputs.
+    # Standard deviation of query and key projections, relative to one over the root of their
+    # inputs.
     query_key_gain: float = 1.5
-    # Changes of the configuration, or of parameters ("suffix of the name=value"), that must move the logits.
+    # Changes of the configuration, or of parameters ("suffix of the name=value"), that must move
+    # the logits.
     changes: dict = field(default_factory=dict)
     first_seed: int = 0
 
@@ -44,8 +48,8 @@ WHOLE_ROTATION = {"the whole head rotates": dict(rope_parameters=ropes({**PARTIA
 NO_LAYER_SCALARS = {"no layer scalars": {"layer_scalar": 1.0}}
 
 FIXTURES = {
-    # Window and full layers in turn, window first; both caps; the query scale is that of 27B, (hidden / heads)^-1/2.
-    # query_key_gain makes scores large enough for their cap to show.
+    # Window and full layers in turn, window first; both caps; the query scale is that of 27B,
+    # (hidden / heads)^-1/2. query_key_gain makes scores large enough for their cap to show.
     "gemma2": Fixture(
         text("gemma2", vocab_size=104, hidden_size=40, intermediate_size=56, num_hidden_layers=4, num_attention_heads=4,
              num_key_value_heads=2, head_dim=12, query_pre_attn_scalar=10, sliding_window=6, attn_logit_softcapping=50.0,
@@ -57,7 +61,8 @@ FIXTURES = {
             "full layers first": dict(layer_types=[FULL, SLIDING] * 2),
         },
     ),
-    # As many kv heads as heads, fused in DeepMind's tree; the MLP's gating einsum is [2, D, F], as in 2B's own file.
+    # As many kv heads as heads, fused in DeepMind's tree; the MLP's gating einsum is [2, D, F], as
+    # in 2B's own file.
     "gemma2-mha": Fixture(
         text("gemma2", vocab_size=96, hidden_size=32, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4,
              num_key_value_heads=4, head_dim=12, query_pre_attn_scalar=12, sliding_window=6, attn_logit_softcapping=50.0,
@@ -79,7 +84,8 @@ FIXTURES = {
             "no key norm": {"k_norm.weight": 0.0},
         },
     ),
-    # 4B to 27B: positions of full layers divided by 8, the query scale of 27B, text beside a vision model.
+    # 4B to 27B: positions of full layers divided by 8, the query scale of 27B, text beside a vision
+    # model.
     "gemma3-multimodal": Fixture(
         text("gemma3_text", vocab_size=96, hidden_size=40, intermediate_size=48, num_hidden_layers=5, num_attention_heads=4,
              num_key_value_heads=2, head_dim=12, query_pre_attn_scalar=10, sliding_window=6, rope_parameters=ropes(LINEAR_ROPE),
@@ -91,7 +97,8 @@ FIXTURES = {
             "query scale of head_dim": dict(query_pre_attn_scalar=12),
         },
     ),
-    # 31B: other head size and fewer kv heads in full layers, keys as values there, partial rotation, layer scalars.
+    # 31B: other head size and fewer kv heads in full layers, keys as values there, partial
+    # rotation, layer scalars.
     "gemma4-dense": Fixture(
         text("gemma4_text", vocab_size=104, hidden_size=32, intermediate_size=40, num_hidden_layers=5, num_attention_heads=4,
              num_key_value_heads=2, head_dim=8, global_head_dim=16, num_global_key_value_heads=1, attention_k_eq_v=True,
@@ -104,7 +111,8 @@ FIXTURES = {
             "no query norm": {"q_norm.weight": 1.0},
         },
     ),
-    # E2B and E4B: per-layer inputs; the last layers use the caches of layers 3 and 4 and have MLPs of twice the width.
+    # E2B and E4B: per-layer inputs; the last layers use the caches of layers 3 and 4 and have MLPs
+    # of twice the width.
     "gemma4-e": Fixture(
         text("gemma4_text", vocab_size=96, hidden_size=32, intermediate_size=24, num_hidden_layers=8, num_attention_heads=4,
              num_key_value_heads=2, head_dim=8, global_head_dim=16, sliding_window=6,

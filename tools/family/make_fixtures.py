@@ -1,15 +1,18 @@
-"""Writes small random checkpoints of Gemma 2, 3 and 4, and what Transformers' PyTorch models compute on them, for the tests.
+"""Writes small random checkpoints of Gemma 2, 3 and 4, and what Transformers' PyTorch models
+compute on them, for the tests.
 
     python make_fixtures.py ../../tests/data/family --deepmind-python PYTHON [NAME…]
 
-Runs in the environment of requirements-transformers.txt; PYTHON is the interpreter of requirements-deepmind.txt's, in which DeepMind's
-`gemma` computes the same. A seed is taken only where
-- both libraries give the same greedy tokens, and logits within 3e-5 of their scale at every prompt position and every step, so that a
-  third implementation can be held to 1e-4;
-- at no step are the two best logits within 1e-3 of the scale, nor the last expert chosen and the first left out within 2e-5;
+Runs in the environment of requirements-transformers.txt; PYTHON is the interpreter of
+requirements-deepmind.txt's, in which DeepMind's `gemma` computes the same. A seed is taken only
+where
+- both libraries give the same greedy tokens, and logits within 3e-5 of their scale at every prompt
+  position and every step, so that a third implementation can be held to 1e-4;
+- at no step are the two best logits within 1e-3 of the scale, nor the last expert chosen and the
+  first left out within 2e-5;
 - each row gives the same tokens alone as in the batch, and no row emits the pad id before it ends;
-- every change that the fixture lists (a window one longer, no cap, …) moves the logits by at least 20 times the tolerance of 1e-4:
-  an implementation that lacks one of them cannot pass.
+- every change that the fixture lists (a window one longer, no cap, …) moves the logits by at least
+  20 times the tolerance of 1e-4: an implementation that lacks one of them cannot pass.
 """
 
 import argparse
@@ -67,7 +70,8 @@ def config_of(fixture, changed=()):
 
 
 def random_tensor(name, shape, rng, fixture):
-    """Values that make every layer move the stream, and logits and scores large enough for soft caps to show."""
+    """Values that make every layer move the stream, and logits and scores large enough for soft
+    caps to show."""
     plain_norm = "gemma4" in fixture.config["model_type"]
     last = name.split(".")[-2] if name.endswith(".weight") else name.split(".")[-1]
     if last in ("layer_scalar", "per_expert_scale"):
@@ -78,7 +82,8 @@ def random_tensor(name, shape, rng, fixture):
         # Gemma 2 and 3 multiply by one more than the weight.
         centre = 6.0 if name.endswith("model.norm.weight") else 1.5
         if plain_norm and last in ("q_norm", "k_norm"):
-            # Gemma 4 does not scale scores: these keep softmax from choosing one key alone, which amplifies rounding.
+            # Gemma 4 does not scale scores: these keep softmax from choosing one key alone, which
+            # amplifies rounding.
             centre = 0.8
         return rng.normal(centre, 0.4, shape) - (0.0 if plain_norm else 1.0)
     if last in ("embed_tokens", "lm_head"):
@@ -120,7 +125,8 @@ def write_checkpoint(fixture, seed, eos, folder):
 
 
 def load(folder, changed=None, filled=None):
-    """The model of a folder, in float32 with plain attention, perhaps with another configuration or other parameters."""
+    """The model of a folder, in float32 with plain attention, perhaps with another configuration or
+    other parameters."""
     options = {"config": changed} if changed is not None else {}
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager", **options)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -157,7 +163,8 @@ def until_stop(row, eos):
 
 
 def choose_eos(rows, prompts):
-    """A token that one row emits for the first time midway and no other row emits, not part of a prompt."""
+    """A token that one row emits for the first time midway and no other row emits, not part of a
+    prompt."""
     used = {token for prompt in prompts for token in prompt}
     for index, tokens in enumerate(rows):
         others = {token for other in range(len(rows)) if other != index for token in rows[other]}
@@ -168,7 +175,8 @@ def choose_eos(rows, prompts):
 
 
 def check_change(folder, fixture, name, change, ids, mask, logits):
-    """How far a change of the configuration or the parameters moves the logits, relative to their scale."""
+    """How far a change of the configuration or the parameters moves the logits, relative to their
+    scale."""
     real = mask.astype(bool)
     if any("." in key or key == "layer_scalar" for key in change):
         model = load(folder, filled=change)
@@ -274,7 +282,8 @@ def try_seed(name, fixture, seed, folder, python, twins):
 
 
 def check_states(model, states, logits, ids, real, fixture):
-    """Holds that the first hidden state is the scaled embedding and the last is what the head is applied to."""
+    """Holds that the first hidden state is the scaled embedding and the last is what the head is
+    applied to."""
     table = model.get_input_embeddings()
     scaled = table(torch.from_numpy(ids).long()).detach().numpy()
     assert np.array_equal(states[0], scaled), "the first hidden state is not the embedding's output"
@@ -286,7 +295,8 @@ def check_states(model, states, logits, ids, real, fixture):
 
 
 def greedy_margins(steps, rows):
-    """The least margin of the first over the second logit at the steps taken, and the largest logit there."""
+    """The least margin of the first over the second logit at the steps taken, and the largest logit
+    there."""
     least, scale = np.inf, 0.0
     for logits, row in zip(steps, rows):
         used = logits[: len(row)]
@@ -311,7 +321,8 @@ def run_deepmind(folder, ids, mask, python, twins, *, inputs_first):
 
 
 def older_config(folder):
-    """Rewrites config.json with the keys of Transformers 4, and holds that Transformers reads the same from it."""
+    """Rewrites config.json with the keys of Transformers 4, and holds that Transformers reads the
+    same from it."""
     path = folder / "config.json"
     config = json.loads(path.read_text())
     before = AutoConfig.from_pretrained(folder).to_dict()
@@ -347,7 +358,8 @@ def make_fixture(name, out, python):
                     shutil.copy(folder / file, twin / file)
                 if suffix == "-flax" and name == "gemma3":
                     older_config(twin)
-                # A twin's parameters are those of the checkpoint beside it, whose reference has the hidden states.
+                # A twin's parameters are those of the checkpoint beside it, whose reference has the
+                # hidden states.
                 kept = {key: array for key, array in arrays.items() if key != "hidden_states"} if suffix else arrays
                 save(out / f"{name}{suffix}", twin, kept, metadata | {"model": f"{name}{suffix}"})
             if fixture.safetensors:

@@ -9,7 +9,8 @@ def text_config(config):
 
 
 def text_tensors(tensors):
-    """The text model's tensors by names that begin with `layers.`, `embed_tokens` or `norm`; parts for other inputs are left out."""
+    """The text model's tensors by names that begin with `layers.`, `embed_tokens` or `norm`; parts
+    for other inputs are left out."""
     prefixes = ("model.language_model.", "language_model.model.", "model.")
     found = {}
     for name, tensor in tensors.items():
@@ -28,7 +29,8 @@ def _heads(matrix, heads):
 
 
 def _attention(layer, config, index, unused):
-    """Attention's leaves. `unused` makes what Flax's tree has in layers with shared caches and Transformers' files do not."""
+    """Attention's leaves. `unused` makes what Flax's tree has in layers with shared caches and
+    Transformers' files do not."""
     generation = config["model_type"]
     heads = config["num_attention_heads"]
     query = _heads(layer("self_attn.q_proj.weight"), heads)
@@ -108,7 +110,8 @@ def _layer(layer, config, index, unused, inputs_first):
 
 
 def deepmind_tree(tensors, config, *, inputs_first=False):
-    """The tree of `text_tensors`, for the text model's config. `inputs_first` stores the gating einsum as [2, D, F], not [2, F, D]."""
+    """The tree of `text_tensors`, for the text model's config. `inputs_first` stores the gating
+    einsum as [2, D, F], not [2, F, D]."""
     rng = np.random.default_rng(0)
     unused = lambda shape: rng.normal(0.0, 1.0, shape).astype(np.float32)
     embedder = {"input_embedding": tensors["embed_tokens.weight"]}
@@ -131,7 +134,8 @@ def deepmind_tree(tensors, config, *, inputs_first=False):
 
 
 def flat_tree(tree, prefix="transformer"):
-    """DeepMind's flat form: one level of slash-joined module names, each with its leaves, those of MLPs under `w`."""
+    """DeepMind's flat form: one level of slash-joined module names, each with its leaves, those of
+    MLPs under `w`."""
     found = {}
     for name, child in tree.items():
         if isinstance(child, dict):

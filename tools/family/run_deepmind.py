@@ -1,9 +1,10 @@
-"""What DeepMind's `gemma` computes on a fixture, for make_fixtures.py, which calls this in the other environment.
+"""What DeepMind's `gemma` computes on a fixture, for make_fixtures.py, which calls this in the
+other environment.
 
     python run_deepmind.py FOLDER INPUTS.npz OUT.npz [--inputs-first] [--twin FOLDER=nested|flat]…
 
-FOLDER holds config.json and model.safetensors; INPUTS has input_ids, attention_mask and the number of steps. Each twin is a folder to
-write flax_model.msgpack to.
+FOLDER holds config.json and model.safetensors; INPUTS has input_ids, attention_mask and the number
+of steps. Each twin is a folder to write flax_model.msgpack to.
 """
 
 import argparse

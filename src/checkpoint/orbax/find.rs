@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::OrbaxProblem;
 use super::item::Form;
-use super::tree::{LEGACY_FILE, METADATA_FILE};
+use super::tree::METADATA_FILE;
 use crate::checkpoint::{Error, Result};
 
 /// What the name of a folder has while its save is going on.
@@ -170,16 +170,6 @@ fn is_unfinished(error: &Error) -> bool {
             ..
         }
     )
-}
-
-/// Whether a file `checkpoint` is Orbax's: a msgpack map. Other programs have a file of this name,
-/// too.
-pub(super) fn is_legacy_tree(dir: &Path) -> bool {
-    use std::io::Read;
-    let mut first = [0];
-    let read =
-        std::fs::File::open(dir.join(LEGACY_FILE)).and_then(|mut f| f.read_exact(&mut first));
-    read.is_ok() && matches!(first, [0x80..=0x8f | 0xde | 0xdf])
 }
 
 #[cfg(test)]

@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use super::OrbaxProblem;
 use super::array::Array;
-use super::find::is_legacy_tree;
 use super::folder::{Disk, Folder, join};
 use super::ocdbt::{self, MANIFEST_FILE, Values};
 use super::problem::{Fault, unreadable};
 use super::store::Store;
-use super::tree::{self, METADATA_FILE, Tree};
+use super::tree::{self, LEGACY_FILE, METADATA_FILE, Tree};
 use super::zarr::{MAX_METADATA, Parsed, parse_zarr2, parse_zarr3};
 use crate::checkpoint::{Error, Format, Result};
 
@@ -72,6 +71,16 @@ impl Form {
         let found = array_folders(&files, MAX_DEPTH, MAX_UNSURE_FOLDERS, 1).ok()?;
         (!found.is_empty()).then_some(Form::Folders)
     }
+}
+
+/// Whether a file `checkpoint` is Orbax's: a msgpack map. Other programs have a file of this name,
+/// too.
+fn is_legacy_tree(dir: &Path) -> bool {
+    use std::io::Read;
+    let mut first = [0];
+    let read =
+        std::fs::File::open(dir.join(LEGACY_FILE)).and_then(|mut f| f.read_exact(&mut first));
+    read.is_ok() && matches!(first, [0x80..=0x8f | 0xde | 0xdf])
 }
 
 /// The folders of processes that have a database.
@@ -219,12 +228,15 @@ fn stored_arrays(
     Ok(stored)
 }
 
+/// Arrays by name, and the names of those that are left out.
+type Arrays = (Vec<(String, Array)>, Vec<String>);
+
 /// Opens the stored arrays that are parameters; the names of those of integers are given too.
 fn arrays(
     store: &Arc<Store>,
     stored: BTreeMap<String, bool>,
     tree: Tree,
-) -> std::result::Result<(Vec<(String, Array)>, Vec<String>), Fault> {
+) -> std::result::Result<Arrays, Fault> {
     let mut named: Vec<(String, String, bool)> = stored
         .iter()
         .map(|(key, is_zarr3)| (tree.name(key), key.clone(), *is_zarr3))

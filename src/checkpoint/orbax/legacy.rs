@@ -6,7 +6,15 @@ use std::collections::BTreeMap;
 use rmp::Marker;
 
 use super::OrbaxProblem;
-use super::tree::Leaf;
+
+/// A leaf of a tree.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Leaf {
+    /// Its levels, joined by slashes.
+    pub(super) name: String,
+    /// Whether it is an array that must be stored.
+    pub(super) required: bool,
+}
 
 const PLACEHOLDER: &[u8] = b"PLACEHOLDER://";
 /// The deepest nesting of maps. Gemma's trees have 6.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::OrbaxProblem;
 use super::folder::{Folder, Region};
-use super::legacy;
+use super::legacy::{self, Leaf};
 use super::problem::{Fault, unreadable};
 
 /// The tree's metadata.
@@ -28,14 +28,6 @@ pub(super) struct Tree {
     pub(super) complete: bool,
     /// The file that it was read from.
     pub(super) file: &'static str,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Leaf {
-    /// Its levels, joined by slashes.
-    pub(super) name: String,
-    /// Whether it is an array that must be stored.
-    pub(super) required: bool,
 }
 
 /// Reads what a folder says of its tree, if it says anything.
