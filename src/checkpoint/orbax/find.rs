@@ -21,9 +21,6 @@ const LEVELS: usize = 3;
 
 /// The folder of the tree in `dir`, or below it; nothing where there is nothing of Orbax.
 pub(super) fn find(dir: &Path) -> Result<Option<PathBuf>> {
-    if !dir.is_dir() {
-        return Ok(None);
-    }
     let found = in_folder(dir, 0)?;
     // Arrays in folders of their own, several deep, without any file that says whose they
     // are.
