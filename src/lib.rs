@@ -81,6 +81,7 @@ pub mod executables;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod input_file;
+mod json_text;
 #[allow(unsafe_code)]
 // Threads that share a result, and vector instructions: see its documentation.
 pub mod kernel;

@@ -18,6 +18,7 @@ use crate::config::{CONFIG_FILE, GemmaConfig};
 use crate::dtype::DType;
 use crate::hub::Wanted;
 use crate::input_file;
+use crate::json_text;
 use crate::source::open_checkpoint;
 
 /// Options of `convert`.
@@ -129,7 +130,8 @@ fn is_tied(folder: &Path) -> anyhow::Result<bool> {
     };
     // What else is wrong with the file does not matter here: it is copied as it is.
     let Some(config) = content.and_then(|text| {
-        serde_json::from_slice::<serde_json::Map<_, serde_json::Value>>(&text).ok()
+        serde_json::from_slice::<serde_json::Map<_, serde_json::Value>>(&json_text::standard(&text))
+            .ok()
     }) else {
         return Ok(false);
     };

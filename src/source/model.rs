@@ -41,7 +41,7 @@ impl Model {
         let config = GemmaConfig::from_dir(folder)?;
         Ok(Self {
             checkpoint: open_checkpoint(folder)?.for_vocabulary(config.vocab_size),
-            tokenizer: Tokenizer::from_dir(folder, config.bos_token_id)?,
+            tokenizer: Tokenizer::from_dir(folder)?,
             folder: folder.to_path_buf(),
             config,
         })

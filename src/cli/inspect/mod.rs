@@ -19,6 +19,7 @@ use crate::config::{CONFIG_FILE, GemmaConfig};
 use crate::engine::checkpoint_dtype;
 use crate::hub::Wanted;
 use crate::input_file;
+use crate::json_text;
 use crate::model::{Distribution, ModelSpec, Xla, parameters};
 use crate::sharding::Mesh;
 use crate::source::open_checkpoint;
@@ -256,7 +257,7 @@ fn config<E: std::error::Error>(folder: &Path, parsed: Result<GemmaConfig, E>) -
         Some(_) => None,
         None => std::fs::read(&file)
             .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok()),
+            .and_then(|text| serde_json::from_slice(&json_text::standard(&text)).ok()),
     };
     Config { values, problem }
 }
@@ -266,8 +267,7 @@ fn tokenizer(folder: &Path) -> Tokenizer {
     let file = names
         .into_iter()
         .find(|name| !matches!(input_file::exists(&folder.join(name)), Ok(false)));
-    // The token that begins a text does not matter here.
-    let (vocabulary_size, problem) = match tokenizer::Tokenizer::from_dir(folder, None) {
+    let (vocabulary_size, problem) = match tokenizer::Tokenizer::from_dir(folder) {
         Ok(found) => (found.map(|tokenizer| tokenizer.vocabulary_size()), None),
         Err(tokenizer::Error::Unreadable { problem, .. }) => (None, Some(problem)),
         Err(error) => (None, Some(error.to_string())),
