@@ -63,7 +63,9 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
     let source = locate(&args.source, args.revision.as_deref(), Wanted::Checkpoint)?;
     leave_interrupts();
     let interrupted = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, interrupted.clone())?;
+    }
 
     let folder = folder_of(&source);
     let mut checkpoint = open_checkpoint(&source)?;
