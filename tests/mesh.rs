@@ -73,7 +73,7 @@ fn float32_tokens_equal_flax_and_logits_one_device_on_every_mesh() {
         let single = load(name, DType::F32, Mesh::SINGLE);
         let config = &single.engine().spec().config;
         let expected = forward_logits(&single, &reference);
-        for mesh in meshes(config.num_attention_heads, config.num_key_value_heads) {
+        for mesh in meshes(config.num_attention_heads(), config.num_key_value_heads()) {
             let sharded = load(name, DType::F32, mesh);
             let distance = distance(&reference, &forward_logits(&sharded, &reference), &expected);
             assert!(distance <= 1e-5, "{name} on {mesh}: {distance:e}");
@@ -116,7 +116,7 @@ fn each_device_holds_its_share_and_no_more() {
     let bytes = |model: &LoadedModel| model.engine().spec().parameter_bytes();
     // The norms and the one key and value head, of 128 · 32 each, are on every device; the rest is
     // split.
-    let layers = whole.engine().spec().config.num_hidden_layers;
+    let layers = whole.engine().spec().config.num_hidden_layers();
     let replicated = 2 * (layers * (2 * 128 + 2 * 128 * 32) + 128);
     let (whole, quarter) = (bytes(&whole), bytes(&quarter));
     assert_eq!(quarter, (whole - replicated) / 4 + replicated);

@@ -98,7 +98,7 @@ fn wanted(vocabulary: u32) -> impl Strategy<Value = Vec<Wanted>> {
 fn holds(name: &str, mesh: Mesh, rows: usize, cases: u32) {
     let model = load(name, mesh);
     let engine = model.engine();
-    let vocabulary = engine.spec().config.vocab_size as u32;
+    let vocabulary = engine.spec().config.vocab_size() as u32;
     let config = Config {
         failure_persistence: None,
         max_shrink_iters: 20,

@@ -70,7 +70,7 @@ pub fn growth(
     options: &GrowthOptions,
     mut progress: impl FnMut(&GrowthPoint),
 ) -> Result<Growth> {
-    let positions = engine.spec().config.max_position_embeddings;
+    let positions = engine.spec().config.max_position_embeddings();
     let mut point = |batch_size: usize, prompt_tokens: usize| {
         let options = BenchOptions {
             batch_size,
@@ -110,7 +110,7 @@ pub fn growth(
 /// Compares early with late steps of one run: its program, and what it reads, are the same in all
 /// of them.
 fn steps_of_a_run(engine: &Engine, options: &GrowthOptions) -> Result<StepsOfARun> {
-    let positions = engine.spec().config.max_position_embeddings;
+    let positions = engine.spec().config.max_position_embeddings();
     let options = BenchOptions {
         batch_size: 1,
         prompt_tokens: 1,

@@ -88,16 +88,22 @@ pub(super) fn run_once(engine: &Engine, options: &BenchOptions) -> Result<Clock>
         });
     }
     let total = options.prompt_tokens.saturating_add(options.max_new_tokens);
-    if total > config.max_position_embeddings {
+    if total > config.max_position_embeddings() {
         return Err(Error::Argument {
             argument: "prompt_tokens",
             problem: format!(
                 "{} and max_new_tokens {} are more than max_position_embeddings {}",
-                options.prompt_tokens, options.max_new_tokens, config.max_position_embeddings
+                options.prompt_tokens,
+                options.max_new_tokens,
+                config.max_position_embeddings()
             ),
         });
     }
-    let prompts = random_prompts(options.batch_size, options.prompt_tokens, config.vocab_size);
+    let prompts = random_prompts(
+        options.batch_size,
+        options.prompt_tokens,
+        config.vocab_size(),
+    );
     let generate = GenerateOptions {
         max_new_tokens: options.max_new_tokens,
         batch_size: options.batch_size,

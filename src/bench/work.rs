@@ -19,9 +19,9 @@ pub fn decode_step_bytes(spec: &ModelSpec, batch: usize, filled: f64) -> f64 {
     let config = &spec.config;
     let devices = spec.mesh.devices() as f64;
     let mut bytes = parameter_bytes(spec) as f64;
-    if !config.tie_word_embeddings {
+    if !config.tie_word_embeddings() {
         bytes -= spec.embedding().byte_size(spec.mesh) as f64 * devices;
-        bytes += (batch * config.hidden_size * spec.compute.size()) as f64;
+        bytes += (batch * config.hidden_size() * spec.compute.size()) as f64;
     }
     // Keys and values that several devices of the model axis hold are read by each of them.
     let token = spec.cache_bytes(1, 1) * spec.mesh.model;
@@ -34,7 +34,7 @@ pub fn decode_step_bytes(spec: &ModelSpec, batch: usize, filled: f64) -> f64 {
 /// rotations, softmax, activations) is left out.
 pub fn prefill_operations(spec: &ModelSpec, batch: usize, tokens: usize) -> f64 {
     let config = &spec.config;
-    let head = [config.vocab_size, config.hidden_size];
+    let head = [config.vocab_size(), config.hidden_size()];
     let kernels: f64 = spec
         .parameters
         .iter()
@@ -45,7 +45,7 @@ pub fn prefill_operations(spec: &ModelSpec, batch: usize, tokens: usize) -> f64 
     let tokens = tokens as f64;
     let pairs = tokens * (tokens + 1.0) / 2.0;
     // A query and a key are multiplied to a score, and the score with a value.
-    let attention = 4.0 * pairs * (config.num_hidden_layers * config.query_size()) as f64;
+    let attention = 4.0 * pairs * (config.num_hidden_layers() * config.query_size()) as f64;
     batch as f64 * (2.0 * kernels * tokens + attention + 2.0 * head)
 }
 

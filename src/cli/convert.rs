@@ -70,7 +70,7 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
     let folder = folder_of(&source);
     let mut checkpoint = open_checkpoint(&source)?;
     if let Ok(config) = GemmaConfig::from_dir(folder) {
-        checkpoint = checkpoint.for_vocabulary(config.vocab_size);
+        checkpoint = checkpoint.for_vocabulary(config.vocab_size());
     }
     let checkpoint = checkpoint.parameters_only(is_tied(folder)?)?;
     refuse_nesting(folder, &args.destination)?;

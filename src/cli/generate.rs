@@ -100,7 +100,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
     let ids = prompts
         .iter()
         .map(|prompt| {
-            let positions = model.config().max_position_embeddings;
+            let positions = model.config().max_position_embeddings();
             prompt.ids(model.tokenizer(), model.folder(), positions)
         })
         .collect::<anyhow::Result<Vec<_>>>()?;

@@ -90,14 +90,14 @@ enum Command {
 
 impl Command {
     fn uses_a_plugin(&self) -> bool {
-        match self {
+        matches!(
+            self,
             Command::Generate(_)
-            | Command::Parity(_)
-            | Command::Bench(_)
-            | Command::Plan(_)
-            | Command::Plugin(plugin::PluginCommand::Doctor { .. }) => true,
-            _ => false,
-        }
+                | Command::Parity(_)
+                | Command::Bench(_)
+                | Command::Plan(_)
+                | Command::Plugin(plugin::PluginCommand::Doctor { .. })
+        )
     }
 }
 

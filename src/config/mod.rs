@@ -38,47 +38,23 @@ const MAX_ELEMENTS: usize = isize::MAX as usize / 4;
 /// that makes a parameter overflows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GemmaConfig {
-    /// Rows of the embedding, columns of the logits.
-    pub vocab_size: usize,
-    /// Width of the residual stream.
-    pub hidden_size: usize,
-    /// Width of the MLP between its up and down projections.
-    pub intermediate_size: usize,
-    /// Number of decoder layers.
-    pub num_hidden_layers: usize,
-    /// Number of query heads; a multiple of `num_key_value_heads`.
-    pub num_attention_heads: usize,
-    /// Number of key and value heads. Where the key is absent, the number of query heads, as
-    /// Transformers documents it (its class has 16 there, which agrees for the 7B model).
-    pub num_key_value_heads: usize,
-    /// Width of one head; even. Not `hidden_size / num_attention_heads` in general.
-    pub head_dim: usize,
-    /// The most tokens of a sequence, prompt and continuation together (default 8192).
-    pub max_position_embeddings: usize,
-    /// Added to the mean of squares in each RMSNorm (default 1e-6).
-    pub rms_norm_eps: f64,
-    /// Base of the rotary angles: pair `i` of a head turns by `position / rope_theta^(2i /
-    /// head_dim)` (default 10000).
-    pub rope_theta: f64,
-    /// Whether logits use the embedding transposed (default), and not an `lm_head/kernel` of their
-    /// own.
-    pub tie_word_embeddings: bool,
-    /// Whether the q, k, v and o projections have biases (default false).
-    pub attention_bias: bool,
-    /// The activation of the MLP's gate: what `hidden_activation` says, else the tanh approximation
-    /// of GELU, whatever `hidden_act` says.
-    pub activation: Activation,
-    /// The tokens that end a row (default 1), without duplicates; empty where the configuration has
-    /// none.
-    pub eos_token_ids: Vec<u32>,
-    /// The padding token (default 0); none where the key is null or -1. See
-    /// [`GemmaConfig::padding_id`].
-    pub pad_token_id: Option<u32>,
-    /// The token that begins a text (default 2); none where the key is null.
-    pub bos_token_id: Option<u32>,
-    /// The dtype that `dtype` or `torch_dtype` names, where it is one of ours. A hint only:
-    /// checkpoints carry their own.
-    pub torch_dtype: Option<DType>,
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: usize,
+    head_dim: usize,
+    max_position_embeddings: usize,
+    rms_norm_eps: f64,
+    rope_theta: f64,
+    tie_word_embeddings: bool,
+    attention_bias: bool,
+    activation: Activation,
+    eos_token_ids: Vec<u32>,
+    pad_token_id: Option<u32>,
+    bos_token_id: Option<u32>,
+    torch_dtype: Option<DType>,
 }
 
 impl GemmaConfig {
@@ -162,6 +138,105 @@ impl GemmaConfig {
             self.bos_token_id = Some(id);
         }
         Ok(())
+    }
+
+    /// Rows of the embedding, columns of the logits.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Width of the residual stream.
+    pub fn hidden_size(&self) -> usize {
+        self.hidden_size
+    }
+
+    /// Width of the MLP between its up and down projections.
+    pub fn intermediate_size(&self) -> usize {
+        self.intermediate_size
+    }
+
+    /// Number of decoder layers.
+    pub fn num_hidden_layers(&self) -> usize {
+        self.num_hidden_layers
+    }
+
+    /// Number of query heads; a multiple of `num_key_value_heads`.
+    pub fn num_attention_heads(&self) -> usize {
+        self.num_attention_heads
+    }
+
+    /// Number of key and value heads. Where the key is absent, the number of query heads, as
+    /// Transformers documents it (its class has 16 there, which agrees for the 7B model).
+    pub fn num_key_value_heads(&self) -> usize {
+        self.num_key_value_heads
+    }
+
+    /// Width of one head; even. Not `hidden_size / num_attention_heads` in general.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// The most tokens of a sequence, prompt and continuation together (default 8192).
+    pub fn max_position_embeddings(&self) -> usize {
+        self.max_position_embeddings
+    }
+
+    /// Added to the mean of squares in each RMSNorm (default 1e-6).
+    pub fn rms_norm_eps(&self) -> f64 {
+        self.rms_norm_eps
+    }
+
+    /// Base of the rotary angles: pair `i` of a head turns by `position / rope_theta^(2i /
+    /// head_dim)` (default 10000).
+    pub fn rope_theta(&self) -> f64 {
+        self.rope_theta
+    }
+
+    /// Whether logits use the embedding transposed (default), and not an `lm_head/kernel` of their
+    /// own.
+    pub fn tie_word_embeddings(&self) -> bool {
+        self.tie_word_embeddings
+    }
+
+    /// Whether the q, k, v and o projections have biases (default false).
+    pub fn attention_bias(&self) -> bool {
+        self.attention_bias
+    }
+
+    /// The activation of the MLP's gate: what `hidden_activation` says, else the tanh approximation
+    /// of GELU, whatever `hidden_act` says.
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
+    /// The tokens that end a row (default 1), without duplicates; empty where the configuration has
+    /// none.
+    pub fn eos_token_ids(&self) -> &[u32] {
+        &self.eos_token_ids
+    }
+
+    /// The padding token (default 0); none where the key is null. See [`GemmaConfig::padding_id`].
+    pub fn pad_token_id(&self) -> Option<u32> {
+        self.pad_token_id
+    }
+
+    /// The token that begins a text (default 2); none where the key is null.
+    pub fn bos_token_id(&self) -> Option<u32> {
+        self.bos_token_id
+    }
+
+    /// The dtype that `dtype` or `torch_dtype` names, where it is one of ours. A hint only:
+    /// checkpoints carry their own.
+    pub fn torch_dtype(&self) -> Option<DType> {
+        self.torch_dtype
+    }
+
+    /// The same without tokens that end a row. Rows are padded with what pads them otherwise.
+    #[must_use]
+    pub fn without_eos(mut self) -> Self {
+        self.pad_token_id = Some(self.padding_id());
+        self.eos_token_ids.clear();
+        self
     }
 
     /// The token that fills rows: `pad_token_id`, else, as Transformers' `generate` does, the first

@@ -54,7 +54,7 @@ impl<'a> BatchRun<'a> {
             prefill,
             decode: spec.decode_rows(prefill),
         };
-        let positions = spec.config.max_position_embeddings;
+        let positions = spec.config.max_position_embeddings();
         let limit = |prompt: &Vec<u32>| options.max_new_tokens.min(positions - prompt.len());
         Self {
             engine,
@@ -173,7 +173,7 @@ impl<'a> BatchRun<'a> {
 
     /// Takes new tokens of a row up to its end.
     fn accept<B>(&mut self, row: usize, tokens: &[i32], tell: Tell<'_, B>) -> ControlFlow<B> {
-        let eos = &self.engine.spec().config.eos_token_ids;
+        let eos = self.engine.spec().config.eos_token_ids();
         let new = self.rows[row].accept(tokens, eos);
         if self.stream && !new.is_empty() {
             let index = self.first + row;

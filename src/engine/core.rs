@@ -156,7 +156,7 @@ impl Engine {
         prompt: &[u32],
         positions: usize,
     ) -> Result<()> {
-        let vocab_size = self.spec.config.vocab_size;
+        let vocab_size = self.spec.config.vocab_size();
         if prompt.is_empty() {
             return Err(Error::EmptyPrompt { index });
         }

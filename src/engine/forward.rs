@@ -39,19 +39,19 @@ impl Engine {
                 mask: attention_mask.len(),
             });
         }
-        if length > config.max_position_embeddings {
+        if length > config.max_position_embeddings() {
             return Err(Error::PromptTooLong {
                 index: 0,
                 tokens: length,
-                limit: config.max_position_embeddings,
+                limit: config.max_position_embeddings(),
             });
         }
         for (at, &id) in input_ids.iter().enumerate() {
-            if usize::try_from(id).map_or(true, |id| id >= config.vocab_size) {
+            if usize::try_from(id).map_or(true, |id| id >= config.vocab_size()) {
                 return Err(Error::TokenOutOfRange {
                     index: at / length,
                     id: id as u32,
-                    vocab_size: config.vocab_size,
+                    vocab_size: config.vocab_size(),
                 });
             }
         }

@@ -70,7 +70,7 @@ impl Engine {
         tell: &mut dyn FnMut(Event<'_>) -> ControlFlow<B>,
         summary: &mut GenerateSummary,
     ) -> Result<ControlFlow<B>> {
-        let positions = self.spec().config.max_position_embeddings;
+        let positions = self.spec().config.max_position_embeddings();
         for (index, prompt) in prompts.iter().enumerate() {
             let to = positions - prompt.len();
             if to < options.max_new_tokens {
@@ -91,7 +91,7 @@ impl Engine {
     }
 
     fn check_prompts(&self, prompts: &[Vec<u32>]) -> Result<()> {
-        let positions = self.spec().config.max_position_embeddings;
+        let positions = self.spec().config.max_position_embeddings();
         let mut numbered = prompts.iter().enumerate();
         numbered.try_for_each(|(index, prompt)| self.check_prompt(index, prompt, positions))
     }

@@ -41,9 +41,7 @@ pub(super) fn prepare(
     options: &LoadOptions,
 ) -> Result<Prepared> {
     if options.ignore_eos {
-        // Rows that have ended are padded with what pads them otherwise.
-        config.pad_token_id = Some(config.padding_id());
-        config.eos_token_ids.clear();
+        config = config.without_eos();
     }
     // First of all, so that the error counts everything that is missing, and not the embedding
     // alone.
@@ -74,7 +72,7 @@ pub(super) fn prepare(
     if spec.config.rope_theta_differs_from_flax() {
         tracing::warn!(
             "config.json has rope_theta {}, which is followed; Flax's Gemma ignores it and uses {FLAX_ROPE_THETA}",
-            spec.config.rope_theta
+            spec.config.rope_theta()
         );
     }
     Ok(Prepared {

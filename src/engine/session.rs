@@ -112,7 +112,9 @@ impl<'a> Session<'a> {
                 });
             }
         }
-        let max_length = options.max_length.min(spec.config.max_position_embeddings);
+        let max_length = options
+            .max_length
+            .min(spec.config.max_position_embeddings());
         let rows_on_device = spec.decode_rows(options.rows.div_ceil(spec.mesh.data));
         let chunk = options.prefill_chunk.next_power_of_two().clamp(
             SHORTEST_CHUNK,
@@ -184,7 +186,7 @@ impl<'a> Session<'a> {
 
         let limit = new_tokens.clamp(1, self.max_length - prompt.len());
         let mut generated = Row::new(limit);
-        generated.accept(&[token], &self.engine.spec().config.eos_token_ids);
+        generated.accept(&[token], self.engine.spec().config.eos_token_ids());
         let finished = generated.finished;
         self.rows[row] = State::Taken {
             length: prompt.len(),
@@ -294,7 +296,7 @@ impl<'a> Session<'a> {
         let took = began.elapsed();
         engine.record(|times| times.decode += took);
 
-        let eos = &engine.spec().config.eos_token_ids;
+        let eos = engine.spec().config.eos_token_ids();
         let mut rows = Vec::new();
         for (row, state) in self.rows.iter_mut().enumerate() {
             let State::Taken {

@@ -33,7 +33,7 @@ pub(super) fn greedy<'b>(pass: &Pass<'_, 'b>, logits: Tensor<'b>) -> Tensor<'b> 
 /// Whether each of `tokens` [rows] (s32) is one of the end-of-sequence ids: pred [rows].
 pub(super) fn is_eos<'b>(pass: &Pass<'_, 'b>, tokens: Tensor<'b>) -> Tensor<'b> {
     let none = pass.b.falses(&tokens.dims());
-    let ids = pass.spec.config.eos_token_ids.iter();
+    let ids = pass.spec.config.eos_token_ids().iter();
     ids.fold(none, |found, &id| found | tokens.equals(f64::from(id)))
 }
 

@@ -88,7 +88,7 @@ pub struct RopeSpec {
 impl GemmaSpec {
     /// What a configuration says.
     pub fn new(config: &GemmaConfig) -> Self {
-        let head_dim = config.head_dim;
+        let head_dim = config.head_dim();
         let heads = |over, key, units, split| Axis {
             over,
             key,
@@ -106,13 +106,13 @@ impl GemmaSpec {
                 queries: heads(
                     "query heads",
                     "num_attention_heads",
-                    config.num_attention_heads,
+                    config.num_attention_heads(),
                     Split::Even,
                 ),
                 key_values: heads(
                     "key and value heads",
                     "num_key_value_heads",
-                    config.num_key_value_heads,
+                    config.num_key_value_heads(),
                     Split::Shared,
                 ),
                 head_dim,
@@ -120,25 +120,29 @@ impl GemmaSpec {
                 score_cap: None,
                 window: None,
                 head_norms: false,
-                bias: config.attention_bias,
+                bias: config.attention_bias(),
                 rope: 0,
             },
             mlp: MlpSpec {
-                inner: padded("MLP columns", "intermediate_size", config.intermediate_size),
-                activation: config.activation,
+                inner: padded(
+                    "MLP columns",
+                    "intermediate_size",
+                    config.intermediate_size(),
+                ),
+                activation: config.activation(),
             },
         };
         Self {
-            vocabulary: padded("vocabulary", "vocab_size", config.vocab_size),
-            hidden: Axis::whole("width", "hidden_size", config.hidden_size),
-            tied_head: config.tie_word_embeddings,
-            norm_epsilon: config.rms_norm_eps,
+            vocabulary: padded("vocabulary", "vocab_size", config.vocab_size()),
+            hidden: Axis::whole("width", "hidden_size", config.hidden_size()),
+            tied_head: config.tie_word_embeddings(),
+            norm_epsilon: config.rms_norm_eps(),
             logits_cap: None,
             ropes: vec![RopeSpec {
                 head_dim,
-                base: config.rope_theta,
+                base: config.rope_theta(),
             }],
-            layers: vec![layer; config.num_hidden_layers],
+            layers: vec![layer; config.num_hidden_layers()],
         }
     }
 

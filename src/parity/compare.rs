@@ -174,20 +174,25 @@ fn check_geometry(engine: &Engine, reference: &Reference) -> Result<()> {
         problem: format!("{array} is of size {found}, but the model's {key} is {expected}"),
     };
     if let Some((vocab, _)) = &reference.logits
-        && *vocab != config.vocab_size
+        && *vocab != config.vocab_size()
     {
-        return Err(mismatch("logits", *vocab, "vocab_size", config.vocab_size));
+        return Err(mismatch(
+            "logits",
+            *vocab,
+            "vocab_size",
+            config.vocab_size(),
+        ));
     }
     if let Some((hidden, layers)) = &reference.hidden_states {
-        if *hidden != config.hidden_size {
+        if *hidden != config.hidden_size() {
             return Err(mismatch(
                 "hidden_states",
                 *hidden,
                 "hidden_size",
-                config.hidden_size,
+                config.hidden_size(),
             ));
         }
-        let expected = config.num_hidden_layers + 1;
+        let expected = config.num_hidden_layers() + 1;
         if layers.len() != expected {
             let key = "num_hidden_layers + 1";
             return Err(mismatch("hidden_states", layers.len(), key, expected));
@@ -321,7 +326,7 @@ fn margins(
     parted: &[(usize, usize, i32, i32)],
     tolerance: Tolerance,
 ) -> Result<Vec<Divergence>> {
-    let vocab = engine.spec().config.vocab_size;
+    let vocab = engine.spec().config.vocab_size();
     let mut mask = Vec::with_capacity(sequences.len());
     for row in reference.attention_mask.chunks_exact(reference.length) {
         mask.extend_from_slice(row);

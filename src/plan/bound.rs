@@ -96,8 +96,8 @@ impl Roofline {
             .parameters
             .iter()
             .map(|parameter| {
-                if parameter.is_embedding() && !spec.config.tie_word_embeddings {
-                    programs.decode.rows * spec.config.hidden_size * parameter.dtype.size()
+                if parameter.is_embedding() && !spec.config.tie_word_embeddings() {
+                    programs.decode.rows * spec.config.hidden_size() * parameter.dtype.size()
                 } else {
                     parameter.byte_size(spec.mesh)
                 }

@@ -247,7 +247,7 @@ impl Request {
     /// A size that cannot be.
     fn checked_prompt_tokens(&self, spec: &ModelSpec) -> Result<usize> {
         let wrong = |argument, problem| Err(Error::Argument { argument, problem });
-        let positions = spec.config.max_position_embeddings;
+        let positions = spec.config.max_position_embeddings();
         if self.batch_size == 0 || i32::try_from(self.batch_size).is_err() {
             let problem = format!("{} is not between 1 and {}", self.batch_size, i32::MAX);
             return wrong("batch_size", problem);

@@ -56,7 +56,7 @@ impl ModelSource {
         let checkpoint = match self {
             ModelSource::Named(_) => None,
             ModelSource::Folder(path) => match open_checkpoint(path) {
-                Ok(checkpoint) => Some(checkpoint.for_vocabulary(config.vocab_size)),
+                Ok(checkpoint) => Some(checkpoint.for_vocabulary(config.vocab_size())),
                 // A plan needs no weights.
                 Err(checkpoint::Error::NotFound { .. }) => None,
                 Err(error) => return Err(error.into()),
@@ -65,7 +65,7 @@ impl ModelSource {
         let compute = match (dtype, &checkpoint) {
             (Some(dtype), _) => dtype,
             (None, Some(checkpoint)) => checkpoint_dtype(checkpoint, &config)?,
-            (None, None) => config.torch_dtype.unwrap_or(DType::BF16),
+            (None, None) => config.torch_dtype().unwrap_or(DType::BF16),
         };
         let stored = |name: &str| {
             checkpoint

@@ -81,7 +81,7 @@ impl Search<'_> {
 
     /// The longest rows, of the lengths that caches come in.
     fn longest(&self) -> Result<Bounds> {
-        let lengths = cache_lengths(self.spec.config.max_position_embeddings);
+        let lengths = cache_lengths(self.spec.config.max_position_embeddings());
         let batch = self.request.batch_size;
         // Index 0 is no length at all, which fits; the one after the last is more than the model
         // has positions for.

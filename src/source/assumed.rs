@@ -52,7 +52,7 @@ fn recognised(checkpoint: &Checkpoint) -> Option<(GemmaConfig, &'static str)> {
                 (parameter.name, shape)
             })
             .collect();
-        let checkpoint = checkpoint.for_vocabulary(config.vocab_size);
+        let checkpoint = checkpoint.for_vocabulary(config.vocab_size());
         let fits = checkpoint
             .compare(&expected)
             .is_ok_and(|found| found.fits());

@@ -49,7 +49,7 @@ impl Model {
             );
         }
         Ok(Self {
-            checkpoint: open_checkpoint(folder)?.for_vocabulary(config.vocab_size),
+            checkpoint: open_checkpoint(folder)?.for_vocabulary(config.vocab_size()),
             tokenizer: Tokenizer::from_dir(&tokenizer_folder(folder))?,
             folder: folder.to_path_buf(),
             config,

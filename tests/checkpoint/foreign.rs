@@ -133,7 +133,7 @@ fn layers_that_are_stored_together_are_slices() {
             prefix: "",
         };
         let apart = deepmind(&flax, &config, tree);
-        let layers = config.num_hidden_layers;
+        let layers = config.num_hidden_layers();
         for types in [1, 2].into_iter().filter(|types| layers % types == 0) {
             let mut by_type = Vec::new();
             let mut together = Vec::new();

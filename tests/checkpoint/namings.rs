@@ -29,8 +29,8 @@ pub struct Tree {
 
 /// The same weights as DeepMind's models have them.
 pub fn deepmind(flax: &[Array], config: &GemmaConfig, tree: Tree) -> Vec<Array> {
-    let (d, h) = (config.hidden_size, config.head_dim);
-    let (n, k) = (config.num_attention_heads, config.num_key_value_heads);
+    let (d, h) = (config.hidden_size(), config.head_dim());
+    let (n, k) = (config.num_attention_heads(), config.num_key_value_heads());
     let get = |name: &str| flax.iter().find(|array| array.name == name).unwrap();
     let name = |rest: &str| format!("{}{rest}", tree.prefix);
     let w = if tree.flat { "/w" } else { "" };
@@ -42,7 +42,7 @@ pub fn deepmind(flax: &[Array], config: &GemmaConfig, tree: Tree) -> Vec<Array> 
             .clone()
             .named(name("final_norm/scale")),
     ];
-    for layer in 0..config.num_hidden_layers {
+    for layer in 0..config.num_hidden_layers() {
         let ours = |rest: &str| get(&format!("model/layers/{layer}/{rest}"));
         let theirs = |rest: &str| name(&format!("layer_{layer}/{rest}"));
         let heads = |projection: &str, heads: usize| {

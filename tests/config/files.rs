@@ -25,9 +25,9 @@ fn generation_config_overrides_the_special_tokens_that_it_has() {
         ),
     ]);
     let config = GemmaConfig::from_dir(dir.path()).unwrap();
-    assert_eq!(config.eos_token_ids, [1, 107]);
+    assert_eq!(config.eos_token_ids(), [1, 107]);
     assert_eq!(
-        (config.pad_token_id, config.bos_token_id),
+        (config.pad_token_id(), config.bos_token_id()),
         (Some(0), Some(5))
     );
 }

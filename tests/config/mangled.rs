@@ -42,10 +42,10 @@ proptest! {
         }
         match parse(&keys) {
             Ok(config) => {
-                prop_assert_eq!(config.queries_per_key_value_head() * config.num_key_value_heads, config.num_attention_heads);
-                prop_assert!(config.query_size().checked_mul(config.hidden_size).is_some());
-                prop_assert!((config.padding_id() as usize) < config.vocab_size);
-                prop_assert!(config.rope_theta.is_finite() && config.rms_norm_eps.is_finite());
+                prop_assert_eq!(config.queries_per_key_value_head() * config.num_key_value_heads(), config.num_attention_heads());
+                prop_assert!(config.query_size().checked_mul(config.hidden_size()).is_some());
+                prop_assert!((config.padding_id() as usize) < config.vocab_size());
+                prop_assert!(config.rope_theta().is_finite() && config.rms_norm_eps().is_finite());
             }
             Err(error) => {
                 let message = error.to_string();

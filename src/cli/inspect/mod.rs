@@ -161,7 +161,7 @@ impl Report {
             Err(error) => (Err(error), None),
         };
         let checkpoint = match (open_checkpoint(model)?, &parsed) {
-            (checkpoint, Ok(config)) => checkpoint.for_vocabulary(config.vocab_size),
+            (checkpoint, Ok(config)) => checkpoint.for_vocabulary(config.vocab_size()),
             (checkpoint, Err(_)) => checkpoint,
         };
         let tensors: Vec<TensorRow> = checkpoint.tensors().map(tensor_row).collect();
