@@ -101,7 +101,7 @@ pub fn plan(request: &Request, progress: &(dyn Fn(CompileEvent<'_>) + Sync)) -> 
     let new_tokens = request.max_length - prompt_tokens;
     let programs = BatchPrograms::new(&spec, request.batch_size, prompt_tokens, new_tokens);
 
-    let plugin = Plugin::open(&plugin::locate("tpu")?.file, &[])?;
+    let plugin = Plugin::open(&plugin::locate("tpu")?.checked()?.file, &[])?;
     let target = Target::new(
         &plugin,
         slice,
