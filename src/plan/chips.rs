@@ -17,6 +17,8 @@ use crate::model::Xla;
 pub struct Chip {
     /// Its name, as topologies begin with it.
     pub name: &'static str,
+    /// What Google Cloud's accelerator types begin with.
+    pub accelerator: &'static str,
     /// libtpu's name of the device.
     pub kind: &'static str,
     /// Bytes of its high-bandwidth memory, as published. A program can use a little less, and the
@@ -41,6 +43,7 @@ const GB: u64 = 1_000_000_000;
 pub const CHIPS: [Chip; 4] = [
     Chip {
         name: "v4",
+        accelerator: "v4",
         kind: "TPU v4",
         memory: 32 * GIB,
         bandwidth: 1200e9,
@@ -51,6 +54,7 @@ pub const CHIPS: [Chip; 4] = [
     },
     Chip {
         name: "v5e",
+        accelerator: "v5litepod",
         kind: "TPU v5 lite",
         memory: 16 * GB,
         bandwidth: 819e9,
@@ -61,6 +65,7 @@ pub const CHIPS: [Chip; 4] = [
     },
     Chip {
         name: "v5p",
+        accelerator: "v5p",
         kind: "TPU v5",
         memory: 95 * GB,
         bandwidth: 2765e9,
@@ -71,6 +76,7 @@ pub const CHIPS: [Chip; 4] = [
     },
     Chip {
         name: "v6e",
+        accelerator: "v6e",
         kind: "TPU v6 lite",
         memory: 32 * GB,
         bandwidth: 1640e9,
