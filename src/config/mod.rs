@@ -32,7 +32,7 @@ pub const FLAX_ROPE_THETA: f64 = 10_000.0;
 const MAX_SIZE: usize = i32::MAX as usize;
 /// The most layers. Far above any model, low enough that a list of every layer's parameters stays
 /// small.
-const MAX_LAYERS: usize = 4096;
+pub(crate) const MAX_LAYERS: usize = 4096;
 /// The most elements of one parameter, such that its bytes in float32 can be addressed.
 const MAX_ELEMENTS: usize = isize::MAX as usize / 4;
 
@@ -110,7 +110,10 @@ impl GemmaConfig {
                 None if keys.has("eos_token_id") || vocab_size <= 1 => Vec::new(),
                 None => vec![1],
             },
-            pad_token_id: default_id(&keys, "pad_token_id", vocab_size, 0)?,
+            pad_token_id: match is_no_padding(&keys) {
+                true => None,
+                false => default_id(&keys, "pad_token_id", vocab_size, 0)?,
+            },
             bos_token_id: default_id(&keys, "bos_token_id", vocab_size, 2)?,
             torch_dtype: dtype_hint(&keys)?,
         };
@@ -128,7 +131,9 @@ impl GemmaConfig {
         if let Some(ids) = keys.token_ids("eos_token_id", self.vocab_size)? {
             self.eos_token_ids = ids;
         }
-        if let Some(id) = keys.token_id("pad_token_id", self.vocab_size)? {
+        if is_no_padding(&keys) {
+            self.pad_token_id = None;
+        } else if let Some(id) = keys.token_id("pad_token_id", self.vocab_size)? {
             self.pad_token_id = Some(id);
         }
         if let Some(id) = keys.token_id("bos_token_id", self.vocab_size)? {
@@ -393,6 +398,12 @@ fn rope_theta(keys: &Object) -> Result<f64, ConfigError> {
         return Err(keys.bad("rope_theta", &Value::from(theta), "it must be at least 1"));
     }
     Ok(theta)
+}
+
+/// Whether a configuration says by -1, as Llama's do, that there is no padding token.
+fn is_no_padding(keys: &Object) -> bool {
+    let value = keys.value("pad_token_id").and_then(Value::as_i64);
+    value == Some(-1)
 }
 
 /// A token id whose absent key means `default`, and whose null means none.

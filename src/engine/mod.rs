@@ -13,6 +13,8 @@ mod forward;
 mod generate;
 mod generation;
 mod load;
+mod memory;
+mod numerics;
 mod options;
 mod program_key;
 mod prompts;
@@ -27,6 +29,7 @@ pub use generation::{
     Event, FinishReason, GenerateOptions, GenerateSummary, Generation, Job, Stop, TokenLogprob,
 };
 pub use load::checkpoint_dtype;
+pub use numerics::NotFinite;
 pub use options::LoadOptions;
 pub use program_key::{BatchPrograms, ProgramKey};
 pub use score::{Score, ScoreRequest, Window, windows};

@@ -16,6 +16,9 @@ pub enum Error {
         /// The system's error.
         source: std::io::Error,
     },
+    /// An executable that another user may have changed.
+    #[error(transparent)]
+    Untrusted(#[from] crate::trusted::Distrust),
     /// The manifest is invalid.
     #[error("{}: invalid manifest: {problem}", path.display())]
     Manifest {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::assumed::{open_config, tokenizer_folder};
 use super::loaded::LoadedModel;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::{GemmaConfig, GenerationConfig};
@@ -32,18 +33,26 @@ pub fn open_checkpoint(path: &Path) -> checkpoint::Result<Checkpoint> {
 
 impl Model {
     /// Opens the model in a folder: config.json, the weights, and tokenizer.json or tokenizer.model
-    /// where one of them is there.
+    /// where one of them is there. Without a config.json, weights of a published model's names and
+    /// shapes are taken for that model's, and the tokenizer may be in a folder above.
     ///
     /// # Errors
     /// A folder without a usable configuration or checkpoint, a tokenizer that is there and
     /// malformed.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
-        let config = GemmaConfig::from_dir(folder)?;
+        let (config, assumed) = open_config(folder)?;
+        if let Some(name) = assumed {
+            tracing::warn!(
+                "{}: has no config.json; names and shapes are those of {name}, whose configuration \
+                 is assumed",
+                folder.display()
+            );
+        }
         Ok(Self {
             generation: GenerationConfig::from_dir(folder, config.vocab_size())?,
             checkpoint: open_checkpoint(folder)?.for_vocabulary(config.vocab_size()),
-            tokenizer: Tokenizer::from_dir(folder, config.bos_token_id())?,
+            tokenizer: Tokenizer::from_dir(&tokenizer_folder(folder))?,
             folder: folder.to_path_buf(),
             config,
         })

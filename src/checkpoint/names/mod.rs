@@ -3,10 +3,12 @@
 //!
 //! Which names there are is declared by the model's modules, as
 //! [`StoredAs`](crate::naming::StoredAs); here they are applied. Dots between names count as
-//! slashes, and a `params/` or `transformer/` that all names begin with as nothing. No bytes move:
-//! what is stored in another order, or several tensors in one, becomes views.
+//! slashes, what programs wrap a model in as nothing, and the `model/` that all of Flax's names
+//! begin with may be missing. No bytes move: what is stored in another order, or several tensors in
+//! one, becomes views.
 
 mod notation;
+mod stacked;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +19,24 @@ use crate::naming::{NameTable, Naming, filled};
 
 /// Tensors by name.
 type Tensors = BTreeMap<Arc<str>, Tensor>;
+
+/// What all names may begin with, and mean nothing: Flax's collection, DeepMind's module,
+/// big_vision's language model, and the wrappers of PyTorch's DataParallel and of PEFT.
+const WRAPPINGS: [&str; 5] = [
+    "params/",
+    "transformer/",
+    "llm/",
+    "module/",
+    "base_model/model/",
+];
+/// Parts that PyTorch puts into the names of what it compiles, shards or recomputes.
+const WRAPPED: [&str; 3] = [
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+];
+/// What Flax's names begin with where the model has a head, and do not where it is the model alone.
+const MODEL: &str = "model/";
 
 /// The tensors by Flax's names and in Flax's layouts, and what they were stored by. Tensors that
 /// the table does not name stay as they are.
@@ -29,7 +49,8 @@ pub(super) fn canonical(stored: &Tensors, table: &NameTable) -> Result<(Tensors,
 
     let mut found = Naming::Unknown;
     let mut tensors = Tensors::new();
-    for (plain, tensor) in names.iter().zip(stored.values()) {
+    for (plain, tensor) in names.into_iter().zip(stored.values()) {
+        let plain = &with_model(plain, table);
         if table.is_own(plain) {
             if found == Naming::Unknown {
                 found = Naming::Flax;
@@ -47,7 +68,7 @@ pub(super) fn canonical(stored: &Tensors, table: &NameTable) -> Result<(Tensors,
             continue;
         };
         let fitting = rules.find_map(|(rule, number)| {
-            let axes = Axes::fit(rule.axes, tensor.shape(), width)?;
+            let axes = Axes::fit(rule.axes, &tensor.layout(), width)?;
             Some((rule, number, axes))
         });
         let Some((rule, number, axes)) = fitting else {
@@ -72,24 +93,60 @@ pub(super) fn canonical(stored: &Tensors, table: &NameTable) -> Result<(Tensors,
 pub(super) fn best<'t>(stored: &Tensors, tables: &'t [NameTable]) -> Option<&'t NameTable> {
     let names = plain_names(stored.keys().map(Arc::as_ref));
     let known = |table: &NameTable| {
-        let known = |name: &&String| table.is_own(name) || table.rules_of(name).next().is_some();
+        let known = |name: &&String| is_known(&with_model((*name).clone(), table), table);
         names.iter().filter(known).count()
     };
     // `max_by_key` gives the last of equals.
     tables.iter().rev().max_by_key(|table| known(table))
 }
 
+/// The stored tensors with a view for each layer, where layers are stored together.
+///
+/// # Errors
+/// An array of layers that has no axis for them.
+pub(super) fn unstacked(stored: &Tensors, tables: &[NameTable]) -> Result<Option<Tensors>> {
+    stacked::unstacked(stored, tables)
+}
+
 /// The stored names as the table writes them.
 fn plain_names<'n>(stored: impl Iterator<Item = &'n str>) -> Vec<String> {
-    let mut names: Vec<String> = stored.map(|name| name.replace('.', "/")).collect();
-    for wrapping in ["params/", "transformer/"] {
-        if names.iter().all(|name| name.starts_with(wrapping)) {
-            for name in &mut names {
-                name.drain(..wrapping.len());
+    let plain = |name: &str| {
+        let name = name.replace('.', "/");
+        match WRAPPED.iter().any(|part| name.contains(part)) {
+            false => name,
+            true => {
+                let parts = name.split('/').filter(|part| !WRAPPED.contains(part));
+                parts.collect::<Vec<_>>().join("/")
             }
+        }
+    };
+    let mut names: Vec<String> = stored.map(plain).collect();
+    let common = |names: &[String]| {
+        let is_common = |with: &&&str| names.iter().all(|name| name.starts_with(**with));
+        WRAPPINGS.iter().find(is_common).map(|found| found.len())
+    };
+    // They may be within each other: `params/params/…`.
+    while !names.is_empty()
+        && let Some(len) = common(&names)
+    {
+        for name in &mut names {
+            name.drain(..len);
         }
     }
     names
+}
+
+/// The name, or the one with `model/` before it where the table knows only that.
+fn with_model(name: String, table: &NameTable) -> String {
+    let longer = format!("{MODEL}{name}");
+    match !is_known(&name, table) && is_known(&longer, table) {
+        true => longer,
+        false => name,
+    }
+}
+
+fn is_known(name: &str, table: &NameTable) -> bool {
+    table.is_own(name) || table.rules_of(name).next().is_some()
 }
 
 /// Adds a tensor whose name must be new.

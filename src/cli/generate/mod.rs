@@ -13,10 +13,13 @@ use anyhow::{bail, ensure};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use indicatif::{ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag::register_conditional_shutdown;
 
 use super::Outcome;
 use super::input::{Encoder, InputFormat, Prompt, Prompts, ReadPrompt};
 use super::model::{ModelArgs, load_opened};
+use super::numerics::Numerics;
 use super::output::{LineOptions, Output, OutputFormat};
 use super::sampling::{ReplyArgs, SamplingArgs};
 use super::terminal;
@@ -76,6 +79,10 @@ pub struct GenerateArgs {
     /// Folder of executables that `plan --save` wrote, to load instead of compiling
     #[arg(long, value_name = "DIR")]
     executables: Option<PathBuf>,
+    /// Look at the logits of each row and, where they are not numbers, name the first layer with
+    /// such values; without it only rows whose tokens look like it are looked at
+    #[arg(long)]
+    check_numerics: bool,
     /// Write text as it is generated; with JSON lines, a line for each piece
     #[arg(long)]
     stream: bool,
@@ -228,13 +235,11 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
 
     super::source::leave_interrupts();
     let interrupted = Arc::new(AtomicBool::new(false));
-    // The second SIGINT ends the process at once, in case a call to the device hangs.
-    signal_hook::flag::register_conditional_shutdown(
-        signal_hook::consts::SIGINT,
-        130,
-        interrupted.clone(),
-    )?;
-    signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
+    // The second signal ends the process at once, in case a call to the device hangs.
+    for (signal, status) in [(SIGINT, 130), (SIGTERM, 143)] {
+        register_conditional_shutdown(signal, status, interrupted.clone())?;
+        signal_hook::flag::register(signal, interrupted.clone())?;
+    }
 
     let mut output = match resumed {
         Some(resumed) => Output::Stream(Box::new(resumed.file)),
@@ -255,6 +260,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
         streams: args.stream,
         output: output.writer(),
         interrupted: &interrupted,
+        numerics: Numerics::new(engine, args.check_numerics),
         replies,
         line: LineOptions {
             has_sequences: replies > 1,

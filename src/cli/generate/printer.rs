@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 
 use super::super::flags::one_line;
 use super::super::input::Prompt;
+use super::super::numerics::Numerics;
 use super::super::output::{LineOptions, OutputFormat, write_delta, write_error, write_jsonl};
 use super::super::terminal;
 use crate::engine::{Event, FinishReason, Generation};
@@ -25,6 +27,7 @@ pub(super) struct Printer<'a> {
     pub streams: bool,
     pub output: &'a mut dyn Write,
     pub interrupted: &'a AtomicBool,
+    pub numerics: Numerics<'a>,
     /// Replies to each prompt.
     pub replies: usize,
     pub line: LineOptions,
@@ -48,8 +51,7 @@ pub(super) enum Entry<'a> {
 /// The text of a reply.
 pub(super) struct Reply<'a> {
     prompt: Prompt,
-    /// What is written before it, where the prompt is not given as text.
-    prompt_ids: Vec<u32>,
+    prompt_ids: Rc<[u32]>,
     /// Decodes the tokens as they arrive; none where there is no tokenizer.
     text: Option<ReplyText<'a>>,
     /// Tokens that have been given to it.
@@ -71,13 +73,11 @@ impl<'a> Printer<'a> {
     /// Expects the replies to a prompt.
     pub fn add(&mut self, index: usize, prompt: Option<Prompt>, ids: &[u32]) {
         let Some(prompt) = prompt else { return };
+        let prompt_ids: Rc<[u32]> = ids.into();
         for sequence in 0..self.replies {
             let reply = Reply {
                 prompt: prompt.clone(),
-                prompt_ids: match prompt.text {
-                    None if self.format == OutputFormat::Text => ids.to_vec(),
-                    _ => Vec::new(),
-                },
+                prompt_ids: prompt_ids.clone(),
                 text: self
                     .tokenizer
                     .map(|tokenizer| ReplyText::new(tokenizer, ids, self.stops)),
@@ -180,6 +180,8 @@ impl<'a> Printer<'a> {
         let Some(Entry::Reply(mut reply)) = self.queue.remove(&key) else {
             return Ok(());
         };
+        let (prompt, ids) = (&reply.prompt, &reply.prompt_ids);
+        self.numerics.check(prompt, ids, &mut generation)?;
         let rest = generation.token_ids.get(reply.decoded..);
         reply.decode(rest.unwrap_or_default())?;
         let text = reply.text.take();

@@ -23,6 +23,9 @@ pub struct Extend {
     pub rows: usize,
     /// Length of the caches.
     pub cache: usize,
+    /// Slots at the front of the caches that the prompts take, padding included: what follows them
+    /// is empty, and is not attended to.
+    pub reach: usize,
     /// How the token after the prompt is chosen.
     pub choice: Choice,
 }
@@ -34,7 +37,7 @@ ports! {
         input_ids,
         /// The position of each token in its prompt, s32 [batch, chunk]; anything for padding.
         position,
-        /// The prompts' attention mask, s32 [batch, cache]; anything past them.
+        /// The prompts' attention mask, s32 [batch, reach]; anything past them.
         key_mask,
         /// The cache slot of the first of these tokens, s32.
         slot,
@@ -52,6 +55,7 @@ impl Program for Extend {
             ("chunk", self.chunk),
             ("rows", self.rows),
             ("cache", self.cache),
+            ("reach", self.reach),
         ];
         sizes.extend(self.choice.sizes());
         sizes
@@ -80,7 +84,7 @@ impl Program for Extend {
         ExtendInputs {
             input_ids: s32(&[self.batch, self.chunk]),
             position: s32(&[self.batch, self.chunk]),
-            key_mask: s32(&[self.batch, self.cache]),
+            key_mask: s32(&[self.batch, self.reach]),
             slot: s32(&[]),
         }
     }
@@ -105,9 +109,14 @@ impl Program for Extend {
         let (token, choice) = prompt.next_token(pass, x, choosing, |layer, new| {
             let cache = update_cache(pass, arguments.caches[layer], new, inputs.slot);
             caches.push(cache);
-            let of_batch: LayerCache<Tensor<'b>> =
-                cache.map(|_, x| x.slice(0, 0, self.batch as i64));
-            in_compute_dtype(of_batch, pass.compute())
+            let of_prompts: LayerCache<Tensor<'b>> = cache.map(|_, x| {
+                let of_batch = x.slice(0, 0, self.batch as i64);
+                match self.reach == self.cache {
+                    true => of_batch,
+                    false => of_batch.slice(2, 0, self.reach as i64),
+                }
+            });
+            in_compute_dtype(of_prompts, pass.compute())
         });
         Outcome {
             results: PromptResults { token },
@@ -118,11 +127,11 @@ impl Program for Extend {
 }
 
 impl Extend {
-    /// Which slots of the cache each token sees, [batch, chunk, cache] (pred): those up to its own
+    /// Which slots of the caches each token sees, [batch, chunk, reach] (pred): those up to its own
     /// that hold no padding.
     fn visible<'b>(&self, key_mask: Tensor<'b>, slot: Tensor<'b>) -> Tensor<'b> {
         let b = key_mask.builder();
-        let dims = [self.batch as i64, self.chunk as i64, self.cache as i64];
+        let dims = [self.batch as i64, self.chunk as i64, self.reach as i64];
         let query = b.indices(&dims, 1);
         let own = query + slot.everywhere_in(query);
         let causal = b.indices(&dims, 2).at_most(own);
