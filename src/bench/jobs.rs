@@ -119,9 +119,11 @@ fn session(
     prompts: &[Vec<u32>],
     lengths: &[usize],
 ) -> Result<Run> {
-    let mut generate = GenerateOptions::default();
-    generate.batch_size = options.batch_size;
-    generate.max_new_tokens = options.reply_tokens.1;
+    let generate = GenerateOptions {
+        batch_size: options.batch_size,
+        max_new_tokens: options.reply_tokens.1,
+        ..GenerateOptions::default()
+    };
     let pairs = prompts.iter().zip(lengths).enumerate();
     let mut jobs = pairs.map(|(index, (prompt, &length))| Job {
         index,
@@ -157,10 +159,12 @@ fn batches(
     let began = Instant::now();
     let size = options.batch_size;
     for (prompts, lengths) in prompts.chunks(size).zip(lengths.chunks(size)) {
-        let mut generate = GenerateOptions::default();
-        generate.batch_size = size;
         // The batch runs until its longest reply ends.
-        generate.max_new_tokens = lengths.iter().copied().max().unwrap_or(1);
+        let generate = GenerateOptions {
+            batch_size: size,
+            max_new_tokens: lengths.iter().copied().max().unwrap_or(1),
+            ..GenerateOptions::default()
+        };
         let tell = |event: Event<'_>| {
             if let Event::Finished(mut generation) = event {
                 generation.token_ids.truncate(lengths[generation.index]);

@@ -66,10 +66,11 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<Outcome> {
         .sampling
         .options(model.generation(), model.tokenizer())?;
     sampling.validate(model.config().vocab_size(), args.max_new_tokens)?;
-    let mut options = ConversationOptions::default();
-    options.sampling = sampling;
-    options.max_new_tokens = args.max_new_tokens;
-    options.max_length = args.max_length;
+    let options = ConversationOptions {
+        sampling,
+        max_new_tokens: args.max_new_tokens,
+        max_length: args.max_length,
+    };
     if let Some(system) = &args.system {
         // A template that refuses it says so now, and not at the first message.
         let messages = [Message::new("system", system), Message::new("user", "")];
@@ -272,10 +273,7 @@ impl Input {
             while let Some(begun) = line.strip_suffix('\\') {
                 message.push_str(begun);
                 message.push('\n');
-                line = match self.line(". ")? {
-                    Some(next) => next,
-                    None => String::new(),
-                };
+                line = self.line(". ")?.unwrap_or_default();
             }
             message.push_str(&line);
         }

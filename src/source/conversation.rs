@@ -106,10 +106,12 @@ impl<'a> Conversation<'a> {
         if model.tokenizer().is_none() {
             return Err(Error::NoTokenizer);
         }
-        let mut size = SessionOptions::default();
-        size.rows = 1;
-        size.max_length = options.max_length;
-        size.sampling = options.sampling.clone();
+        let size = SessionOptions {
+            rows: 1,
+            max_length: options.max_length,
+            sampling: options.sampling.clone(),
+            ..SessionOptions::default()
+        };
         Ok(Self {
             stops: StopStrings::new(&options.sampling.stop)?,
             session: Session::new(model.engine(), &size)?,
