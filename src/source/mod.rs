@@ -4,4 +4,4 @@ mod loaded;
 mod model;
 
 pub use loaded::{Completion, LoadedModel};
-pub use model::{Model, open_checkpoint};
+pub use model::{Model, fitted, open_checkpoint};

@@ -6,7 +6,7 @@ use super::loaded::LoadedModel;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::GemmaConfig;
 use crate::engine::{Engine, LoadOptions, Result};
-use crate::model::name_tables;
+use crate::model::{name_tables, unused_parameters};
 use crate::tokenizer::Tokenizer;
 
 /// A model in a folder: its configuration, checkpoint and tokenizer, opened but not yet on a
@@ -29,6 +29,14 @@ pub fn open_checkpoint(path: &Path) -> checkpoint::Result<Checkpoint> {
     Checkpoint::open(path)?.canonical(&name_tables())
 }
 
+/// The checkpoint without what a model of this configuration has no use for: rows that pad the
+/// embedding, and keys and values of layers that share the cache of another.
+#[must_use]
+pub fn fitted(checkpoint: &Checkpoint, config: &GemmaConfig) -> Checkpoint {
+    let checkpoint = checkpoint.for_vocabulary(config.vocab_size());
+    checkpoint.without(&unused_parameters(config))
+}
+
 impl Model {
     /// Opens the model in a folder: config.json, the weights, and tokenizer.json or tokenizer.model
     /// where one of them is there.
@@ -40,7 +48,7 @@ impl Model {
         let folder = folder.as_ref();
         let config = GemmaConfig::from_dir(folder)?;
         Ok(Self {
-            checkpoint: open_checkpoint(folder)?.for_vocabulary(config.vocab_size()),
+            checkpoint: fitted(&open_checkpoint(folder)?, &config),
             tokenizer: Tokenizer::from_dir(folder, config.bos_token_id())?,
             folder: folder.to_path_buf(),
             config,

@@ -3,10 +3,12 @@
 //!
 //! Which names there are is declared by the model's modules, as
 //! [`StoredAs`](crate::naming::StoredAs); here they are applied. Dots between names count as
-//! slashes, and a `params/` or `transformer/` that all names begin with as nothing. No bytes move:
-//! what is stored in another order, or several tensors in one, becomes views.
+//! slashes, and a `params/` or `transformer/` that all names begin with as nothing. Of a multimodal
+//! model the text model is taken. No bytes move: what is stored in another order, or several
+//! tensors in one, becomes views.
 
 mod notation;
+mod parts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,18 +20,28 @@ use crate::naming::{NameTable, Naming, filled};
 /// Tensors by name.
 type Tensors = BTreeMap<Arc<str>, Tensor>;
 
-/// The tensors by Flax's names and in Flax's layouts, and what they were stored by. Tensors that
-/// the table does not name stay as they are.
-pub(super) fn canonical(stored: &Tensors, table: &NameTable) -> Result<(Tensors, Naming)> {
-    let names = plain_names(stored.keys().map(Arc::as_ref));
+/// Tensors by Flax's names.
+pub(super) struct Canonical {
+    pub tensors: Tensors,
+    /// What they were stored by.
+    pub naming: Naming,
+    /// The parts of a multimodal model that are left out, each with the number of its tensors.
+    pub other_parts: Vec<String>,
+}
+
+/// The tensors by Flax's names and in Flax's layouts. Tensors that the table does not name stay as
+/// they are.
+pub(super) fn canonical(stored: &Tensors, table: &NameTable) -> Result<Canonical> {
+    let Plain { names, other_parts } = Plain::of(stored.keys().map(Arc::as_ref));
     let width = names
         .iter()
         .zip(stored.values())
-        .find_map(|(name, tensor)| table.width(name, tensor.shape()));
+        .find_map(|(name, tensor)| table.width(name.as_ref()?, tensor.shape()));
 
     let mut found = Naming::Unknown;
     let mut tensors = Tensors::new();
     for (plain, tensor) in names.iter().zip(stored.values()) {
+        let Some(plain) = plain else { continue };
         if table.is_own(plain) {
             if found == Naming::Unknown {
                 found = Naming::Flax;
@@ -65,31 +77,65 @@ pub(super) fn canonical(stored: &Tensors, table: &NameTable) -> Result<(Tensors,
             insert(&mut tensors, tensor.viewed(name, layout))?;
         }
     }
-    Ok((tensors, found))
+    Ok(Canonical {
+        tensors,
+        naming: found,
+        other_parts,
+    })
 }
 
 /// The table that names the most of the stored tensors; the first of equals.
 pub(super) fn best<'t>(stored: &Tensors, tables: &'t [NameTable]) -> Option<&'t NameTable> {
-    let names = plain_names(stored.keys().map(Arc::as_ref));
+    let Plain { names, .. } = Plain::of(stored.keys().map(Arc::as_ref));
     let known = |table: &NameTable| {
         let known = |name: &&String| table.is_own(name) || table.rules_of(name).next().is_some();
-        names.iter().filter(known).count()
+        names.iter().flatten().filter(known).count()
     };
     // `max_by_key` gives the last of equals.
     tables.iter().rev().max_by_key(|table| known(table))
 }
 
-/// The stored names as the table writes them.
-fn plain_names<'n>(stored: impl Iterator<Item = &'n str>) -> Vec<String> {
-    let mut names: Vec<String> = stored.map(|name| name.replace('.', "/")).collect();
-    for wrapping in ["params/", "transformer/"] {
-        if names.iter().all(|name| name.starts_with(wrapping)) {
-            for name in &mut names {
-                name.drain(..wrapping.len());
+/// The stored names as a table writes them.
+struct Plain {
+    /// A name for each stored one; none for a tensor of another part of a multimodal model.
+    names: Vec<Option<String>>,
+    /// Those parts.
+    other_parts: Vec<String>,
+}
+
+impl Plain {
+    fn of<'n>(stored: impl Iterator<Item = &'n str>) -> Self {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        let mut names: Vec<Option<String>> = stored
+            .map(|name| {
+                let name = name.replace('.', "/");
+                match parts::other_part(&name) {
+                    None => Some(name),
+                    Some(part) => {
+                        *counts.entry(part.to_owned()).or_default() += 1;
+                        None
+                    }
+                }
+            })
+            .collect();
+        for wrapping in ["params/", "transformer/"] {
+            let mut text = names.iter().flatten();
+            if text.all(|name| name.starts_with(wrapping)) {
+                for name in names.iter_mut().flatten() {
+                    name.drain(..wrapping.len());
+                }
             }
         }
+        for name in names.iter_mut().flatten() {
+            if let Some(alone) = parts::of_text(name) {
+                *name = alone;
+            }
+        }
+        Self {
+            names,
+            other_parts: parts::described(&counts),
+        }
     }
-    names
 }
 
 /// Adds a tensor whose name must be new.

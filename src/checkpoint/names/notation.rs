@@ -10,25 +10,56 @@ pub(super) struct Axes {
 }
 
 impl Axes {
-    /// Reads `2 k d h` against a shape. `width` is the size that d must have, where it is known.
+    /// Reads `2 k d h` against a shape; `e (2 f) d` has a dimension that runs over two axes.
+    /// `width` is the size that d must have, where it is known.
     pub(super) fn fit(notation: &str, shape: &[usize], width: Option<usize>) -> Option<Self> {
-        let mut letters = Vec::new();
-        let mut parts = None;
-        let symbols: Vec<char> = notation.chars().filter(|c| *c != ' ').collect();
-        if symbols.len() != shape.len() {
-            return None;
-        }
-        for (symbol, axis) in symbols.into_iter().zip(c_order(shape)) {
-            match symbol.to_digit(10) {
-                Some(count) if axis.size != count as usize => return None,
-                Some(_) => parts = Some(axis.stride),
-                None if symbol == 'd' && width.is_some_and(|width| width != axis.size) => {
-                    return None;
-                }
-                None => letters.push((symbol, axis)),
+        let mut axes = Self {
+            letters: Vec::new(),
+            parts: None,
+        };
+        let mut dimensions = c_order(shape);
+        let mut symbols = notation.chars().filter(|c| *c != ' ');
+        while let Some(symbol) = symbols.next() {
+            let axis = dimensions.next()?;
+            if symbol != '(' {
+                axes.add(symbol, axis, width)?;
+                continue;
             }
+            let (digit, letter) = (symbols.next()?, symbols.next()?);
+            let outer = digit.to_digit(10)? as usize;
+            if symbols.next() != Some(')') || outer == 0 || !axis.size.is_multiple_of(outer) {
+                return None;
+            }
+            let inner = axis.size / outer;
+            let stride = axis.stride * inner;
+            axes.add(
+                digit,
+                Axis {
+                    size: outer,
+                    stride,
+                },
+                width,
+            )?;
+            axes.add(
+                letter,
+                Axis {
+                    size: inner,
+                    ..axis
+                },
+                width,
+            )?;
         }
-        Some(Axes { letters, parts })
+        dimensions.next().is_none().then_some(axes)
+    }
+
+    fn add(&mut self, symbol: char, axis: Axis, width: Option<usize>) -> Option<()> {
+        match symbol.to_digit(10) {
+            Some(count) if axis.size != count as usize => return None,
+            Some(_) => self.parts = Some(axis.stride),
+            None if symbol == 'd' && width.is_some_and(|width| width != axis.size) => return None,
+            None => self.letters.push((symbol, axis)),
+        }
+        Some(())
     }
 
     /// The view that `notation`, such as `d (k h)`, asks for, of the part with this number.
@@ -73,6 +104,16 @@ mod tests {
         assert_eq!((layout.offset, layout.shape()), (105, vec![5, 21]));
         let strides: Vec<usize> = layout.axes().iter().map(|axis| axis.stride).collect();
         assert_eq!(strides, [7, 35, 1]);
+    }
+
+    #[test]
+    fn a_dimension_may_run_over_parts_and_within_them() {
+        let axes = Axes::fit("e (2 f) d", &[3, 14, 5], Some(5)).unwrap();
+        let layout = axes.arrange("d e f", 1);
+        assert_eq!((layout.offset, layout.shape()), (35, vec![5, 3, 7]));
+        let strides: Vec<usize> = layout.axes().iter().map(|axis| axis.stride).collect();
+        assert_eq!(strides, [1, 70, 5]);
+        assert!(Axes::fit("e (2 f) d", &[3, 13, 5], Some(5)).is_none());
     }
 
     #[test]
