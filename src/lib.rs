@@ -81,9 +81,11 @@ pub mod executables;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod input_file;
+mod json_text;
 #[allow(unsafe_code)]
 // Threads that share a result, and vector instructions: see its documentation.
 pub mod kernel;
+mod leftovers;
 pub mod model;
 pub mod naming;
 pub mod parity;
@@ -95,6 +97,7 @@ pub mod sampling;
 pub mod sharding;
 pub mod source;
 pub mod tokenizer;
+mod trusted;
 mod whole_file;
 
 pub use engine::{GenerateOptions, LoadOptions};

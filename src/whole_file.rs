@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
+use crate::leftovers;
+
 /// What the name of an unfinished file begins with.
 pub(crate) const UNFINISHED: &str = ".unfinished-";
 /// The most links that are followed from a name, as on Linux.
@@ -57,7 +59,10 @@ impl WholeFile {
             // The umask takes its part off these; a temporary file is for its owner alone.
             builder.permissions(Permissions::from_mode(0o666));
         }
+        leftovers::sweep(folder, |name| name.starts_with(UNFINISHED));
         let file = builder.prefix(UNFINISHED).tempfile_in(folder)?;
+        // Until it has its name; see `leftovers`. Not all file systems have locks.
+        let _ = file.as_file().try_lock();
         let permissions = match mode {
             Mode::Users => replaced,
             Mode::Exactly(bits) => Some(Permissions::from_mode(bits)),
@@ -70,6 +75,14 @@ impl WholeFile {
             target,
             durable,
         })
+    }
+
+    /// Whether nothing has been written.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.file.as_file().metadata()?.len() == 0)
     }
 
     /// Gives the file its name.

@@ -156,3 +156,85 @@ fn an_unfinished_save_and_a_damaged_manifest_are_named() {
         .write_stdin(PROMPTS);
     fails_naming(&mut generate, &["manifest.ocdbt", "CRC-32C"]);
 }
+
+/// Gemma 2B as DeepMind stores it, without any chunk: all parameters are zero.
+fn gemma_2b_of_zeros(folder: &Path) {
+    let mut arrays = vec![
+        (
+            "transformer/embedder.input_embedding".to_owned(),
+            vec![256_128, 2048],
+        ),
+        ("transformer/final_norm.scale".to_owned(), vec![2048]),
+    ];
+    for layer in 0..18 {
+        for (name, shape) in [
+            ("attn/q_einsum.w", vec![8, 2048, 256]),
+            ("attn/kv_einsum.w", vec![2, 1, 2048, 256]),
+            ("attn/attn_vec_einsum.w", vec![8, 256, 2048]),
+            ("mlp/gating_einsum.w", vec![2, 2048, 16_384]),
+            ("mlp/linear.w", vec![16_384, 2048]),
+            ("pre_attention_norm.scale", vec![2048]),
+            ("pre_ffw_norm.scale", vec![2048]),
+        ] {
+            arrays.push((format!("transformer/layer_{layer}/{name}"), shape));
+        }
+    }
+    for (name, shape) in arrays {
+        let metadata = serde_json::json!({
+            "zarr_format": 2, "shape": shape, "chunks": shape, "dtype": "bfloat16", "order": "C",
+            "compressor": null, "fill_value": null, "filters": null,
+        });
+        let array = folder.join(name);
+        fs::create_dir_all(&array).unwrap();
+        fs::write(array.join(".zarray"), metadata.to_string()).unwrap();
+    }
+    fs::write(folder.join("_METADATA"), "{\"tree_metadata\": {}}").unwrap();
+}
+
+#[test]
+fn without_a_configuration_the_model_is_recognised_and_its_tokenizer_is_found_above() {
+    let dir = TempDir::new().unwrap();
+    let item = dir.path().join("7/items");
+    gemma_2b_of_zeros(&item);
+    fs::copy(
+        data("gemma-small/tokenizer.json"),
+        dir.path().join("tokenizer.json"),
+    )
+    .unwrap();
+    let inspect = |folder: &Path| {
+        let mut command = gemma_xla();
+        let output = command.args(["inspect", "--json"]).arg(folder).output();
+        let output = output.unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (report, output.status.code())
+    };
+    for folder in [&item, dir.path()] {
+        let (report, status) = inspect(folder);
+        assert_eq!(report["config"]["assumed"], "gemma-2b", "{report}");
+        assert_eq!((&report["fit"]["fits"], status), (&true.into(), Some(0)));
+        assert_eq!(report["tokenizer"]["file"], "tokenizer.json");
+        assert_eq!(report["total"]["parameters"], 2_506_172_416_u64);
+    }
+    let text = gemma_xla().arg("inspect").arg(&item).output().unwrap();
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(text.contains("shapes are those of gemma-2b"), "{text}");
+
+    // One array more, and it is no model that is known.
+    let extra = item.join("transformer/layer_18/pre_ffw_norm.scale");
+    fs::create_dir_all(&extra).unwrap();
+    let scale = item.join("transformer/layer_17/pre_ffw_norm.scale/.zarray");
+    fs::copy(scale, extra.join(".zarray")).unwrap();
+    let (report, _) = inspect(&item);
+    assert!(report["config"]["assumed"].is_null());
+    let mut generate = gemma_xla();
+    generate.args(["generate", "She", "--model"]).arg(&item);
+    fails_naming(&mut generate, &["config.json"]);
+}
+
+#[test]
+fn a_run_of_which_a_folder_is_named_checkpoint_is_read() {
+    let (_dir, folder) = model("flat", "checkpoint");
+    fs::create_dir(folder.join("checkpoint/checkpoint")).unwrap();
+    let mut command = gemma_xla();
+    command.arg("inspect").arg(&folder).assert().success();
+}

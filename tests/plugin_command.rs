@@ -113,7 +113,7 @@ fn pip_is_asked_for_the_pinned_version_for_this_kind_of_machine_from_wherever_it
     command.env("FAKE_PIP_LOG", &log).assert().code(1);
     let arguments = fs::read_to_string(log).unwrap();
     let arguments: Vec<&str> = arguments.lines().collect();
-    assert!(arguments.starts_with(&["-m", "pip", "download"]));
+    assert!(arguments.starts_with(&["-I", "-m", "pip", "download"]));
     assert!(arguments.contains(&"xla-cpu-pjrt==0.0.1"));
     assert!(arguments.contains(&"manylinux_2_27_x86_64"));
     assert!(arguments.contains(&"--no-deps"));
@@ -258,4 +258,57 @@ fn a_tpu_that_is_not_there_is_said_at_once() {
         matches!(error, gemma_xla::plugin::Error::NoTpu),
         "an empty file would be called something else once it is loaded: {error}"
     );
+}
+
+#[test]
+fn modules_in_the_working_directory_and_in_pythonpath_are_not_run() {
+    let folder = TempDir::new().unwrap();
+    let ran = folder.path().join("ran");
+    for place in ["here", "there"] {
+        let pip = folder.path().join(place).join("pip");
+        fs::create_dir_all(&pip).unwrap();
+        let main = format!("open({:?}, 'w').close()", ran.to_str().unwrap());
+        for name in ["__init__.py", "__main__.py"] {
+            fs::write(pip.join(name), &main).unwrap();
+        }
+    }
+    // Whether there is a pip and an index to download from does not matter here.
+    plugin(&folder, &["install", "cpu"])
+        .current_dir(folder.path().join("here"))
+        .env("PYTHONPATH", folder.path().join("there"))
+        .env("PIP_NO_INDEX", "1")
+        .env_remove("GEMMA_XLA_PYTHON")
+        .assert()
+        .code(1);
+    assert!(!ran.exists());
+}
+
+#[test]
+fn a_plugin_that_others_can_write_to_is_not_loaded() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("plugin.so");
+    fs::write(&library, "not a library").unwrap();
+    let set_mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    set_mode(&library, 0o666);
+    let mut command = gemma_xla();
+    command
+        .args(["generate", "She", "--model"])
+        .arg(common::data("gemma-small"))
+        .arg("--device")
+        .arg(&library);
+    fails_naming(&mut command, &["plugin.so", "chmod go-w"]);
+    set_mode(&library, 0o644);
+    set_mode(folder.path(), 0o777);
+    fails_naming(
+        &mut command,
+        &["chmod go-w", folder.path().to_str().unwrap()],
+    );
+    // Now the library itself is what is wrong.
+    set_mode(folder.path(), 0o755);
+    let output = command.output().unwrap();
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("chmod"));
 }

@@ -599,3 +599,169 @@ fn values_that_overflow_a_cast_are_counted() {
         stderr(&output)
     );
 }
+
+#[test]
+fn names_that_programs_wrap_and_names_without_a_head_give_the_same_tokens() {
+    let expected = generated(&data("gemma-small")).0;
+    for rename in [
+        |name: &str| format!("_orig_mod.{name}"),
+        |name: &str| format!("module.{name}"),
+        |name: &str| format!("base_model.model.{name}"),
+        |name: &str| format!("params/params/{name}"),
+        |name: &str| name.replacen("model/", "", 1),
+    ] {
+        let model = as_safetensors("gemma-small", |tensors| {
+            for tensor in tensors {
+                tensor.name = rename(&tensor.name);
+            }
+        });
+        assert_eq!(generated(model.path()).0, expected, "{}", rename("model/x"));
+    }
+}
+
+/// A msgpack file of these tensors, by joined names.
+fn msgpack(tensors: &[Stored]) -> Vec<u8> {
+    use rmp::encode::{
+        write_array_len, write_bin, write_ext_meta, write_map_len, write_str, write_uint,
+    };
+    let mut file = Vec::new();
+    write_map_len(&mut file, tensors.len() as u32).expect("written");
+    for tensor in tensors {
+        let mut leaf = Vec::new();
+        write_array_len(&mut leaf, 3).expect("written");
+        write_array_len(&mut leaf, tensor.shape.len() as u32).expect("written");
+        for &size in &tensor.shape {
+            write_uint(&mut leaf, size as u64).expect("written");
+        }
+        let dtype = match tensor.dtype {
+            "F64" => "float64",
+            "BF16" => "bfloat16",
+            other => panic!("{other}"),
+        };
+        write_str(&mut leaf, dtype).expect("written");
+        write_bin(&mut leaf, &tensor.bytes).expect("written");
+        write_str(&mut file, &tensor.name).expect("written");
+        write_ext_meta(&mut file, leaf.len() as u32, 1).expect("written");
+        file.extend(leaf);
+    }
+    file
+}
+
+#[test]
+fn float64_norms_in_msgpack_give_the_tokens_of_the_bfloat16_ones() {
+    let mut tensors = tensors_of("gemma-small");
+    for tensor in tensors.iter_mut().filter(|t| t.name.ends_with("weight")) {
+        tensor.bytes = widened(&tensor.bytes);
+        tensor.dtype = "F64";
+    }
+    let model = copy_of("gemma-small");
+    fs::write(model.path().join(MSGPACK), msgpack(&tensors)).expect("written");
+    let (tokens, said) = generated(model.path());
+    assert_eq!(tokens, generated(&data("gemma-small")).0);
+    assert!(said.contains("9 tensors are float64"), "{said}");
+}
+
+#[test]
+fn a_configuration_as_python_writes_it_is_read_and_converted() {
+    let model = copy_of("gemma-small");
+    let file = model.path().join("config.json");
+    let text = fs::read_to_string(&file).expect("read");
+    let text = text.replacen(
+        '{',
+        "{\n  \"classifier_dropout\": NaN, \"limit\": -Infinity,",
+        1,
+    );
+    let text = text.replace("\"pad_token_id\": 0", "\"pad_token_id\": -1");
+    fs::write(&file, &text).expect("written");
+    let expected = generated(&data("gemma-small")).0;
+    assert_eq!(generated(model.path()).0, expected);
+    let (report, output) = inspect(model.path());
+    assert!(output.status.success());
+    assert_eq!(report["config"]["values"]["pad_token_id"], -1);
+
+    let place = TempDir::new().expect("a folder");
+    let out = place.path().join("out");
+    let mut convert = gemma_xla();
+    convert.arg("convert").arg(model.path()).arg(&out);
+    convert
+        .args(["--to", "npz", "--dtype", "f32"])
+        .assert()
+        .success();
+    let written = fs::read_to_string(out.join("config.json")).expect("read");
+    assert!(
+        written.contains("\"torch_dtype\": \"float32\""),
+        "{written}"
+    );
+    assert!(written.contains("NaN, \"limit\": -Infinity,"), "{written}");
+}
+
+#[test]
+fn a_reference_that_is_something_else_is_named() {
+    let place = TempDir::new().expect("a folder");
+    let file = place.path().join("what-flax-computed.npz");
+    for (content, said) in [
+        (POINTER, "Git LFS pointer"),
+        ("<!DOCTYPE html>", "HTML page"),
+        ("junk", "not an npz file"),
+    ] {
+        fs::write(&file, content).expect("written");
+        let mut parity = gemma_xla();
+        parity.args(["parity", "--model"]).arg(data("gemma-small"));
+        fails_naming(parity.arg(&file), &["what-flax-computed.npz", said]);
+    }
+    fs::remove_file(&file).expect("removed");
+    let mut parity = gemma_xla();
+    parity.args(["parity", "--model"]).arg(data("gemma-small"));
+    fails_naming(
+        parity.arg(&file),
+        &["what-flax-computed.npz", "no such file"],
+    );
+}
+
+#[test]
+fn xla_flags_are_named_before_xla_ends_the_process_at_one() {
+    let output = gemma_xla()
+        .args(["generate", "She", "--max-new-tokens", "1", "--model"])
+        .arg(data("gemma-small"))
+        .env("XLA_FLAGS", "--xla_no_such_flag=1")
+        .output()
+        .expect("the binary runs");
+    let said = stderr(&output);
+    assert!(!output.status.success());
+    let line = |part: &str| said.lines().position(|line| line.contains(part));
+    let ours = line("XLA_FLAGS is --xla_no_such_flag=1").expect("our line");
+    assert!(ours < line("Unknown flag").expect("XLA's line"), "{said}");
+}
+
+/// gemma-small with a NaN in a weight of this layer.
+fn not_a_number_in(layer: usize) -> TempDir {
+    as_safetensors("gemma-small", |tensors| {
+        let name = format!("model/layers/{layer}/mlp/down_proj/kernel");
+        let tensor = tensors.iter_mut().find(|tensor| tensor.name == name);
+        tensor.expect("a kernel").bytes[..2].copy_from_slice(&[0xc0, 0x7f]);
+    })
+}
+
+#[test]
+fn logits_that_are_not_numbers_end_a_row_with_a_warning_that_names_the_layer() {
+    for check in [&[][..], &["--check-numerics"]] {
+        let model = not_a_number_in(2);
+        let output = generate(model.path())
+            .args(check)
+            .output()
+            .expect("the binary runs");
+        let said = stderr(&output);
+        assert!(output.status.success(), "{said}");
+        let line: Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
+        assert_eq!(line["token_ids"], json!([]), "{said}");
+        assert!(
+            said.contains("not numbers") && said.contains("layer 2"),
+            "{said}"
+        );
+    }
+    let output = generate(&data("gemma-small"))
+        .arg("--check-numerics")
+        .output()
+        .expect("the binary runs");
+    assert!(!stderr(&output).contains("not numbers"));
+}

@@ -2,13 +2,18 @@
 
 use std::path::Path;
 
-use gemma_xla::tokenizer::Tokenizer;
+use gemma_xla::tokenizer::{BoundaryTokens, Tokenizer};
 use gemma_xla_fuzz::{FILE, leave_caught_panics, one_line};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     leave_caught_panics();
-    match Tokenizer::from_model(Path::new(FILE), bytes, Some(2)) {
+    let tokens = BoundaryTokens {
+        post_processor: false,
+        bos: None,
+        eos: None,
+    };
+    match Tokenizer::from_model(Path::new(FILE), bytes, &tokens) {
         Ok(tokenizer) => {
             for text in ["", "It is a truth", "a\u{2581}b  \u{1f600}\u{5d0}<bos>"] {
                 if let Ok(ids) = tokenizer.encode(text) {

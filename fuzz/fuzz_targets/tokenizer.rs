@@ -2,13 +2,17 @@
 
 use std::path::Path;
 
-use gemma_xla::tokenizer::Tokenizer;
+use gemma_xla::tokenizer::{BoundaryTokens, Tokenizer};
 use gemma_xla_fuzz::{FILE, leave_caught_panics, one_line};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     leave_caught_panics();
-    match Tokenizer::from_json(Path::new(FILE), bytes, Some(2)) {
+    let tokens = BoundaryTokens {
+        post_processor: true,
+        ..BoundaryTokens::default()
+    };
+    match Tokenizer::from_json(Path::new(FILE), bytes, &tokens) {
         Ok(tokenizer) => {
             for text in ["", "It is a truth", "a\u{2581}b  \u{1f600}\u{5d0}"] {
                 match tokenizer.encode(text) {

@@ -1,14 +1,16 @@
 //! Where a checkpoint's chat template and its special tokens stand.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use minijinja::Value;
 use serde_json::{Map, Value as Json};
 
 use super::{Error, Result};
+use crate::input_file;
+use crate::json_text;
 
 /// The file of a template by itself, which newer versions of Transformers write; it goes before
 /// [`CONFIG_FILE`]'s.
@@ -167,7 +169,7 @@ fn text(file: &Path, key: &str, token: &Json) -> Result<Option<String>> {
 }
 
 fn object(file: &Path, content: &str) -> Result<Map<String, Json>> {
-    match serde_json::from_str(content) {
+    match serde_json::from_slice(&json_text::standard(content.as_bytes())) {
         Ok(Json::Object(config)) => Ok(config),
         Ok(_) => Err(wrong_type(file, "the file", "an object")),
         Err(source) => Err(Error::Json {
@@ -206,15 +208,7 @@ fn is_absent(file: &Path, problem: &io::Error) -> bool {
 }
 
 fn read_whole(file: &Path) -> io::Result<String> {
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mut content = String::new();
-    let read = File::open(file)?
-        .take(MAX_FILE + 1)
-        .read_to_string(&mut content)?;
-    if read as u64 > MAX_FILE {
-        return Err(io::Error::other(format!("larger than {MAX_FILE} bytes")));
-    }
-    Ok(content)
+    let content = input_file::read(file, MAX_FILE)?;
+    let too_large = || io::Error::other(format!("larger than {MAX_FILE} bytes"));
+    String::from_utf8(content.ok_or_else(too_large)?).map_err(io::Error::other)
 }

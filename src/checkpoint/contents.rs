@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::json_text;
+
 /// The most names that a message lists.
 const MOST_NAMES: usize = 8;
 
@@ -60,6 +62,8 @@ fn quantised_config(folder: &Path) -> bool {
     crate::input_file::read(&folder.join(crate::config::CONFIG_FILE), LIMIT)
         .ok()
         .flatten()
-        .and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok())
+        .and_then(|text| {
+            serde_json::from_slice::<serde_json::Value>(&json_text::standard(&text)).ok()
+        })
         .is_some_and(|config| config.get("quantization_config").is_some())
 }

@@ -146,6 +146,11 @@ impl Checkpoint {
     pub fn canonical(&self, tables: &[NameTable]) -> Result<Self> {
         let stored = &self.inner.tensors;
         let undone = maxtext::canonical(stored, Sizes::default())?;
+        let layers = match undone {
+            Some(_) => None,
+            None => names::unstacked(stored, tables)?,
+        };
+        let stored = layers.as_ref().unwrap_or(stored);
         let Some(table) = names::best(undone.as_ref().unwrap_or(stored), tables) else {
             return Ok(self.clone());
         };

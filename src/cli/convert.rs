@@ -18,6 +18,7 @@ use crate::config::{CONFIG_FILE, GemmaConfig};
 use crate::dtype::DType;
 use crate::hub::Wanted;
 use crate::input_file;
+use crate::json_text;
 use crate::source::{fitted, open_checkpoint};
 
 /// Options of `convert`.
@@ -62,7 +63,9 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
     let source = locate(&args.source, args.revision.as_deref(), Wanted::Checkpoint)?;
     leave_interrupts();
     let interrupted = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, interrupted.clone())?;
+    }
 
     let folder = folder_of(&source);
     let mut checkpoint = open_checkpoint(&source)?;
@@ -129,7 +132,8 @@ fn is_tied(folder: &Path) -> anyhow::Result<bool> {
     };
     // What else is wrong with the file does not matter here: it is copied as it is.
     let Some(config) = content.and_then(|text| {
-        serde_json::from_slice::<serde_json::Map<_, serde_json::Value>>(&text).ok()
+        serde_json::from_slice::<serde_json::Map<_, serde_json::Value>>(&json_text::standard(&text))
+            .ok()
     }) else {
         return Ok(false);
     };

@@ -21,6 +21,7 @@ fn described(error: &(dyn Error + 'static)) -> String {
             format!("--{}: {problem}", argument.replace('_', "-"))
         }
         Some(engine::Error::Split(split)) => format!("--mesh {split}"),
+        Some(engine::Error::Executables(error)) => format!("--executables: {error}"),
         _ if error.is::<SplitError>() => format!("--mesh {error}"),
         _ => error.to_string(),
     }

@@ -9,10 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag::register_conditional_shutdown;
 
 use super::Outcome;
 use super::input::{InputFormat, Prompt, Prompts, read_prompts};
 use super::model::{ModelArgs, load_opened};
+use super::numerics::Numerics;
 use super::output::{Output, OutputFormat, write_jsonl};
 use super::terminal;
 use crate::engine::{self, Engine, Event, GenerateOptions, GenerateSummary, Generation};
@@ -56,6 +59,10 @@ pub struct GenerateArgs {
     /// Folder of executables that `plan --save` wrote, to load instead of compiling
     #[arg(long, value_name = "DIR")]
     executables: Option<PathBuf>,
+    /// Look at the logits of each row and, where they are not numbers, name the first layer with
+    /// such values; without it only rows whose tokens look like it are looked at
+    #[arg(long)]
+    check_numerics: bool,
     /// Write text as it is generated
     #[arg(long)]
     stream: bool,
@@ -100,13 +107,11 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
 
     super::source::leave_interrupts();
     let interrupted = Arc::new(AtomicBool::new(false));
-    // The second SIGINT ends the process at once, in case a call to the device hangs.
-    signal_hook::flag::register_conditional_shutdown(
-        signal_hook::consts::SIGINT,
-        130,
-        interrupted.clone(),
-    )?;
-    signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
+    // The second signal ends the process at once, in case a call to the device hangs.
+    for (signal, status) in [(SIGINT, 130), (SIGTERM, 143)] {
+        register_conditional_shutdown(signal, status, interrupted.clone())?;
+        signal_hook::flag::register(signal, interrupted.clone())?;
+    }
 
     let mut output = Output::open("--output", args.output.as_deref())?;
     let mut options = arguments.options();
@@ -128,6 +133,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
         tokenizer: loaded.tokenizer(),
         output: output.writer(),
         interrupted: &interrupted,
+        numerics: Numerics::new(engine, args.check_numerics),
         rows: ids
             .iter()
             .map(|prompt| Row {
@@ -222,6 +228,7 @@ struct Printer<'a> {
     tokenizer: Option<&'a Tokenizer>,
     output: &'a mut dyn Write,
     interrupted: &'a AtomicBool,
+    numerics: Numerics<'a>,
     rows: Vec<Row<'a>>,
     /// The row whose text is being written; later rows wait for their turn.
     current: usize,
@@ -308,7 +315,14 @@ impl Printer<'_> {
                         false => Ok(()),
                     })
             }
-            Event::Finished(generation) => self.write_finished(&generation),
+            Event::Finished(mut generation) => {
+                let index = generation.index;
+                let (prompt, ids) = (&self.prompts[index], &self.ids[index]);
+                let checked = self.numerics.check(prompt, ids, &mut generation);
+                checked
+                    .map_err(anyhow::Error::from)
+                    .and_then(|()| self.write_finished(&generation))
+            }
             Event::Shortened { index, to } => {
                 warn_shortened(&self.prompts[index], index, to);
                 Ok(())

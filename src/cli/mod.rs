@@ -8,6 +8,7 @@ mod generate;
 mod input;
 mod inspect;
 mod model;
+mod numerics;
 mod output;
 mod parity;
 mod plan;
@@ -87,6 +88,19 @@ enum Command {
     },
 }
 
+impl Command {
+    fn uses_a_plugin(&self) -> bool {
+        matches!(
+            self,
+            Command::Generate(_)
+                | Command::Parity(_)
+                | Command::Bench(_)
+                | Command::Plan(_)
+                | Command::Plugin(plugin::PluginCommand::Doctor { .. })
+        )
+    }
+}
+
 /// How a command ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -124,6 +138,9 @@ pub fn main() -> ExitCode {
         }
     }
     terminal::set_up(verbosity);
+    if cli.command.uses_a_plugin() {
+        warn_of_xla_flags();
+    }
     let outcome = match cli.command {
         Command::Generate(args) => generate::run(&args),
         Command::Parity(args) => parity::run(&args),
@@ -141,9 +158,22 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Negative) => ExitCode::FAILURE,
         Ok(Outcome::Interrupted) => ExitCode::from(130),
         Err(error) => {
-            terminal::error(flags::one_line(&error));
+            let message = flags::one_line(&error);
+            let advice = source::advice_on_cached(&message).unwrap_or_default();
+            terminal::error(format_args!("{message}{advice}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// XLA ends the process at a flag that it does not know, with a line that does not say whose it is.
+fn warn_of_xla_flags() {
+    let flags = std::env::var_os("XLA_FLAGS").unwrap_or_default();
+    if !flags.is_empty() {
+        terminal::note(format_args!(
+            "XLA_FLAGS is {}; where XLA does not know one of them, it ends this process",
+            flags.display()
+        ));
     }
 }
 

@@ -99,13 +99,18 @@ impl Output {
         }
     }
 
-    /// Gives a file its name.
+    /// Gives a file its name. One that nothing was written to, since the run was interrupted before
+    /// the first result, does not replace what has the name.
     pub fn finish(self) -> anyhow::Result<()> {
         match self {
             Output::Stream(mut stream) => Ok(stream.flush()?),
             Output::File { file, name } => {
                 let file = file.into_inner().map_err(|e| e.into_error());
-                file.and_then(WholeFile::commit).context(name)
+                let commit = |file: WholeFile| match file.is_empty()? {
+                    true => Ok(()),
+                    false => file.commit(),
+                };
+                file.and_then(commit).context(name)
             }
         }
     }

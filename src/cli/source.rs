@@ -59,6 +59,21 @@ pub(super) fn locate(
     Ok(snapshot.folder)
 }
 
+/// What to do about an error of a file in the Hub's cache, which a copy or a download may have cut
+/// short.
+pub(super) fn advice_on_cached(message: &str) -> Option<String> {
+    let file = message.split(": ").find_map(|part| {
+        let path = Path::new(part.get(part.find('/')?..)?);
+        let is_cached = path.iter().any(|part| part == "snapshots") && path.is_symlink();
+        is_cached.then_some(path)
+    })?;
+    let blob = file.canonicalize().ok();
+    let delete = blob.as_deref().unwrap_or(file).display();
+    Some(format!(
+        "; if it was cut short, delete {delete} and run again with the Hub in reach"
+    ))
+}
+
 /// One line on what was used.
 fn summary(repo: &RepoId, snapshot: &Snapshot) -> String {
     let what = match &snapshot.weights {

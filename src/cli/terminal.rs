@@ -29,6 +29,9 @@ pub(crate) enum Verbosity {
     Verbose,
 }
 
+/// The most bytes of a warning or an error.
+const MAX_MESSAGE: usize = 1 << 13;
+
 static VERBOSITY: OnceLock<Verbosity> = OnceLock::new();
 
 /// Sets, once, how much is said, and sends the library's log messages to standard error.
@@ -219,8 +222,20 @@ fn one_line(text: &str) -> String {
     escaped_line(&text.replace(['\n', '\r'], " ")).into_owned()
 }
 
+/// A message of at most [`MAX_MESSAGE`] bytes: a name in a file may have millions.
+fn shortened(message: &str) -> Cow<'_, str> {
+    if message.len() <= MAX_MESSAGE {
+        return Cow::Borrowed(message);
+    }
+    let (begin, end) = (
+        message.floor_char_boundary(MAX_MESSAGE / 2),
+        message.ceil_char_boundary(message.len() - MAX_MESSAGE / 2),
+    );
+    Cow::Owned(format!("{} … {}", &message[..begin], &message[end..]))
+}
+
 fn labelled(label: &str, colour: &str, message: &str) {
-    let message = one_line(message);
+    let message = shortened(&one_line(message)).into_owned();
     if has_colours() {
         to_stderr(&format!("\x1b[{colour}m{label}:\x1b[0m {message}"));
     } else {
@@ -294,6 +309,15 @@ mod tests {
             assert_eq!(escaped(text), shown);
         }
         assert_eq!(escaped_line("a\nb\tc"), "a\\nb\\tc");
+    }
+
+    #[test]
+    fn a_long_message_keeps_its_beginning_and_its_end() {
+        assert!(matches!(shortened("short"), Cow::Borrowed("short")));
+        let long = format!("begin{}end", "\u{e9}".repeat(1 << 20));
+        let short = shortened(&long);
+        assert!(short.len() <= MAX_MESSAGE + 8);
+        assert!(short.starts_with("begin") && short.ends_with("end"));
     }
 
     #[test]

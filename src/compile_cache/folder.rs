@@ -1,12 +1,13 @@
 //! The files of the cache.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::Key;
+use crate::trusted::{self, Distrust};
 use crate::whole_file::{Mode, UNFINISHED, WholeFile};
 
 const MAGIC: &[u8] = b"gemma-xla cache entry 1\n";
@@ -48,7 +49,10 @@ impl Folder {
     }
 
     fn try_read(&self, path: &Path, key: &Key) -> io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
+        let mut file = trusted::open(path).map_err(|distrust| match distrust {
+            Distrust::Io { source, .. } => source,
+            distrust => io::Error::other(distrust),
+        })?;
         let length = file.metadata()?.len();
         if length > self.max_bytes {
             return Err(io::Error::other("larger than the whole cache may be"));
@@ -84,6 +88,8 @@ impl Folder {
             .recursive(true)
             .mode(0o700)
             .create(&self.path)?;
+        // The folder may have been there before: nothing would be read from it.
+        trusted::check_folder(&self.path).map_err(io::Error::other)?;
         // Not waited for until it is on the disk: its checksum would show a file that a power cut
         // left without its contents.
         let mut file = WholeFile::create(&self.entry(key), Mode::Exactly(0o600), false)?;

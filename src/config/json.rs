@@ -1,11 +1,13 @@
 //! Typed access to the keys of one configuration file.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use super::ConfigError;
 use crate::input_file::{self, without_byte_order_mark};
+use crate::json_text;
 
 /// The largest configuration file that is read. Real ones have a few kilobytes.
 const MAX_FILE: u64 = 1 << 24;
@@ -43,7 +45,7 @@ pub(super) fn read_text(file: &Path) -> Result<String, ConfigError> {
 impl<'a> Object<'a> {
     /// Parses `text`, the content of `file`.
     pub(super) fn parse(file: &'a Path, text: &str) -> Result<Self, ConfigError> {
-        match serde_json::from_str(text) {
+        match serde_json::from_slice(&json_text::standard(text.as_bytes())) {
             Ok(Value::Object(keys)) => Ok(Object {
                 file,
                 path: String::new(),
@@ -134,7 +136,7 @@ impl<'a> Object<'a> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
-        let mut ids = Vec::new();
+        let (mut ids, mut seen) = (Vec::new(), HashSet::new());
         for id in value
             .as_array()
             .map_or(std::slice::from_ref(value), |list| list)
@@ -147,7 +149,7 @@ impl<'a> Object<'a> {
                 .and_then(|number| u32::try_from(number).ok())
                 .filter(|number| (*number as usize) < vocab_size)
                 .ok_or_else(|| self.out_of_vocabulary(key, id, vocab_size))?;
-            if !ids.contains(&id) {
+            if seen.insert(id) {
                 ids.push(id);
             }
         }

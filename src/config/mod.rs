@@ -42,7 +42,7 @@ pub const FLAX_ROPE_THETA: f64 = 10_000.0;
 const MAX_SIZE: usize = i32::MAX as usize;
 /// The most layers. Far above any model, low enough that a list of every layer's parameters stays
 /// small.
-const MAX_LAYERS: usize = 4096;
+pub(crate) const MAX_LAYERS: usize = 4096;
 /// The most elements of one parameter, such that its bytes in float32 can be addressed.
 const MAX_ELEMENTS: usize = isize::MAX as usize / 4;
 
@@ -166,7 +166,10 @@ impl GemmaConfig {
                 None if about("eos_token_id").has("eos_token_id") || vocab_size <= 1 => Vec::new(),
                 None => vec![1],
             },
-            pad_token_id: values::default_id(about("pad_token_id"), "pad_token_id", vocab_size, 0)?,
+            pad_token_id: match values::is_no_padding(about("pad_token_id")) {
+                true => None,
+                false => values::default_id(about("pad_token_id"), "pad_token_id", vocab_size, 0)?,
+            },
             bos_token_id: values::default_id(about("bos_token_id"), "bos_token_id", vocab_size, 2)?,
             torch_dtype: match values::dtype_hint(&keys)? {
                 Some(dtype) => Some(dtype),
@@ -187,7 +190,9 @@ impl GemmaConfig {
         if let Some(ids) = keys.token_ids("eos_token_id", self.vocab_size)? {
             self.eos_token_ids = ids;
         }
-        if let Some(id) = keys.token_id("pad_token_id", self.vocab_size)? {
+        if values::is_no_padding(&keys) {
+            self.pad_token_id = None;
+        } else if let Some(id) = keys.token_id("pad_token_id", self.vocab_size)? {
             self.pad_token_id = Some(id);
         }
         if let Some(id) = keys.token_id("bos_token_id", self.vocab_size)? {

@@ -106,6 +106,12 @@ pub(super) fn rms_norm_eps(keys: &Object) -> Result<f64, ConfigError> {
     Ok(eps)
 }
 
+/// Whether a configuration says by -1, as Llama's do, that there is no padding token.
+pub(super) fn is_no_padding(keys: &Object) -> bool {
+    let value = keys.value("pad_token_id").and_then(Value::as_i64);
+    value == Some(-1)
+}
+
 /// A token id whose absent key means `default`, and whose null means none.
 pub(super) fn default_id(
     keys: &Object,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::devices::{Devices, PerDevice};
 use super::error::Result;
+use super::memory;
 use super::program_key::ProgramKey;
 use crate::compile_cache::{CompileCache, Origin};
 use crate::executables::SavedExecutables;
@@ -51,6 +52,7 @@ impl CompiledPrograms {
         self.programs.get(key, || {
             let start = std::time::Instant::now();
             let module = key.lower(spec)?;
+            memory::check_program(&module, key.positions(), spec, devices)?;
             let options = key.compile_options(spec, &devices.assignment());
             let client = devices.client();
             let (executable, origin) = match &self.saved {

@@ -79,6 +79,11 @@ impl Devices {
         &self.local
     }
 
+    /// Whether they are CPUs, whose memory is the host's.
+    pub fn share_host_memory(&self) -> bool {
+        self.client.platform_name() == "cpu"
+    }
+
     /// What kind of device the replicas have, in the plugin's words.
     pub fn kind(&self) -> &str {
         self.local.first().map_or("", |r| r.device.kind())

@@ -96,6 +96,22 @@ pub enum Error {
         /// What is wrong with its value.
         problem: String,
     },
+    /// Something does not fit into memory.
+    #[error(
+        "{what} need {:.1} GB of memory, and {:.1} GB are available: {advice}",
+        *needed as f64 / 1e9,
+        *available as f64 / 1e9
+    )]
+    Memory {
+        /// What needs it.
+        what: String,
+        /// The bytes that it needs.
+        needed: u64,
+        /// The bytes that there are.
+        available: u64,
+        /// What would need less.
+        advice: String,
+    },
     /// The device returned something other than what the program promises.
     #[error("program '{program}' returned {found}, expected {expected}")]
     UnexpectedResult {

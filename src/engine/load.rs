@@ -15,9 +15,13 @@ use crate::dtype::DType;
 use crate::executables::SavedExecutables;
 use crate::kernel::{self, CpuOps};
 use crate::model::{ModelSpec, Ops, Parameter, Xla};
-use crate::pjrt::{Buffer, Client, HostBuffer, NamedValue, Plugin};
+use crate::pjrt::{Buffer, Client, Device, HostBuffer, NamedValue, Plugin};
 use crate::plugin::{self, Platform};
 use crate::sharding::AxisShare;
+
+/// The most devices that a CPU is divided into. The largest slices that meshes are tried out for
+/// have fewer chips.
+const MAX_CPU_DEVICES: usize = 1024;
 
 /// A model that fits its checkpoint and devices, before its parameters are read.
 pub(super) struct Prepared {
@@ -59,6 +63,7 @@ pub(super) fn prepare(
     let mut spec = ModelSpec::new(config, compute, Xla::CPU, options.mesh, stored)?;
 
     let devices = Devices::new(open_client(options)?, options.mesh)?;
+    super::memory::check_parameters(&spec, &devices)?;
     let saved = match &options.executables {
         Some(folder) => Some(SavedExecutables::open(folder, &devices.target()?)?),
         None => None,
@@ -81,7 +86,10 @@ pub(super) fn prepare(
 fn ops(client: &Client) -> Arc<dyn Ops> {
     match kernel::are_available(client) {
         true => Arc::new(CpuOps),
-        false => Arc::new(Xla::for_platform(client.platform_name())),
+        false => {
+            let kind = client.devices().first().map_or("", Device::kind);
+            Arc::new(Xla::for_device(client.platform_name(), kind))
+        }
     }
 }
 
@@ -102,6 +110,13 @@ fn open_client(options: &LoadOptions) -> Result<Client> {
             let mesh = options.mesh;
             return Err(wrong(format!(
                 "{count} are fewer than the {needed} of mesh {mesh}"
+            )));
+        }
+        ("cpu", _) if options.devices.unwrap_or(needed) > MAX_CPU_DEVICES => {
+            return Err(wrong(format!(
+                "{} CPU devices: each has threads of its own, and this machine's are shared by all; \
+                 the most is {MAX_CPU_DEVICES}",
+                options.devices.unwrap_or(needed)
             )));
         }
         ("cpu", None) => Some(needed),

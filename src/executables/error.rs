@@ -9,15 +9,18 @@ use crate::pjrt;
 #[non_exhaustive]
 pub enum Error {
     /// A file cannot be read or written.
-    #[error("--executables: {}: {source}", path.display())]
+    #[error("{}: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// The system's error.
         source: std::io::Error,
     },
+    /// An executable that another user may have changed.
+    #[error(transparent)]
+    Untrusted(#[from] crate::trusted::Distrust),
     /// The manifest is invalid.
-    #[error("--executables: {}: invalid manifest: {problem}", path.display())]
+    #[error("{}: invalid manifest: {problem}", path.display())]
     Manifest {
         /// The file.
         path: PathBuf,
@@ -25,7 +28,7 @@ pub enum Error {
         problem: String,
     },
     /// The executables were compiled for another target.
-    #[error("--executables: {}: compiled for {what} {saved}, and this is {here}", path.display())]
+    #[error("{}: compiled for {what} {saved}, and this is {here}", path.display())]
     Target {
         /// The manifest.
         path: PathBuf,
@@ -37,7 +40,7 @@ pub enum Error {
         here: String,
     },
     /// The folder has no executable of these shapes.
-    #[error("--executables: {}: has no {program}; it has {saved}", path.display())]
+    #[error("{}: has no {program}; it has {saved}", path.display())]
     Missing {
         /// The manifest.
         path: PathBuf,
@@ -48,7 +51,7 @@ pub enum Error {
     },
     /// The executable of these shapes belongs to another model, or to another version of this
     /// program.
-    #[error("--executables: {}: its {program} belongs to another program (hash {saved}, expected {expected})", path.display())]
+    #[error("{}: its {program} belongs to another program (hash {saved}, expected {expected})", path.display())]
     OtherProgram {
         /// The manifest.
         path: PathBuf,
@@ -60,7 +63,7 @@ pub enum Error {
         expected: String,
     },
     /// The file is damaged.
-    #[error("--executables: {}: damaged: its SHA-256 is {actual}, and the manifest has {expected}", path.display())]
+    #[error("{}: damaged: its SHA-256 is {actual}, and the manifest has {expected}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -70,7 +73,7 @@ pub enum Error {
         actual: String,
     },
     /// The plugin refuses the file.
-    #[error("--executables: {}: {source}", path.display())]
+    #[error("{}: {source}", path.display())]
     Plugin {
         /// The file.
         path: PathBuf,

@@ -6,11 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
 use super::hexadecimal;
+use crate::input_file;
 use crate::pjrt::{self, Plugin};
 use crate::sharding::Mesh;
 
 /// The manifest's name in the folder.
 pub const MANIFEST_FILE: &str = "manifest.json";
+/// The most bytes of a manifest.
+const MAX_MANIFEST: u64 = 1 << 24;
 /// Changed whenever an older manifest must not be read.
 const FORMAT: &str = "gemma-xla executables 1";
 
@@ -128,7 +131,7 @@ impl Manifest {
     /// # Errors
     /// A file that cannot be read or is not a manifest.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Io {
+        let content = input_file::read(path, MAX_MANIFEST).map_err(|source| Error::Io {
             path: path.to_owned(),
             source,
         })?;
@@ -136,7 +139,8 @@ impl Manifest {
             path: path.to_owned(),
             problem,
         };
-        let manifest: Self = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        let content = content.ok_or_else(|| wrong(format!("larger than {MAX_MANIFEST} bytes")))?;
+        let manifest: Self = serde_json::from_slice(&content).map_err(|e| wrong(e.to_string()))?;
         if manifest.format != FORMAT {
             let found: String = manifest.format.chars().take(64).collect();
             return Err(wrong(format!("its format is '{found}', not '{FORMAT}'")));

@@ -6,6 +6,7 @@ use super::error::{Error, Result};
 use super::manifest::{MANIFEST_FILE, Manifest, SavedProgram, Target};
 use super::{program_hash, sha256};
 use crate::pjrt::{self, CheckedExecutable, Client, CompileOptions, Executable};
+use crate::trusted;
 
 /// A folder of executables whose manifest matches the devices that are to run them.
 #[derive(Clone, Debug)]
@@ -73,6 +74,7 @@ impl SavedExecutables {
             });
         };
         let path = self.folder.join(&entry.file);
+        trusted::check(&path)?;
         let bytes = std::fs::read(&path).map_err(|source| Error::Io {
             path: path.clone(),
             source,

@@ -47,9 +47,15 @@ pub(super) fn is_loopback(host: &str) -> bool {
     host == "localhost" || address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
-/// An address for messages: the query may contain a secret.
-pub(super) fn without_query(url: &str) -> String {
-    url.split('?').next().unwrap_or_default().to_owned()
+/// An address for messages: the query and the user's part may contain a secret.
+pub(super) fn without_secrets(url: &str) -> String {
+    let url = url.split('?').next().unwrap_or_default();
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
 }
 
 #[cfg(test)]
@@ -73,6 +79,18 @@ mod tests {
             );
         }
         assert_eq!(join("http://hub", "x").as_deref(), Some("http://hub/x"));
+    }
+
+    #[test]
+    fn addresses_are_shown_without_secrets() {
+        for (url, shown) in [
+            ("https://hub/a?token=x", "https://hub/a"),
+            ("https://ada:pass@hub:80/a@b", "https://hub:80/a@b"),
+            ("https://a@b@hub", "https://hub"),
+            ("hub?x", "hub"),
+        ] {
+            assert_eq!(without_secrets(url), shown);
+        }
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! The Hub's listings: a revision's commit and files, and a repository's revisions.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
+use super::address::without_secrets;
 use super::http::Client;
 use super::repo::{encode_part, encode_path, is_path_within, is_plain_name};
 use super::response::{Failure, malformed};
@@ -14,6 +17,8 @@ pub(super) struct Listing {
     pub(super) commit: String,
     /// The paths of its files.
     pub(super) files: Vec<String>,
+    /// Their sizes, of those that the listing states.
+    pub(super) sizes: BTreeMap<String, u64>,
 }
 
 #[derive(Deserialize)]
@@ -26,6 +31,8 @@ struct Info {
 #[derive(Deserialize)]
 struct Sibling {
     rfilename: String,
+    #[serde(default)]
+    size: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -48,7 +55,9 @@ impl Client<'_> {
     /// [`Error::RepoNotFound`] and [`Error::RevisionNotFound`] where there is none; the errors of
     /// [`Client::json`]; names that leave their folder.
     pub(super) fn listing(&self, revision: &str) -> Result<Listing> {
-        let url = format!("{}/revision/{}", self.api(), encode_part(revision));
+        // With the sizes a file in the cache that was cut short is noticed.
+        let revision_part = encode_part(revision);
+        let url = format!("{}/revision/{revision_part}?blobs=true", self.api());
         let info: Info = match self.json(&url) {
             Err(failure) if failure.status == Some(404) => {
                 return Err(self.not_found(revision, failure));
@@ -59,6 +68,9 @@ impl Client<'_> {
             let problem = format!("invalid name of a commit: {:?}", info.sha);
             return Err(*malformed(&url, &problem).error);
         }
+        let sizes = info.siblings.iter();
+        let sizes = sizes.filter_map(|file| Some((file.rfilename.clone(), file.size?)));
+        let sizes = sizes.collect();
         let files: Vec<String> = info
             .siblings
             .into_iter()
@@ -73,6 +85,7 @@ impl Client<'_> {
         Ok(Listing {
             commit: info.sha,
             files,
+            sizes,
         })
     }
 
@@ -90,8 +103,8 @@ impl Client<'_> {
         }
         Error::RepoNotFound {
             repo: self.repo.to_string(),
-            endpoint: self.settings.endpoint.clone(),
-            page: format!("{}/{}", self.settings.endpoint, self.repo),
+            endpoint: without_secrets(&self.settings.endpoint),
+            page: format!("{}/{}", without_secrets(&self.settings.endpoint), self.repo),
             with_token: self.settings.token.is_some(),
         }
     }

@@ -6,7 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::repo::is_plain_name;
 use super::{Error, RepoId, Result};
+use crate::input_file;
 use crate::whole_file::{Mode, WholeFile};
+
+/// The most bytes of a commit's name in `refs`.
+const MAX_REF: u64 = 1 << 12;
 
 /// A repository's folder: `blobs`, `snapshots` and `refs`, and its locks.
 pub(super) struct RepoCache {
@@ -62,7 +66,12 @@ impl RepoCache {
     /// itself.
     pub(super) fn commit_of(&self, revision: &str) -> Result<Option<String>> {
         let path = self.folder.join("refs").join(revision);
-        match fs::read_to_string(&path) {
+        let read = match path.is_dir() {
+            true => Err(io::ErrorKind::IsADirectory.into()),
+            false => input_file::read(&path, MAX_REF),
+        };
+        let text = read.map(|content| String::from_utf8(content.unwrap_or_default()));
+        match text.map(|text| text.unwrap_or_default()) {
             Ok(commit) if is_plain_name(commit.trim()) => Ok(Some(commit.trim().to_owned())),
             Ok(_) => Err(Error::io(&path)(io::Error::other(
                 "does not hold a commit's name",

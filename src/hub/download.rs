@@ -1,5 +1,6 @@
 //! One file from the Hub into the cache.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::AtomicBool;
 
@@ -10,6 +11,7 @@ use super::events::Event;
 use super::http::Client;
 use super::repo::is_plain_name;
 use super::response::malformed;
+use super::select::most_bytes;
 use super::transfer::Transfer;
 use super::{Error, Result};
 
@@ -18,6 +20,8 @@ pub(super) struct Download<'a> {
     pub(super) client: &'a Client<'a>,
     pub(super) cache: &'a RepoCache,
     pub(super) commit: &'a str,
+    /// The sizes of files that the listing states.
+    pub(super) sizes: &'a BTreeMap<String, u64>,
     /// Set when another file has failed: the others stop.
     pub(super) stop: &'a AtomicBool,
 }
@@ -25,11 +29,25 @@ pub(super) struct Download<'a> {
 impl Download<'_> {
     /// Downloads a file of the commit to the cache. Returns whether anything had to be transferred.
     pub(super) fn file(&self, file: &str) -> Result<bool> {
-        if self.cache.snapshot(self.commit).join(file).is_file() {
-            return Ok(false);
+        let present = self.cache.snapshot(self.commit).join(file);
+        if let Ok(metadata) = present.metadata()
+            && metadata.is_file()
+        {
+            let expected = self.sizes.get(file);
+            if expected.is_none_or(|size| *size == metadata.len()) {
+                return Ok(false);
+            }
+            // It was cut short, and would be linked again.
+            fs::remove_file(&present).map_err(Error::io(&present))?;
         }
         let address = self.client.address(self.commit, file);
         let (etag, size) = self.headers(file, &address)?;
+        if size.is_some_and(|size| size > most_bytes(file)) {
+            return Err(Error::TooLarge {
+                file: file.to_owned(),
+                limit: most_bytes(file),
+            });
+        }
         let _lock = self.cache.lock(&etag, || {
             (self.client.observer)(Event::Locked { file });
         })?;

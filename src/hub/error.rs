@@ -153,6 +153,23 @@ pub enum Error {
         /// The last interruption.
         problem: String,
     },
+    /// Nothing says when a file is whole.
+    #[error(
+        "{file}: the server gives neither its length nor its SHA-256, so that nothing says when it \
+         is whole; nothing was kept"
+    )]
+    Unmeasured {
+        /// The file.
+        file: String,
+    },
+    /// A file is larger than any of its kind.
+    #[error("{file}: has more than the {limit} bytes that such a file may have; nothing was kept")]
+    TooLarge {
+        /// The file.
+        file: String,
+        /// The most bytes that are downloaded of it.
+        limit: u64,
+    },
     /// A file has another size than the server announced.
     #[error("{file}: has {found} bytes, expected {expected}; nothing was kept")]
     WrongSize {
@@ -213,11 +230,17 @@ impl Error {
         move |source| Error::Io { path, source }
     }
 
-    /// Whether the server could not be reached: then the cache's files are used.
+    /// Whether the Hub could not be reached, or does not give access (any more): then the cache's
+    /// files are used. What is not the Hub's JSON comes from something between, such as the login
+    /// page of a network.
     pub(super) fn is_absence(&self) -> bool {
         match self {
-            Error::Unreachable { .. } | Error::TooManyRequests { .. } => true,
-            Error::Status { status, .. } => *status >= 500,
+            Error::Unreachable { .. }
+            | Error::TooManyRequests { .. }
+            | Error::NoAccess { .. }
+            | Error::RepoNotFound { .. }
+            | Error::Response { .. } => true,
+            Error::Status { status, .. } => *status >= 500 || matches!(*status, 401 | 403),
             _ => false,
         }
     }

@@ -1,6 +1,6 @@
 //! A repository's revision, from its name to a folder with what a checkpoint needs.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -11,9 +11,10 @@ use super::download::Download;
 use super::events::{Event, Observer};
 use super::http::Client;
 use super::repo::check_revision;
-use super::select::{Weights, companions, looked_for, weights};
+use super::select::{Weights, companions, looked_for, most_bytes, weights};
 use super::{Error, FLAX, MAIN, RepoId, Result, Settings, Wanted};
-use crate::checkpoint::shards;
+use crate::checkpoint::{SAFETENSORS_INDEX_FILE, shards};
+use crate::input_file;
 
 /// A revision's files in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +44,8 @@ struct Choice {
 /// Ensures that the cache has the wanted files of a revision.
 ///
 /// By default the revision is [`MAIN`] if that has Flax weights, else [`FLAX`] if there is one with
-/// Flax weights, else [`MAIN`]. Where the Hub cannot be reached, or [`Settings::offline`] forbids
-/// it, the cache's files are used if they are complete.
+/// Flax weights, else [`MAIN`]. Where the Hub cannot be reached or gives no access, or
+/// [`Settings::offline`] forbids it, the cache's files are used if they are complete.
 ///
 /// # Errors
 /// A repository, revision or file that does not exist or is not visible; a server that cannot be
@@ -68,7 +69,9 @@ pub fn fetch(
         });
     }
     let client = Client::new(repo, settings, observer)?;
-    let choice = match choose(repo, revision, wanted, |revision| client.listing(revision)) {
+    let fetched = choose(repo, revision, wanted, |revision| client.listing(revision))
+        .and_then(|choice| download(&client, &cache, wanted, choice));
+    match fetched {
         Err(error) if error.is_absence() => {
             // Python does so too: a model that was downloaded works without a network.
             let Ok(snapshot) = cached(&cache, repo, revision, wanted)? else {
@@ -77,11 +80,10 @@ pub fn fetch(
             observer(Event::Stale {
                 why: &error.to_string(),
             });
-            return Ok(snapshot);
+            Ok(snapshot)
         }
-        choice => choice?,
-    };
-    download(&client, &cache, wanted, choice)
+        fetched => fetched,
+    }
 }
 
 /// Chooses the revision and the weights in it. `list` returns a revision's files.
@@ -139,6 +141,7 @@ fn download(
         client,
         cache,
         commit: &listing.commit,
+        sizes: &listing.sizes,
         stop: &AtomicBool::new(false),
     };
     let mut files = companions(&listing.files, wanted);
@@ -232,7 +235,12 @@ fn in_parallel(download: &Download<'_>, files: &[String], workers: usize) -> Res
 
 /// The shards that a downloaded index names; names that are not those of plain files are refused.
 fn shard_names(index: &std::path::Path) -> Result<Vec<String>> {
-    let text = std::fs::read(index).map_err(Error::io(index))?;
+    let text =
+        input_file::read(index, most_bytes(SAFETENSORS_INDEX_FILE)).map_err(Error::io(index))?;
+    let text = text.ok_or_else(|| Error::TooLarge {
+        file: index.display().to_string(),
+        limit: most_bytes(SAFETENSORS_INDEX_FILE),
+    })?;
     Ok(shards(index, &text)?.into_keys().collect())
 }
 
@@ -246,6 +254,7 @@ fn cached(
     let list = |revision: &str| match cache.commit_of(revision)? {
         Some(commit) => Ok(Listing {
             files: cache.files(&commit),
+            sizes: BTreeMap::new(),
             commit,
         }),
         None => Err(Error::RevisionNotFound {

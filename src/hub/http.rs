@@ -9,10 +9,11 @@ use ureq::Agent;
 use ureq::http::{HeaderMap, Method, Request, header};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
-use super::address::{is_loopback, join, origin, without_query};
+use super::address::{is_loopback, join, origin, without_secrets};
 use super::events::{Event, Observer};
 use super::response::{Failure, FileHeaders, FileResponse, Retry, failure, malformed, unanswered};
 use super::{Error, RepoId, Result, Settings};
+use crate::input_file;
 
 /// Redirects that are followed in a row.
 const MAX_HOPS: usize = 10;
@@ -36,7 +37,9 @@ impl<'a> Client<'a> {
     ) -> Result<Self> {
         let mut tls = TlsConfig::builder();
         if let Some(path) = &settings.certificates {
-            let pem = std::fs::read(path).map_err(Error::io(path))?;
+            let pem = input_file::read(path, MAX_TEXT).map_err(Error::io(path))?;
+            let too_large = || Error::io(path)(io::Error::other("larger than any such file"));
+            let pem = pem.ok_or_else(too_large)?;
             let certificates: Vec<_> = parse_pem(&pem)
                 .filter_map(|item| match item {
                     Ok(PemItem::Certificate(certificate)) => Some(certificate),
@@ -152,7 +155,7 @@ impl<'a> Client<'a> {
 
     /// Requests JSON.
     pub(super) fn json<T: DeserializeOwned>(&self, url: &str) -> std::result::Result<T, Failure> {
-        let text = self.persist(&without_query(url), || {
+        let text = self.persist(&without_secrets(url), || {
             let mut answer = self.send(&Method::GET, url, 0, None)?;
             answer
                 .response

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use ureq::Body;
 use ureq::http::{HeaderMap, Response};
 
-use super::address::without_query;
+use super::address::without_secrets;
 use super::repo::encode_path;
 use super::{Error, RepoId, Settings};
 
@@ -24,13 +24,15 @@ pub(super) struct FileHeaders {
 
 impl FileHeaders {
     /// Takes the headers of one more response in a chain of redirects; the first response that has
-    /// a value wins.
+    /// a value wins. Where the Hub redirects to a mirror without a word on the file, the mirror's
+    /// count.
     pub(super) fn take(&mut self, headers: &HeaderMap, success: bool, at_hub: bool) {
         let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.trim().to_owned());
         let etag = text("etag").filter(|etag| !etag.is_empty());
-        if self.etag.is_none() && at_hub {
+        if self.etag.is_none() {
             let linked = text("x-linked-etag").filter(|etag| !etag.is_empty());
-            self.etag = linked.or_else(|| etag.clone()).map(|etag| bare(&etag));
+            let own = || etag.clone().filter(|_| at_hub || success);
+            self.etag = linked.or_else(own).map(|etag| bare(&etag));
         }
         if self.size.is_none() {
             // A redirect's own length is not the file's.
@@ -100,7 +102,7 @@ pub(super) fn failure(
     let said = text("x-error-message").unwrap_or_else(|| said_in(&beginning(response)));
     let detail = one_line(&said);
     let repo = repo.to_string();
-    let endpoint = &settings.endpoint;
+    let endpoint = &without_secrets(&settings.endpoint);
     let page = format!("{endpoint}/{}", encode_path(&repo));
     let with_token = settings.token.is_some();
     let wait = text("retry-after").and_then(|wait| seconds(&wait, SystemTime::now()));
@@ -129,14 +131,14 @@ pub(super) fn failure(
         ),
         429 => (
             Error::TooManyRequests {
-                url: without_query(url),
+                url: without_secrets(url),
                 wait,
             },
             wait.map_or(Retry::Again, Retry::After),
         ),
         _ => (
             Error::Status {
-                url: without_query(url),
+                url: without_secrets(url),
                 status,
                 detail,
             },
@@ -172,7 +174,7 @@ fn beginning(response: &mut Response<Body>) -> Vec<u8> {
 pub(super) fn malformed(url: &str, problem: &str) -> Failure {
     Failure {
         error: Box::new(Error::Response {
-            url: without_query(url),
+            url: without_secrets(url),
             problem: problem.to_owned(),
         }),
         status: None,
@@ -202,7 +204,7 @@ pub(super) fn unanswered(url: &str, error: ureq::Error) -> Failure {
     };
     Failure {
         error: Box::new(Error::Unreachable {
-            url: without_query(url),
+            url: without_secrets(url),
             problem,
         }),
         status: None,
@@ -280,6 +282,16 @@ mod tests {
         assert_eq!(file.etag.as_deref(), Some("abc"));
         assert_eq!(file.size, Some(1000));
         assert_eq!(file.content_tag.as_deref(), Some("\"s3-2\""));
+    }
+
+    #[test]
+    fn a_mirrors_headers_count_where_the_hub_says_nothing() {
+        let mut file = FileHeaders::default();
+        file.take(&headers(&[("content-length", "0")]), false, true);
+        file.take(&headers(&[("etag", "\"of-a-redirect\"")]), false, false);
+        let mirror = headers(&[("etag", "\"abc\""), ("content-length", "12")]);
+        file.take(&mirror, true, false);
+        assert_eq!((file.etag.as_deref(), file.size), (Some("abc"), Some(12)));
     }
 
     #[test]

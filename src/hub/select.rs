@@ -27,6 +27,20 @@ const COMPANIONS: [&str; 7] = [
 /// Tokenizers; the first that exists is taken.
 const TOKENIZERS: [&str; 2] = ["tokenizer.json", "tokenizer.model"];
 
+/// The most bytes of a file that is not weights: more than any that is read.
+const MAX_COMPANION: u64 = 1 << 28;
+/// The most bytes of a file of weights.
+const MAX_WEIGHTS: u64 = 1 << 42;
+
+/// The most bytes that are downloaded of a file of this name.
+pub(super) fn most_bytes(file: &str) -> u64 {
+    let is_weights = |end: &&str| file.ends_with(*end);
+    match [".msgpack", ".npz", ".safetensors"].iter().any(is_weights) {
+        true => MAX_WEIGHTS,
+        false => MAX_COMPANION,
+    }
+}
+
 /// A file that gives access to all weights: it contains them, or is the index of those that do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Weights {

@@ -6,7 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Error, Result};
+use crate::input_file;
 
+/// The most bytes of a file with a token.
+const MAX_TOKEN: u64 = 1 << 16;
+/// The longest timeout in seconds: the clock of the system cannot count to all that can be written.
+const LONGEST_TIMEOUT: u64 = 30 * 24 * 3600;
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
 /// A token of an account. It does not show in debug output.
@@ -126,11 +131,12 @@ impl Settings {
             None => Ok(Duration::from_secs(10)),
             Some(value) => match value.trim().parse() {
                 Ok(0) | Err(_) => Err(setting(name, "not a whole number of seconds above 0")),
-                Ok(seconds) => Ok(Duration::from_secs(seconds)),
+                Ok(seconds) => Ok(Duration::from_secs(u64::min(seconds, LONGEST_TIMEOUT))),
             },
         };
         let user = get("HOME").map(PathBuf::from);
-        let path = |name: &'static str| get(name).map(|value| expand(&value, user.as_deref()));
+        let path =
+            |name: &'static str| get(name).map(|value| expand(&value, user.as_deref(), &get));
 
         let home = path("HF_HOME")
             .or_else(|| path("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
@@ -145,7 +151,8 @@ impl Settings {
             Some(token) => Token::new(&token, "HF_TOKEN")?,
             None => {
                 let file = path("HF_TOKEN_PATH").or_else(|| Some(home?.join("token")));
-                match file.map(std::fs::read_to_string) {
+                let content = file.and_then(|file| input_file::read(&file, MAX_TOKEN).ok()?);
+                match content.map(String::from_utf8) {
                     Some(Ok(token)) => Token::new(&token, "HF_TOKEN_PATH")?,
                     // Without the file the user has not logged in.
                     _ => None,
@@ -164,7 +171,12 @@ impl Settings {
             endpoint,
             cache,
             token,
-            offline: is_true("HF_HUB_OFFLINE")? || is_true("TRANSFORMERS_OFFLINE")?,
+            // The first that is set decides: HF_HUB_OFFLINE=0 is not offline whatever the other
+            // says.
+            offline: match text("HF_HUB_OFFLINE")? {
+                Some(offline) => truth(&offline),
+                None => is_true("TRANSFORMERS_OFFLINE")?,
+            },
             answer_timeout: seconds("HF_HUB_ETAG_TIMEOUT")?,
             silence_timeout: seconds("HF_HUB_DOWNLOAD_TIMEOUT")?,
             certificates: path("REQUESTS_CA_BUNDLE")
@@ -189,13 +201,48 @@ fn truth(value: &str) -> bool {
         .any(|yes| value.eq_ignore_ascii_case(yes))
 }
 
-/// A path that may begin with `~` for the user's home.
-fn expand(value: &OsString, home: Option<&Path>) -> PathBuf {
+/// A path that may begin with `~` for the user's home, and have `$NAME` and `${NAME}` for variables
+/// in it. Unknown variables stay as they are, as in Python.
+fn expand(
+    value: &OsString,
+    home: Option<&Path>,
+    get: &dyn Fn(&str) -> Option<OsString>,
+) -> PathBuf {
     let path = Path::new(value);
-    match (path.strip_prefix("~"), home) {
+    let path = match (path.strip_prefix("~"), home) {
         (Ok(rest), Some(home)) => home.join(rest),
         _ => path.to_path_buf(),
+    };
+    // A path that is not UTF-8 is taken as it is.
+    let Some(mut rest) = path.to_str() else {
+        return path;
+    };
+    let mut expanded = OsString::new();
+    while let Some((before, after)) = rest.split_once('$') {
+        expanded.push(before);
+        let (name, end) = match after.strip_prefix('{') {
+            Some(braced) => match braced.split_once('}') {
+                Some((name, end)) => (name, end),
+                None => ("", after),
+            },
+            None => {
+                let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                after.split_at(after.find(|c| !is_name(c)).unwrap_or(after.len()))
+            }
+        };
+        match get(name).filter(|_| !name.is_empty()) {
+            Some(value) => {
+                expanded.push(value);
+                rest = end;
+            }
+            None => {
+                expanded.push("$");
+                rest = after;
+            }
+        }
     }
+    expanded.push(rest);
+    expanded.into()
 }
 
 #[cfg(test)]
@@ -221,6 +268,18 @@ mod tests {
             (&[("HF_HOME", "/hf"), ("HF_HUB_CACHE", "/c")], "/c"),
             (&[("HF_HOME", "/hf"), ("HUGGINGFACE_HUB_CACHE", "/c")], "/c"),
             (&[("HF_HOME", "/hf"), ("HF_HUB_CACHE", "")], "/hf/hub"),
+            (
+                &[("USER", "ada"), ("HF_HOME", "/d/$USER/hf")],
+                "/d/ada/hf/hub",
+            ),
+            (
+                &[("U", "ada"), ("HF_HUB_CACHE", "/d/${U}_x$$/$NO-")],
+                "/d/ada_x$$/$NO-",
+            ),
+            (
+                &[("HOME", "/u/$X"), ("X", "y"), ("HF_HUB_CACHE", "~/c${")],
+                "/u/y/c${",
+            ),
         ] {
             assert_eq!(
                 settings(variables).unwrap().cache,
@@ -271,6 +330,31 @@ mod tests {
             !settings(&[("HOME", "/u"), ("HF_HUB_OFFLINE", "0")])
                 .unwrap()
                 .offline
+        );
+        for (first, second, offline) in [
+            ("1", "0", true),
+            ("0", "1", false),
+            ("", "1", true),
+            ("off", "", false),
+        ] {
+            let variables = [
+                ("HOME", "/u"),
+                ("HF_HUB_OFFLINE", first),
+                ("TRANSFORMERS_OFFLINE", second),
+            ];
+            assert_eq!(
+                settings(&variables).unwrap().offline,
+                offline,
+                "{first} {second}"
+            );
+        }
+        let long = [
+            ("HOME", "/u"),
+            ("HF_HUB_ETAG_TIMEOUT", "9223372036854775807"),
+        ];
+        assert_eq!(
+            settings(&long).unwrap().answer_timeout.as_secs(),
+            LONGEST_TIMEOUT
         );
         for (name, value) in [
             ("HF_ENDPOINT", "huggingface.co"),

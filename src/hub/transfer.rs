@@ -11,6 +11,7 @@ use super::events::Event;
 use super::hash::Check;
 use super::http::Client;
 use super::response::{Failure, FileResponse, Retry, malformed};
+use super::select::most_bytes;
 use super::{Error, Result};
 
 /// Bytes that are read at a time.
@@ -44,6 +45,8 @@ struct Partial {
     check: Check,
     /// The ETag that the content's server gave in this run.
     tag: Option<String>,
+    /// The size that it gave.
+    size: Option<u64>,
 }
 
 impl Transfer<'_> {
@@ -60,6 +63,13 @@ impl Transfer<'_> {
             self.complete(&mut partial)?;
             // A content that was transferred by this process alone is not transferred again if it
             // is wrong.
+            let is_measured = self.size.or(partial.size).is_some();
+            if !is_measured && !matches!(partial.check, Check::Sha256(_)) {
+                let _ = fs::remove_file(&self.path);
+                return Err(Error::Unmeasured {
+                    file: self.file.to_owned(),
+                });
+            }
             match self.verify(&partial) {
                 Err(_) if kept > 0 => {
                     kept = 0;
@@ -81,13 +91,19 @@ impl Transfer<'_> {
 
     /// Opens what is left of an earlier attempt, and hashes it.
     fn open(&self) -> Result<Partial> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&self.path)
-            .map_err(Error::io(&self.path))?;
+        // Only a regular file is left of an earlier attempt: a link would lead the content
+        // elsewhere, and a FIFO would wait.
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| !found.is_file()) {
+            fs::remove_file(&self.path).map_err(Error::io(&self.path))?;
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::OpenOptionsExt;
+            options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        }
+        let mut file = options.open(&self.path).map_err(Error::io(&self.path))?;
         let mut check = Check::of(self.etag, self.size);
         let mut bytes = 0;
         let mut buffer = vec![0; CHUNK];
@@ -104,6 +120,7 @@ impl Transfer<'_> {
             bytes,
             check,
             tag: None,
+            size: None,
         };
         if self.size.is_some_and(|size| bytes > size) {
             self.reset(&mut partial)?;
@@ -195,7 +212,12 @@ impl Transfer<'_> {
                 }));
             }
             let count = match read(&mut body, &mut buffer) {
-                Ok(0) if self.size.is_some_and(|size| partial.bytes < size) => {
+                Ok(0)
+                    if self
+                        .size
+                        .or(partial.size)
+                        .is_some_and(|size| partial.bytes < size) =>
+                {
                     return Err(self.broken("the connection was closed"));
                 }
                 Ok(0) => return Ok(()),
@@ -208,6 +230,14 @@ impl Transfer<'_> {
                 // None of it can be trusted.
                 let _ = fs::remove_file(&self.path);
                 return Err(Break::Fatal(self.wrong_size(size, after)));
+            }
+            let limit = most_bytes(self.file);
+            if after > limit {
+                let _ = fs::remove_file(&self.path);
+                return Err(Break::Fatal(Error::TooLarge {
+                    file: self.file.to_owned(),
+                    limit,
+                }));
             }
             partial
                 .file
@@ -245,6 +275,7 @@ impl Transfer<'_> {
             let _ = fs::remove_file(&self.path);
             return Err(self.wrong_size(expected, found));
         }
+        partial.size = total;
         match start {
             start if start == partial.bytes => Ok(()),
             0 => self.reset(partial),
@@ -280,7 +311,7 @@ impl Transfer<'_> {
     fn broken(&self, problem: &str) -> Break {
         Break::Passing(Failure {
             error: Box::new(Error::Unreachable {
-                url: super::address::without_query(self.address),
+                url: super::address::without_secrets(self.address),
                 problem: problem.to_owned(),
             }),
             status: None,

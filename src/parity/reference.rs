@@ -1,13 +1,13 @@
 //! Reads a reference: an npz file of what another implementation computed.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use npyz::{DType as NpyDType, NpyFile, Order, TypeChar};
 use zip::ZipArchive;
 
-use crate::input_file;
+use crate::input_file::{self, Impostor};
 
 /// A reference that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +54,20 @@ impl Reference {
             path: path.to_owned(),
             problem,
         };
-        let file = input_file::open(path).map_err(|e| failed(e.to_string()))?;
-        let archive = ZipArchive::new(file).map_err(|e| failed(format!("no npz file: {e}")))?;
+        let mut file = input_file::open(path).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => failed("no such file".to_owned()),
+            _ => failed(e.to_string()),
+        })?;
+        let mut head = Vec::new();
+        file.by_ref()
+            .take(input_file::HEAD as u64)
+            .read_to_end(&mut head)
+            .and_then(|_| file.rewind())
+            .map_err(|e| failed(e.to_string()))?;
+        if let Some(impostor) = Impostor::of(&head) {
+            return Err(failed(impostor.to_string()));
+        }
+        let archive = ZipArchive::new(file).map_err(|e| failed(format!("not an npz file: {e}")))?;
         let read = Arrays { archive }.read().map_err(failed)?;
         Ok(Self {
             file: path.to_owned(),

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use crate::compile_cache::CompileCache;
 use crate::dtype::DType;
 use crate::engine::BatchPrograms;
-use crate::model::{Distribution, ModelSpec, Xla};
+use crate::model::{Distribution, ModelSpec};
 use crate::pjrt::Plugin;
 use crate::plugin;
 use crate::sharding::Mesh;
@@ -96,12 +96,12 @@ pub fn plan(request: &Request, progress: &(dyn Fn(CompileEvent<'_>) + Sync)) -> 
             devices: slice.chips,
         });
     }
-    let spec = request.source.spec(request.dtype, Xla::TPU, mesh)?;
+    let spec = request.source.spec(request.dtype, slice.chip.ops(), mesh)?;
     let prompt_tokens = request.checked_prompt_tokens(&spec)?;
     let new_tokens = request.max_length - prompt_tokens;
     let programs = BatchPrograms::new(&spec, request.batch_size, prompt_tokens, new_tokens);
 
-    let plugin = Plugin::open(&plugin::locate("tpu")?.file, &[])?;
+    let plugin = Plugin::open(&plugin::locate("tpu")?.checked()?.file, &[])?;
     let target = Target::new(
         &plugin,
         slice,

@@ -9,7 +9,7 @@ use crate::dtype::DType;
 use crate::engine::checkpoint_dtype;
 use crate::model::{ModelSpec, Ops};
 use crate::sharding::Mesh;
-use crate::source::{fitted, open_checkpoint};
+use crate::source::{fitted, open_checkpoint, open_config};
 
 /// Where the model's geometry comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl ModelSource {
         mesh: Mesh,
     ) -> Result<ModelSpec> {
         let config = match self {
-            ModelSource::Folder(path) => GemmaConfig::from_dir(path)?,
+            ModelSource::Folder(path) => open_config(path)?.0,
             ModelSource::Named(name) => {
                 GemmaConfig::named(name).ok_or_else(|| Error::UnknownGeometry {
                     name: name.chars().take(64).collect(),

@@ -145,6 +145,7 @@ fn file(located: &Located) -> Step<()> {
 }
 
 fn load(located: &Located) -> Step<Plugin> {
+    crate::trusted::check(located.path())?;
     let start = Instant::now();
     let plugin = Plugin::open(&located.file, &[])?;
     let (major, minor) = plugin.api_version();

@@ -113,6 +113,24 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A plugin that another user may have changed.
+    #[error(transparent)]
+    Untrusted(#[from] crate::trusted::Distrust),
+    /// An installed library is not the pinned one.
+    #[error(
+        "{}: sha256 is {actual}, and {expected} is pinned: run `gemma-xla plugin install {name}`",
+        .path.display()
+    )]
+    Changed {
+        /// The library.
+        path: PathBuf,
+        /// The plugin's name.
+        name: &'static str,
+        /// The pinned hash.
+        expected: &'static str,
+        /// The file's hash.
+        actual: String,
+    },
     /// The plugin itself failed.
     #[error(transparent)]
     Pjrt(#[from] pjrt::Error),

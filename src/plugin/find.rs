@@ -6,8 +6,10 @@ use super::error::{Error, Result};
 use super::folder::{State, folder_from};
 use super::hardware::tpu_chips;
 use super::pins::{Pin, Platform};
+use super::verified;
 use crate::cache_dir::{Variables, process_variables};
 use crate::pjrt::{PluginFile, Provenance};
+use crate::trusted;
 
 /// A plugin's file, and how it was found.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -26,6 +28,19 @@ impl Located {
     /// The path of the shared library.
     pub fn path(&self) -> &Path {
         self.file.path()
+    }
+
+    /// The same, once no other user can have changed the file, and where it is a pinned build, it
+    /// is that build.
+    ///
+    /// # Errors
+    /// [`Error::Untrusted`] and [`Error::Changed`].
+    pub fn checked(self) -> Result<Self> {
+        trusted::check(self.path())?;
+        if let Some(pin) = self.pin {
+            verified::check(self.path(), pin)?;
+        }
+        Ok(self)
     }
 }
 
@@ -95,7 +110,7 @@ const DEVICES: [DeviceName; 6] = [
 /// As [`locate`]; and [`Error::NoTpu`] where a TPU is asked for and there is none, which libtpu
 /// itself would take minutes to detect.
 pub fn find(device: &str) -> Result<Located> {
-    let located = locate(device)?;
+    let located = locate(device)?.checked()?;
     if located.platform == Some(Platform::Tpu) && tpu_chips() == 0 {
         return Err(Error::NoTpu);
     }

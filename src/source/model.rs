@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::assumed::{open_config, tokenizer_folder};
 use super::loaded::LoadedModel;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::GemmaConfig;
@@ -39,17 +40,25 @@ pub fn fitted(checkpoint: &Checkpoint, config: &GemmaConfig) -> Checkpoint {
 
 impl Model {
     /// Opens the model in a folder: config.json, the weights, and tokenizer.json or tokenizer.model
-    /// where one of them is there.
+    /// where one of them is there. Without a config.json, weights of a published model's names and
+    /// shapes are taken for that model's, and the tokenizer may be in a folder above.
     ///
     /// # Errors
     /// A folder without a usable configuration or checkpoint, a tokenizer that is there and
     /// malformed.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
-        let config = GemmaConfig::from_dir(folder)?;
+        let (config, assumed) = open_config(folder)?;
+        if let Some(name) = assumed {
+            tracing::warn!(
+                "{}: has no config.json; names and shapes are those of {name}, whose configuration \
+                 is assumed",
+                folder.display()
+            );
+        }
         Ok(Self {
             checkpoint: fitted(&open_checkpoint(folder)?, &config),
-            tokenizer: Tokenizer::from_dir(folder, config.bos_token_id())?,
+            tokenizer: Tokenizer::from_dir(&tokenizer_folder(folder))?,
             folder: folder.to_path_buf(),
             config,
         })

@@ -14,6 +14,14 @@ pub enum Error {
         /// The library's error.
         problem: String,
     },
+    /// The tokenizer's configuration cannot be read, or does not fit its vocabulary.
+    #[error("{}: {problem}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// A text that could not be encoded, or ids that could not be decoded.
     #[error("{}: {problem}", path.display())]
     Unusable {
@@ -25,6 +33,13 @@ pub enum Error {
 }
 
 impl Error {
+    pub(super) fn config(path: &Path, problem: String) -> Self {
+        Error::Config {
+            path: path.to_path_buf(),
+            problem: one_line(&problem),
+        }
+    }
+
     pub(super) fn unreadable(path: &Path, problem: &str) -> Self {
         Error::Unreadable {
             path: path.to_path_buf(),

@@ -124,9 +124,23 @@ impl Json {
         self.local.is_some()
     }
 
-    /// The ids of a text, with what the file's own rules put around it.
+    /// The id of a token.
+    pub(super) fn id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
+    /// The ids of a text alone.
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
-        caught(|| self.tokenizer.encode(text, true)).map(|encoding| encoding.get_ids().to_vec())
+        caught(|| self.tokenizer.encode(text, false)).map(|encoding| encoding.get_ids().to_vec())
+    }
+
+    /// The ids of a text with what the post-processor puts around it, and how many of them it put
+    /// in front.
+    pub(super) fn encode_processed(&self, text: &str) -> Result<(Vec<u32>, usize), String> {
+        let encoding = caught(|| self.tokenizer.encode(text, true))?;
+        let added = encoding.get_special_tokens_mask().iter();
+        let before = added.take_while(|&&is_added| is_added == 1).count();
+        Ok((encoding.get_ids().to_vec(), before))
     }
 
     /// The text of ids; those that are special have none.
@@ -139,15 +153,16 @@ impl Json {
 mod tests {
     use std::path::Path;
 
-    use crate::tokenizer::Tokenizer;
+    use crate::tokenizer::{BoundaryTokens, Tokenizer};
 
     #[test]
     fn a_file_cut_short_anywhere_is_an_error_of_one_line() {
         let whole = include_bytes!("../../fuzz/seeds/tokenizer/bpe.json");
         let path = Path::new("tokenizer.json");
-        assert!(Tokenizer::from_json(path, whole, Some(2)).is_ok());
+        let tokens = BoundaryTokens::default();
+        assert!(Tokenizer::from_json(path, whole, &tokens).is_ok());
         for len in (0..whole.len()).step_by(3) {
-            let Err(error) = Tokenizer::from_json(path, &whole[..len], Some(2)) else {
+            let Err(error) = Tokenizer::from_json(path, &whole[..len], &tokens) else {
                 panic!("{len} bytes are a tokenizer");
             };
             let message = error.to_string();
@@ -166,7 +181,11 @@ mod tests {
         assert!(whole.contains(declared));
         let broken = whole.replace(declared, r#""special_tokens": {"<eos>":"#);
         let path = Path::new("tokenizer.json");
-        let error = Tokenizer::from_json(path, broken.as_bytes(), Some(2))
+        let tokens = BoundaryTokens {
+            post_processor: true,
+            ..BoundaryTokens::default()
+        };
+        let error = Tokenizer::from_json(path, broken.as_bytes(), &tokens)
             .and_then(|tokenizer| tokenizer.encode("a text"))
             .unwrap_err();
         let message = error.to_string();
@@ -178,7 +197,8 @@ mod tests {
     fn truncation_and_padding_are_left_to_the_batch() {
         let whole = include_str!("../../fuzz/seeds/tokenizer/bpe.json");
         let path = Path::new("tokenizer.json");
-        let plain = Tokenizer::from_json(path, whole.as_bytes(), Some(2)).unwrap();
+        let tokens = BoundaryTokens::default();
+        let plain = Tokenizer::from_json(path, whole.as_bytes(), &tokens).unwrap();
         let mut edited: serde_json::Value = serde_json::from_str(whole).unwrap();
         edited["truncation"] = serde_json::json!({
             "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0
@@ -188,7 +208,7 @@ mod tests {
             "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"
         });
         let edited = edited.to_string();
-        let edited = Tokenizer::from_json(path, edited.as_bytes(), Some(2)).unwrap();
+        let edited = Tokenizer::from_json(path, edited.as_bytes(), &tokens).unwrap();
         let text = "It is a truth universally acknowledged";
         assert_eq!(edited.encode(text).unwrap(), plain.encode(text).unwrap());
     }

@@ -1,6 +1,7 @@
 //! Text to token ids and back, with the checkpoint's own tokenizer: `tokenizer.json`, or
 //! SentencePiece's `tokenizer.model`.
 
+mod boundary;
 mod bounds;
 mod caught;
 mod error;
@@ -9,8 +10,9 @@ mod pieces;
 mod stream;
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
+pub use boundary::BoundaryTokens;
 pub use caught::is_catching_panics;
 pub use error::Error;
 use stream::Role;
@@ -30,7 +32,14 @@ const MAX_JSON: u64 = 1 << 28;
 pub struct Tokenizer {
     form: Form,
     path: PathBuf,
+    /// Whether tokenizer.json's post-processor says what is put around a text.
+    post_processor: bool,
+    /// What is put around a text otherwise.
     bos: Option<u32>,
+    eos: Option<u32>,
+    /// The token that Gemma's texts begin with.
+    expected: Option<u32>,
+    without_bos: Once,
     /// The most bytes of a text that one token stands for, found when it is first asked for.
     longest_token: OnceLock<Option<usize>>,
 }
@@ -41,13 +50,13 @@ enum Form {
 }
 
 impl Tokenizer {
-    /// Reads [`JSON_FILE`] in a folder, else [`MODEL_FILE`], or nothing where there is neither.
-    /// `bos` is the id that texts begin with.
+    /// Reads [`JSON_FILE`] in a folder, else [`MODEL_FILE`], or nothing where there is neither. The
+    /// tokens around a text are [`BoundaryTokens::from_dir`]'s.
     ///
     /// # Errors
-    /// A file that exists and is not a tokenizer.
-    pub fn from_dir(dir: &Path, bos: Option<u32>) -> Result<Option<Self>, Error> {
-        type Parse = fn(&Path, &[u8], Option<u32>) -> Result<Tokenizer, Error>;
+    /// A file that exists and is not a tokenizer, or a configuration that does not fit it.
+    pub fn from_dir(dir: &Path) -> Result<Option<Self>, Error> {
+        type Parse = fn(&Path, &[u8], &BoundaryTokens) -> Result<Tokenizer, Error>;
         let forms: [(&str, u64, Parse); 2] = [
             (JSON_FILE, MAX_JSON, Self::from_json),
             (MODEL_FILE, pieces::MAX_FILE as u64, Self::from_model),
@@ -58,7 +67,9 @@ impl Tokenizer {
                 Err(Error::unreadable(&path, &problem.to_string()))
             };
             return match input_file::read(&path, limit) {
-                Ok(Some(content)) => parse(&path, &content, bos).map(Some),
+                Ok(Some(content)) => {
+                    parse(&path, &content, &BoundaryTokens::from_dir(dir)?).map(Some)
+                }
                 Ok(None) => unreadable(&format_args!("larger than {limit} bytes")),
                 Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(problem) => unreadable(&problem),
@@ -70,31 +81,47 @@ impl Tokenizer {
     /// Reads the bytes of a `tokenizer.json`. `path` is the name that errors give it.
     ///
     /// # Errors
-    /// Bytes that are not a tokenizer.
-    pub fn from_json(path: &Path, json: &[u8], bos: Option<u32>) -> Result<Self, Error> {
+    /// Bytes that are not a tokenizer, or one without a token that is to be put around a text.
+    pub fn from_json(path: &Path, json: &[u8], around: &BoundaryTokens) -> Result<Self, Error> {
         let parsed =
             json::Json::parse(json).map_err(|problem| Error::unreadable(path, &problem))?;
-        Ok(Self {
-            form: Form::Json(parsed),
-            path: path.to_path_buf(),
-            bos,
-            longest_token: OnceLock::new(),
-        })
+        Self::new(Form::Json(parsed), path, around)
     }
 
     /// Reads the bytes of a SentencePiece `tokenizer.model`. `path` is the name that errors give
     /// it.
     ///
     /// # Errors
-    /// Bytes that are not a tokenizer.
-    pub fn from_model(path: &Path, model: &[u8], bos: Option<u32>) -> Result<Self, Error> {
+    /// As [`Tokenizer::from_json`].
+    pub fn from_model(path: &Path, model: &[u8], around: &BoundaryTokens) -> Result<Self, Error> {
         let parsed =
             pieces::Pieces::parse(model).map_err(|problem| Error::unreadable(path, &problem))?;
+        Self::new(Form::Pieces(Box::new(parsed)), path, around)
+    }
+
+    fn new(form: Form, path: &Path, around: &BoundaryTokens) -> Result<Self, Error> {
+        let post_processor = around.post_processor && matches!(form, Form::Json(_));
+        let id = |token: &str| match &form {
+            Form::Json(tokenizer) => tokenizer.id(token),
+            Form::Pieces(pieces) => pieces.id(token),
+        };
+        let required = |key: &str, token: &Option<String>| match token {
+            Some(token) if !post_processor => id(token).map(Some).ok_or_else(|| {
+                let problem = format!("{key} {token:?} is not in its vocabulary");
+                Error::config(path, problem)
+            }),
+            _ => Ok(None),
+        };
+        let bos = required("bos_token", &around.bos)?;
         Ok(Self {
-            form: Form::Pieces(Box::new(parsed)),
-            path: path.to_path_buf(),
+            post_processor,
             bos,
+            eos: required("eos_token", &around.eos)?,
+            expected: id(boundary::BOS).or(bos),
+            without_bos: Once::new(),
+            path: path.to_path_buf(),
             longest_token: OnceLock::new(),
+            form,
         })
     }
 
@@ -121,22 +148,55 @@ impl Tokenizer {
         longest.map_or(0, |longest| bytes.div_ceil(longest.max(1)))
     }
 
-    /// The ids of `text`, with `<bos>` in front exactly once, whether or not the tokenizer's own
-    /// rules or the text put it there.
+    /// The ids of `text` with the special tokens around it that the tokenizer's files say, as
+    /// Transformers has them; but where one is put in front and the text begins with it, it is
+    /// there once. A warning says, once, where the result begins without Gemma's `<bos>`.
     ///
     /// # Errors
     /// A text that the tokenizer's model has no pieces for.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let (mut ids, before) = match &self.form {
+            Form::Json(tokenizer) if self.post_processor => tokenizer
+                .encode_processed(text)
+                .map_err(|problem| self.unusable(&problem))?,
+            _ => {
+                let text = self.encode_rendered(text)?;
+                let around = self.bos.into_iter().chain(text).chain(self.eos);
+                (around.collect(), usize::from(self.bos.is_some()))
+            }
+        };
+        if let Some(&first) = before.checked_sub(1).and_then(|last| ids.get(last)) {
+            let again = ids.iter().skip(before).take_while(|id| **id == first);
+            let again = again.count();
+            ids.drain(before..before + again);
+        }
+        if self.expected.is_some() && ids.first() != self.expected.as_ref() {
+            self.without_bos.call_once(|| {
+                let why = match self.post_processor {
+                    true => "its post-processor does not add <bos>",
+                    false => "tokenizer_config.json does not have it added",
+                };
+                tracing::warn!(
+                    "{}: a prompt begins without <bos>, since {why}; \
+                     Gemma was trained with it and gives poor texts without it",
+                    self.path.display()
+                );
+            });
+        }
+        Ok(ids)
+    }
+
+    /// The ids of `text` alone: for what a chat template rendered, which writes the special tokens
+    /// itself.
+    ///
+    /// # Errors
+    /// A text that the tokenizer's model has no pieces for.
+    pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, Error> {
         let ids = match &self.form {
             Form::Json(tokenizer) => tokenizer.encode(text),
             Form::Pieces(pieces) => pieces.encode(text),
         };
-        let ids = ids.map_err(|problem| self.unusable(&problem))?;
-        let Some(bos) = self.bos else {
-            return Ok(ids);
-        };
-        let rest = ids.iter().skip_while(|&&id| id == bos);
-        Ok(std::iter::once(&bos).chain(rest).copied().collect())
+        ids.map_err(|problem| self.unusable(&problem))
     }
 
     /// The text of `ids`, special tokens left out. A run of byte tokens that is not UTF-8 becomes a

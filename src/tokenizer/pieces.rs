@@ -92,6 +92,14 @@ impl Pieces {
         controls.chain(texts).max().unwrap_or(1)
     }
 
+    /// The id of a piece.
+    pub(super) fn id(&self, token: &str) -> Option<u32> {
+        match self.encode(token).as_deref() {
+            Ok([id]) => Some(*id),
+            _ => None,
+        }
+    }
+
     /// What an id contributes to a text.
     pub(super) fn role(&self, id: u32) -> Role {
         match self.piece(id) {
@@ -202,7 +210,11 @@ pub(super) mod tests {
     use sentencepiece_model::{ModelProto, NormalizerSpec, TrainerSpec};
 
     use super::*;
-    use crate::tokenizer::Tokenizer;
+    use crate::tokenizer::{BoundaryTokens, Tokenizer};
+
+    fn gemmas() -> BoundaryTokens {
+        BoundaryTokens::default()
+    }
 
     /// The protobuf of a small model in Gemma's form; `more` pieces come at its end.
     fn model(more: &[(&str, Type)]) -> Vec<u8> {
@@ -253,7 +265,7 @@ pub(super) mod tests {
     }
 
     pub(in crate::tokenizer) fn tokenizer() -> Tokenizer {
-        Tokenizer::from_model(Path::new("tokenizer.model"), &model(&[]), Some(2)).unwrap()
+        Tokenizer::from_model(Path::new("tokenizer.model"), &model(&[]), &gemmas()).unwrap()
     }
 
     /// The id of a byte's piece.
@@ -323,7 +335,7 @@ pub(super) mod tests {
     fn a_file_cut_short_anywhere_is_an_error_of_one_line_or_a_smaller_tokenizer() {
         let whole = model(&[]);
         for len in (0..whole.len()).step_by(7) {
-            match Tokenizer::from_model(Path::new("tokenizer.model"), &whole[..len], Some(2)) {
+            match Tokenizer::from_model(Path::new("tokenizer.model"), &whole[..len], &gemmas()) {
                 // Protobuf has no end mark: the rest may be whole fields.
                 Ok(tokenizer) => assert!(tokenizer.vocabulary_size() <= 268),
                 Err(error) => {
@@ -361,7 +373,7 @@ pub(super) mod tests {
                 "add_dummy_prefix false",
             ),
         ] {
-            let Err(error) = Tokenizer::from_model(Path::new("t"), &bytes, None) else {
+            let Err(error) = Tokenizer::from_model(Path::new("t"), &bytes, &gemmas()) else {
                 panic!("taken, though it has {said}");
             };
             assert!(error.to_string().contains(said), "{error}");
@@ -376,7 +388,8 @@ pub(super) mod tests {
             (long.as_str(), Type::Normal, "piece 268 has 513 bytes"),
             ("<0xGG>", Type::Byte, "piece 268 is a byte"),
         ] {
-            let Err(error) = Tokenizer::from_model(Path::new("t"), &model(&[(piece, kind)]), None)
+            let Err(error) =
+                Tokenizer::from_model(Path::new("t"), &model(&[(piece, kind)]), &gemmas())
             else {
                 panic!("{piece:?} is a piece");
             };

@@ -114,6 +114,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::BoundaryTokens;
     use super::super::pieces::tests::tokenizer as pieces;
     use super::*;
 
@@ -124,7 +125,7 @@ mod tests {
         Tokenizer::from_json(
             Path::new("tokenizer.json"),
             value.to_string().as_bytes(),
-            None,
+            &BoundaryTokens::default(),
         )
         .expect("it is a tokenizer")
     }

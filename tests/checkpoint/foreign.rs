@@ -91,6 +91,92 @@ fn flax_names_joined_by_slashes_or_dots_or_wrapped_in_params() {
 }
 
 #[test]
+fn what_programs_wrap_a_model_in_is_no_part_of_its_names() {
+    let (flax, _) = flax("gemma-small");
+    let stored = pytorch(&flax);
+    let renamed = |arrays: &[Array], rename: &dyn Fn(&str) -> String| -> Vec<Array> {
+        let named = |a: &Array| a.clone().named(rename(&a.name));
+        arrays.iter().map(named).collect()
+    };
+    for wrapping in [
+        "_orig_mod.",
+        "module.",
+        "module._orig_mod.",
+        "base_model.model.",
+    ] {
+        let wrapped = renamed(&stored, &|name| format!("{wrapping}{name}"));
+        assert_same(&wrapped, Naming::PyTorch, &flax);
+    }
+    let inside = renamed(&stored, &|name| {
+        name.replace("self_attn.", "_orig_mod.self_attn.")
+            .replace("mlp.", "_checkpoint_wrapped_module.mlp.")
+    });
+    assert_same(&inside, Naming::PyTorch, &flax);
+    let twice = renamed(&flax, &|name| format!("params/params/{name}"));
+    assert_same(&twice, Naming::Flax, &flax);
+    // A model that was saved without its head has no `model` in its names.
+    for (arrays, naming) in [(&flax, Naming::Flax), (&stored, Naming::PyTorch)] {
+        let without = renamed(arrays, &|name| {
+            name.trim_start_matches("model")[1..].to_owned()
+        });
+        assert_same(&without, naming, &flax);
+    }
+}
+
+#[test]
+fn layers_that_are_stored_together_are_slices() {
+    for model in ["gemma-small", "random-gqa", "random-mqa"] {
+        let (flax, config) = flax(model);
+        let tree = Tree {
+            flat: true,
+            gating_transposed: false,
+            prefix: "",
+        };
+        let apart = deepmind(&flax, &config, tree);
+        let layers = config.num_hidden_layers();
+        for types in [1, 2].into_iter().filter(|types| layers % types == 0) {
+            let mut by_type = Vec::new();
+            let mut together = Vec::new();
+            for array in &apart {
+                let Some(rest) = array.name.strip_prefix("layer_0/") else {
+                    if !array.name.starts_with("layer_") {
+                        by_type.push(array.clone().named(format!("transformer/{}", array.name)));
+                        together.push(array.clone().named(format!("params/llm/{}", array.name)));
+                    }
+                    continue;
+                };
+                let layer = |number: usize| {
+                    let name = format!("layer_{number}/{rest}");
+                    apart.iter().find(|a| a.name == name).unwrap()
+                };
+                let all: Vec<&Array> = (0..layers).map(layer).collect();
+                let name = format!("params/llm/layers/{rest}");
+                together.push(Array::stacked(name, &all));
+                for kind in 0..types {
+                    let of_kind: Vec<&Array> = (kind..layers).step_by(types).map(layer).collect();
+                    let name = format!("transformer/stacked_layers/attention_type_{kind}/{rest}");
+                    by_type.push(Array::stacked(name, &of_kind));
+                }
+            }
+            assert_same(&by_type, Naming::DeepMind, &flax);
+            assert_same(&together, Naming::DeepMind, &flax);
+        }
+    }
+}
+
+#[test]
+fn more_stacked_layers_than_any_model_has_are_refused() {
+    let name = "transformer/stacked_layers/attention_type_5/pre_attention_norm/scale";
+    let stored = [Array::counting(name, DType::F32, &[1000, 2])];
+    let error = canonical(Checkpoint::from_npz(file(), npz(&stored, Stored))).unwrap_err();
+    let message = error.to_string();
+    assert!(
+        message.contains(name) && message.contains("[1000, 2]"),
+        "{message}"
+    );
+}
+
+#[test]
 fn pytorch_names_and_transposed_kernels() {
     for model in MODELS.into_iter().chain(["random-bias", "random-untied"]) {
         let (flax, _) = flax(model);

@@ -259,6 +259,10 @@ fn token_ids_may_be_lists_and_null() {
 fn token_ids_outside_of_the_vocabulary_are_refused() {
     for key in ["eos_token_id", "pad_token_id", "bos_token_id"] {
         for id in [json!(-1), json!(256_000), json!(u64::MAX)] {
+            // By this id a configuration says that there is no padding token.
+            if key == "pad_token_id" && id == -1 {
+                continue;
+            }
             let message = refused(with(json!({key: id})));
             assert_says(
                 &message,
@@ -289,10 +293,49 @@ fn what_is_no_object_is_refused() {
         "expected a JSON object, found [1]",
     );
     let endless = "[".repeat(1_000_000);
-    for text in ["", "{", "{\"vocab_size\": NaN}", &endless] {
+    for text in ["", "{", "{\"vocab_size\": nan}", &endless] {
         assert_says(
             &refused(GemmaConfig::from_json(Path::new(FILE), text)),
             "not valid JSON",
         );
     }
+}
+
+#[test]
+fn numbers_that_are_not_finite_matter_only_where_they_are_read() {
+    let with_text = |key: &str, number: &str| {
+        let mut keys = gemma_2b();
+        keys.remove(key);
+        let text = serde_json::to_string(&keys).unwrap();
+        let text = text.replacen('{', &format!("{{\"{key}\": {number}, "), 1);
+        GemmaConfig::from_json(Path::new(FILE), &text)
+    };
+    for number in ["NaN", "Infinity", "-Infinity"] {
+        with_text("initializer_range", number).unwrap();
+        let message = refused(with_text("rms_norm_eps", number));
+        assert_says(&message, "key \"rms_norm_eps\": expected a number");
+        assert!(message.contains(number), "{message}");
+    }
+}
+
+#[test]
+fn a_padding_id_of_minus_one_is_none() {
+    let config = with(json!({"pad_token_id": -1})).unwrap();
+    assert_eq!((config.pad_token_id(), config.padding_id()), (None, 1));
+    let mut config = with(json!({"pad_token_id": 5})).unwrap();
+    config
+        .apply_generation_config(Path::new(FILE), "{\"pad_token_id\": -1}")
+        .unwrap();
+    assert_eq!(config.pad_token_id(), None);
+}
+
+#[test]
+fn a_list_of_as_many_ids_as_there_are_tokens_is_read_at_once() {
+    let ids: Vec<u32> = (0..256_000).rev().chain(0..256_000).collect();
+    let started = std::time::Instant::now();
+    let config = with(json!({"eos_token_id": ids})).unwrap();
+    assert_eq!(config.eos_token_ids().len(), 256_000);
+    assert_eq!(config.eos_token_ids()[0], 255_999);
+    // Comparing each id with all others takes minutes.
+    assert!(started.elapsed().as_secs() < 20);
 }

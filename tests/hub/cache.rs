@@ -86,6 +86,99 @@ fn a_blob_that_was_cut_short_is_downloaded_again() {
 }
 
 #[test]
+fn a_linked_file_that_was_cut_short_is_downloaded_again() {
+    let (hub, weights) = Hub::with_weights(50_000);
+    let snapshot = hub.fetch(None).unwrap();
+    let file = snapshot.folder.join("flax_model.msgpack");
+    // The blob behind the link, and a copy in its place, as on systems without links.
+    fs::write(&file, "half").unwrap();
+    assert_eq!(hub.fetch(None).unwrap().transferred, 1);
+    assert_eq!(fs::read(&file).unwrap(), weights);
+    hub.assert_blobs_are_whole();
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, "half").unwrap();
+    hub.fetch(None).unwrap();
+    assert_eq!(fs::read(&file).unwrap(), weights);
+}
+
+#[test]
+fn what_lies_in_the_place_of_a_partial_download_and_is_no_file_is_removed() {
+    let (hub, weights) = Hub::with_weights(50_000);
+    let elsewhere = hub.home.path().join("elsewhere");
+    fs::write(&elsewhere, "mine").unwrap();
+    let blobs = hub.repo_folder().join("blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    let partial = blobs.join(format!("{}.incomplete", etag_of(&weights)));
+    std::os::unix::fs::symlink(&elsewhere, &partial).unwrap();
+    hub.fetch(None).unwrap();
+    assert_eq!(fs::read(&elsewhere).unwrap(), b"mine");
+    hub.assert_blobs_are_whole();
+
+    fs::remove_dir_all(hub.repo_folder()).unwrap();
+    fs::create_dir_all(&blobs).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&partial).status();
+    assert!(made.unwrap().success());
+    hub.fetch(None).unwrap();
+    hub.assert_blobs_are_whole();
+}
+
+#[test]
+fn a_hub_that_gives_no_access_leaves_what_is_there() {
+    let (hub, _) = Hub::with_weights(50_000);
+    let online = hub.fetch(None).unwrap();
+    for (status, body) in [
+        (401, ""),
+        (403, ""),
+        (404, ""),
+        (500, ""),
+        (200, "<html>log in"),
+    ] {
+        hub.server.state().faults = vec![crate::server::Fault {
+            path: "/api/models",
+            times: usize::MAX,
+            status,
+            headers: vec![("x-error-code", "RepoNotFound".to_owned())],
+            body,
+        }];
+        let told = std::sync::Mutex::new(0);
+        let found = hub.fetch_with(None, &hub.settings(), &|event| {
+            if let Event::Stale { .. } = event {
+                *told.lock().unwrap() += 1;
+            }
+        });
+        assert_eq!(found.unwrap().folder, online.folder, "{status}");
+        assert_eq!(told.into_inner().unwrap(), 1, "{status}");
+    }
+    // The listing is public, and the files of a new commit are not.
+    hub.server.state().faults.clear();
+    let weights = noise(60_000);
+    hub.server.add(
+        crate::support::REPO,
+        "main",
+        &[("config.json", b"{}"), ("flax_model.msgpack", &weights)],
+    );
+    hub.server.state().gate = Some(("hf_right".to_owned(), 403, "GatedRepo"));
+    assert_eq!(hub.fetch(None).unwrap().commit, online.commit);
+}
+
+#[test]
+fn a_mirror_that_the_hub_redirects_to_is_followed_without_the_token() {
+    let (mirror, weights) = Hub::with_weights(50_000);
+    let hub = Hub::new();
+    hub.server.state().mirror = Some(mirror.server.endpoint());
+    let settings = Settings {
+        token: crate::support::token("hf_secret"),
+        ..hub.settings()
+    };
+    let snapshot = hub.fetch_with(None, &settings, &|_| {}).unwrap();
+    assert_eq!(files_of(&snapshot.folder)["flax_model.msgpack"], weights);
+    hub.assert_blobs_are_whole();
+    let sent = |request: &crate::server::Request| request.headers.contains_key("authorization");
+    assert!(hub.server.requests().iter().all(sent));
+    assert!(!mirror.server.requests().iter().any(sent));
+}
+
+#[test]
 fn offline_takes_what_is_there_without_a_request() {
     let (hub, _) = Hub::with_weights(50_000);
     let online = hub.fetch(None).unwrap();

@@ -200,3 +200,54 @@ fn nothing_but_the_line_is_printed_where_there_is_no_terminal() {
     serde_json::from_slice::<serde_json::Value>(&output.stdout)
         .expect("one object and nothing else");
 }
+
+#[test]
+fn no_log_message_and_no_error_has_a_secret() {
+    let hub = Hub::new();
+    add_checkpoint(&hub, "main", &data("random-mha"));
+    let run = |endpoint: &str| {
+        let output = hub
+            .command(&["inspect", REPO])
+            .env("HF_ENDPOINT", endpoint)
+            .env("HF_TOKEN", "hf_secret")
+            .env("GEMMA_XLA_LOG", "trace")
+            .output()
+            .expect("it runs");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let endpoint = hub.server.endpoint();
+    let with_password = endpoint.replace("http://", "http://ada:pa55word@");
+    hub.server.fault("/api/models/google/nothing", 1, 500);
+    for endpoint in [
+        endpoint.as_str(),
+        &with_password,
+        "http://ada:pa55word@127.0.0.1:9",
+    ] {
+        let said = run(endpoint);
+        for secret in ["hf_secret", "pa55word"] {
+            assert!(!said.contains(secret), "{endpoint}: {said}");
+        }
+    }
+}
+
+#[test]
+fn an_error_of_a_file_in_the_cache_says_what_to_delete() {
+    let hub = Hub::new();
+    add_checkpoint(&hub, "main", &data("random-mha"));
+    hub.command(&["inspect", REPO]).assert().success();
+    let blobs = hub.repo_folder().join("blobs");
+    let weights = fs::read_dir(&blobs)
+        .expect("listed")
+        .map(|entry| entry.expect("listed").path())
+        .max_by_key(|path| path.metadata().expect("a file").len())
+        .expect("blobs");
+    let content = fs::read(&weights).expect("read");
+    fs::write(&weights, &content[..content.len() / 2]).expect("written");
+    let mut offline = hub.command(&["inspect", REPO]);
+    offline.env("HF_HUB_OFFLINE", "1");
+    let name = weights.file_name().expect("a name").to_string_lossy();
+    fails_naming(&mut offline, &["flax_model.msgpack", "delete", &name]);
+    // With the Hub in reach it is downloaded again.
+    hub.command(&["inspect", REPO]).assert().success();
+    hub.assert_blobs_are_whole();
+}

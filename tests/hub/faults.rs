@@ -342,6 +342,53 @@ fn a_content_of_another_size_is_refused() {
 }
 
 #[test]
+fn a_content_that_nothing_says_the_end_of_is_refused() {
+    let (hub, _) = Hub::with_weights(30_000);
+    hub.server.state().no_length = true;
+    // Neither the tag nor a length says what the file is.
+    hub.server
+        .state()
+        .etags
+        .insert("config.json".to_owned(), "tag-1".to_owned());
+    let error = hub.error(None);
+    assert!(matches!(error, Error::Unmeasured { .. }), "{error}");
+    assert!(error.to_string().starts_with("config.json: "), "{error}");
+    assert!(!hub.repo_folder().join("blobs/tag-1").exists());
+    assert!(!hub.repo_folder().join("blobs/tag-1.incomplete").exists());
+    // With a SHA-256 no length is needed.
+    let sha256 = {
+        use sha2::{Digest, Sha256};
+        crate::server::hex(&Sha256::digest(b"{}"))
+    };
+    let mut state = hub.server.state();
+    state.etags.insert("config.json".to_owned(), sha256);
+    drop(state);
+    let snapshot = hub.fetch(None).unwrap();
+    assert_eq!(files_of(&snapshot.folder)["config.json"], b"{}");
+}
+
+#[test]
+fn a_file_that_is_larger_than_any_of_its_kind_is_not_downloaded() {
+    let (hub, _) = Hub::with_weights(30_000);
+    hub.server.add(
+        crate::support::REPO,
+        "main",
+        &[
+            ("tokenizer.json", &noise(30_000)),
+            ("config.json", b"{}"),
+            ("model.npz", b"x"),
+        ],
+    );
+    hub.server
+        .state()
+        .sizes
+        .insert("tokenizer.json".to_owned(), 1 << 30);
+    let error = hub.error(None);
+    assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+    assert!(error.to_string().starts_with("tokenizer.json: "), "{error}");
+}
+
+#[test]
 fn a_listing_that_is_none_is_refused() {
     let (hub, _) = Hub::with_weights(30_000);
     for body in ["<html>", "{}", "[]", "{\"sha\": 5}"] {

@@ -57,6 +57,10 @@ pub struct State {
     pub moved: bool,
     /// HEAD is not known.
     pub no_head: bool,
+    /// Files come without a length, until the connection is closed.
+    pub no_length: bool,
+    /// The server that all requests are redirected to.
+    pub mirror: Option<String>,
     pub requests: Vec<Request>,
 }
 
@@ -193,6 +197,7 @@ struct Answer {
     cut_after: Option<usize>,
     pace: Option<(usize, Duration)>,
     stall_after: Option<(usize, Duration)>,
+    has_length: bool,
 }
 
 impl Answer {
@@ -204,6 +209,7 @@ impl Answer {
             cut_after: None,
             pace: None,
             stall_after: None,
+            has_length: true,
         }
     }
 
@@ -226,6 +232,9 @@ fn answer(state: &mut State, request: &Request, cdn: u16) -> Answer {
     }
     if state.no_head && request.method == "HEAD" {
         return Answer::new(405, "");
+    }
+    if let Some(mirror) = &state.mirror {
+        return Answer::new(307, "").with("location", format!("{mirror}{}", request.path));
     }
     let path = request.path.split('?').next().unwrap_or_default();
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
@@ -292,7 +301,7 @@ fn info(state: &State, repo: &str, revision: &str) -> Answer {
     let files = &state.commits[&(repo.to_owned(), commit.clone())].files;
     let names = files.keys().chain(&state.listed);
     let siblings: Vec<_> = names
-        .map(|name| serde_json::json!({"rfilename": name}))
+        .map(|name| serde_json::json!({"rfilename": name, "size": files.get(name).map(Vec::len)}))
         .collect();
     let info = serde_json::json!({"id": repo, "sha": commit, "siblings": siblings});
     Answer::new(200, info.to_string())
@@ -337,9 +346,11 @@ fn file_at_hub(
             .with("location", format!("/moved/{repo}/{commit}/{file}"));
     }
     if content.len() < LARGE {
-        return part(state, request, content)
+        let mut answer = part(state, request, content)
             .with("etag", format!("\"{etag}\""))
             .with("x-repo-commit", commit);
+        answer.has_length = !state.no_length;
+        return answer;
     }
     let size = state.sizes.get(file).copied().unwrap_or(content.len());
     Answer::new(302, "Found. Redirecting")
@@ -386,7 +397,10 @@ fn send(mut stream: &TcpStream, request: &Request, answer: Answer) -> std::io::R
     for (name, value) in &answer.headers {
         head += &format!("{name}: {value}\r\n");
     }
-    head += &format!("content-length: {}\r\n\r\n", answer.body.len());
+    if answer.has_length {
+        head += &format!("content-length: {}\r\n", answer.body.len());
+    }
+    head += "\r\n";
     stream.write_all(head.as_bytes())?;
     if request.method == "HEAD" {
         return Ok(());

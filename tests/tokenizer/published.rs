@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use gemma_xla::tokenizer::{JSON_FILE, MODEL_FILE, Tokenizer};
+use gemma_xla::tokenizer::{BoundaryTokens, JSON_FILE, MODEL_FILE, Tokenizer};
 
 use crate::common::{all_must_run, data};
 
@@ -59,12 +59,12 @@ fn not_tested(why: &str) -> Option<PathBuf> {
     None
 }
 
-type Parse = fn(&Path, &[u8], Option<u32>) -> Result<Tokenizer, gemma_xla::tokenizer::Error>;
+type Parse = fn(&Path, &[u8], &BoundaryTokens) -> Result<Tokenizer, gemma_xla::tokenizer::Error>;
 
 fn read(name: &str, parse: Parse) -> Option<Tokenizer> {
     let path = folder()?.join(name);
     let content = fs::read(&path).expect("it was fetched");
-    Some(parse(&path, &content, Some(BOS)).expect("it is a tokenizer"))
+    Some(parse(&path, &content, &BoundaryTokens::default()).expect("it is a tokenizer"))
 }
 
 fn json() -> Option<&'static Tokenizer> {

@@ -1,4 +1,4 @@
-"""Transformers' Flax Gemma as a contestant: loads a checkpoint once, then answers a line of JSON on standard input with a line on standard output.
+"""Transformers' Flax Gemma as an engine: loads a checkpoint once, then answers a line of JSON on standard input with a line on standard output.
 
     python flax_worker.py FOLDER bfloat16|float32
 
@@ -55,7 +55,7 @@ def prompts_of(batch, prompt):
     return [jax.ShapeDtypeStruct((batch, prompt), jnp.int32)] * 2
 
 
-class Contestant:
+class Engine:
     def __init__(self, folder, dtype):
         self.model, self.params = load(folder, dtype)
         self.compiled = {}
@@ -140,11 +140,11 @@ def main():
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     begin = time.perf_counter()
-    contestant = Contestant(sys.argv[1], sys.argv[2])
+    engine = Engine(sys.argv[1], sys.argv[2])
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "transformers")}
     print(json.dumps({"load_s": time.perf_counter() - begin, **versions}), file=answers, flush=True)
     for line in sys.stdin:
-        print(json.dumps(contestant.run(**json.loads(line))), file=answers, flush=True)
+        print(json.dumps(engine.run(**json.loads(line))), file=answers, flush=True)
 
 
 if __name__ == "__main__":

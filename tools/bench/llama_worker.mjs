@@ -1,4 +1,4 @@
-// llama.cpp as a contestant: loads a GGUF file once, then answers a line of JSON on standard input with a line on standard output.
+// llama.cpp as an engine: loads a GGUF file once, then answers a line of JSON on standard input with a line on standard output.
 //
 //     node llama_worker.mjs NODE_MODULES FILE.gguf [f16|f32]      the last is the dtype of keys and values
 //

@@ -4,9 +4,9 @@
     tools/bench/run.py --quick                 4 layers of Gemma 2B, vocabulary 32000: 1 GB
     tools/bench/run.py                         Gemma 2B's own size: 5 GB
     tools/bench/run.py --growth                a step's time against context and batch, on a quarter of Gemma 2B's width
-    tools/bench/run.py --agree                 whether the contestants give the same tokens, on the trained model in tests/data
+    tools/bench/run.py --agree                 whether the engines give the same tokens, on the trained model in tests/data
 
-The contestants take turns, so that whatever else slows the machine slows them alike. Needs a release build of gemma-xla with its CPU plugin,
+The engines take turns, so that whatever else slows the machine slows them alike. Needs a release build of gemma-xla with its CPU plugin,
 python3.11, node and npm; fetches the rest into a cache folder once. The raw figures go to tools/bench/results.
 """
 
@@ -19,7 +19,7 @@ import sys
 import time
 
 import table
-from contestants import Failed, Flax, Llama, Ours, random_prompts
+from engines import Failed, Flax, Llama, Ours, random_prompts
 from environment import HERE, NODE_LLAMA_CPP, REPOSITORY, Environment, machine, memory_available, read_through, revision, say
 
 
@@ -41,9 +41,9 @@ def arguments():
     parser.add_argument("--batches", type=numbers, default=[1, 8])
     parser.add_argument("--prompts", type=numbers, default=[32, 512], help="tokens of the prompts")
     parser.add_argument("--new-tokens", type=int, default=65)
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each contestant (default: %(default)s)")
-    parser.add_argument("--contestants", type=words, default=["flax", "llama"], help="beside gemma-xla (default: flax,llama)")
-    parser.add_argument("--alone", action="store_true", help="one contestant in memory at a time; by itself where memory is short")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each engine (default: %(default)s)")
+    parser.add_argument("--engines", type=words, default=["flax", "llama"], help="beside gemma-xla (default: flax,llama)")
+    parser.add_argument("--alone", action="store_true", help="one engine in memory at a time; by itself where memory is short")
     parser.add_argument("--binary", type=pathlib.Path, default=target / "release/gemma-xla")
     parser.add_argument("--flax-python", type=pathlib.Path, help="an interpreter that has tools/flax/requirements.txt")
     parser.add_argument("--cache", type=pathlib.Path, default=cache, help="folder for all that is fetched and made (default: %(default)s)")
@@ -59,7 +59,7 @@ def arguments():
 
 
 def contest(args, environment, checkpoint, keep):
-    """Every configuration, the contestants taking turns. `keep` is given the result so far after each of them."""
+    """Every configuration, the engines taking turns. `keep` is given the result so far after each of them."""
     config = json.loads((checkpoint / "config.json").read_text())
     size = (checkpoint / "flax_model.msgpack").stat().st_size
     result = {"machine": machine(), "revision": revision(), "date": time.strftime("%Y-%m-%d"), "versions": {"node-llama-cpp": NODE_LLAMA_CPP}}
@@ -67,11 +67,11 @@ def contest(args, environment, checkpoint, keep):
     result.update({"checkpoint_bytes": size, "new_tokens": args.new_tokens, "rounds": args.rounds, "cases": [], "starts": {}})
     for dtype in args.dtypes:
         parties = [Ours(args.binary, checkpoint, dtype)]
-        if "flax" in args.contestants:
+        if "flax" in args.engines:
             parties.append(Flax(environment, checkpoint, dtype, config["vocab_size"]))
         result["versions"]["plugin"] = parties[0].plugin()
         # A file of bfloat16 is what a user of llama.cpp would take, at any rate.
-        if "llama" in args.contestants and dtype == "bf16":
+        if "llama" in args.engines and dtype == "bf16":
             parties.append(Llama(environment, checkpoint, dtype, config["vocab_size"]))
         # Flax holds its parameters, and while it runs may hold them in float32 as well.
         needed = size * (1 + 3 + 1 if dtype == "bf16" else 2 + 3)
@@ -96,7 +96,7 @@ def one_case(parties, dtype, batch, prompt, args, alone, checkpoint):
     name = f"{dtype} batch {batch} prompt {prompt}"
 
     def attempt(party, what):
-        """What a contestant gives; nothing more is asked of one that fails."""
+        """What an engine gives; nothing more is asked of one that fails."""
         if party.name in case["failed"]:
             return None
         try:
@@ -125,13 +125,13 @@ def one_case(parties, dtype, batch, prompt, args, alone, checkpoint):
 
 
 def agree(args, environment):
-    """Greedy tokens of the trained model in tests/data, ours against each contestant's: how many are equal before the first that is not."""
+    """Greedy tokens of the trained model in tests/data, ours against each engine's: how many are equal before the first that is not."""
     checkpoint = REPOSITORY / "tests/data/gemma-small"
     vocab = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
     prompts = random_prompts(8, 32, vocab)
     for dtype in args.dtypes:
         ours = Ours(args.binary, checkpoint, dtype).generate(prompts, args.new_tokens)
-        for kind in [Flax] * ("flax" in args.contestants) + [Llama] * ("llama" in args.contestants):
+        for kind in [Flax] * ("flax" in args.engines) + [Llama] * ("llama" in args.engines):
             party = kind(environment, checkpoint, dtype, vocab)
             theirs = party.run(prompts, args.new_tokens)["token_ids"]
             party.stop()

@@ -11,7 +11,7 @@ def median(runs, name):
 
 
 def rows(result):
-    """Each configuration's medians: (configuration, {contestant: (step, prefill)})."""
+    """Each configuration's medians: (configuration, {engine: (step, prefill)})."""
     for case in result["cases"]:
         found = {name: (median(runs, "step_s"), median(runs, "prefill_s")) for name, runs in case["runs"].items() if runs}
         yield case, found

@@ -14,7 +14,7 @@ use super::problem::{Fault, unreadable};
 use super::store::Store;
 use super::zarr::{Metadata, Shard};
 use crate::checkpoint::Result;
-use crate::checkpoint::layout::c_order;
+use crate::checkpoint::layout::{Axis, c_order};
 use crate::dtype::DType;
 
 /// Bytes of a chunk that are decoded at a time.
@@ -80,11 +80,19 @@ impl Array {
     /// Reads several views of this array, each stored element once.
     pub(in crate::checkpoint) fn read(&self, targets: &mut [Target]) -> Result<()> {
         let grid = Grid::new(&self.metadata.shape, &self.metadata.chunk);
-        let extents = targets.iter().filter_map(Target::extent);
-        let boxes = extents.map(|(first, axes)| grid.covered(first, &axes));
+        let extents: Vec<_> = targets.iter().filter_map(Target::extent).collect();
+        let boxes = extents
+            .iter()
+            .map(|(first, axes)| grid.covered(*first, axes));
+        // The place after the last element that is needed.
+        let last = |(first, axes): &(usize, Vec<Axis>)| {
+            let steps = axes.iter().map(|axis| (axis.size - 1) * axis.stride);
+            first + steps.sum::<usize>() + 1
+        };
+        let limit = extents.iter().map(last).max().unwrap_or_default();
         let mut block = Vec::new();
         for chunk in grid.chunks(boxes.collect()) {
-            self.read_chunk(&grid, &chunk, targets, &mut block)
+            self.read_chunk(&grid, &chunk, limit, targets, &mut block)
                 .map_err(|fault| self.store.error(*fault))?;
             for target in &mut *targets {
                 target.flush();
@@ -115,6 +123,7 @@ impl Array {
         &self,
         grid: &Grid,
         chunk: &[usize],
+        limit: usize,
         targets: &mut [Target],
         block: &mut Vec<u8>,
     ) -> std::result::Result<(), Box<Fault>> {
@@ -126,7 +135,7 @@ impl Array {
         let (key, _) = self.chunk_key(chunk);
         for run in grid.runs(chunk) {
             let mut place = run.place;
-            let end = run.place + run.len;
+            let end = limit.min(run.place + run.len);
             while let Some(wanted) = next(targets, place).filter(|next| next.start < end) {
                 place = wanted.start;
                 let at = (run.at + place - run.place) * size;

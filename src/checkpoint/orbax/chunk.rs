@@ -11,8 +11,10 @@ use super::zarr::Codecs;
 /// Bytes of a file that are read at once, and of a chunk that are passed over at once.
 const BUFFER: usize = 1 << 17;
 const CRC_BYTES: u64 = 4;
-/// The smallest window that libzstd can be told to keep to.
-const MIN_WINDOW_LOG: u32 = 10;
+/// The window that every frame may ask for, of 8 MiB, as RFC 8878 recommends: a writer that does not
+/// know a chunk's size asks for the window of its compression level, which may be more than the
+/// chunk has.
+const MIN_WINDOW_LOG: u32 = 23;
 /// The largest window, of 128 MiB: libzstd's own limit.
 const MAX_WINDOW_LOG: u32 = 27;
 
@@ -41,7 +43,7 @@ impl ChunkReader {
             let buffer = region.len.clamp(1, BUFFER as u64) as usize;
             let reader = BufReader::with_capacity(buffer, RegionReader::new(region));
             let mut decoder = Decoder::with_buffer(reader)?.single_frame();
-            // A frame needs no larger window than its content, whatever it asks for.
+            // Beyond that, a frame needs no larger window than its content.
             let window = len.max(1).ilog2() + 1;
             decoder.window_log_max(window.clamp(MIN_WINDOW_LOG, MAX_WINDOW_LOG))?;
             Bytes::Zstd(Box::new(decoder))

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::checkpoint::transform::Transform;
 use crate::checkpoint::{Error, Result, Tensor};
+use crate::config::MAX_LAYERS;
 
 /// Names by which a tree is known, below `params/`.
 const EMBEDDING: &str = "token_embedder/embedding";
@@ -280,6 +281,9 @@ impl<'a> Tree<'a> {
             .filter(is_layers)
             .or_else(|| (0..shape.len()).find(is_layers))
             .filter(|_| shape.len() == part.rank + 1)
+            // Chunks may be missing, so that an array of any size takes a few bytes in a file, while
+            // each layer's view takes memory.
+            .filter(|_| self.scanned <= MAX_LAYERS)
             .ok_or_else(|| unfit(tensor, part, true))?;
         (0..self.scanned)
             .map(|layer| {

@@ -66,8 +66,17 @@ fn small_file(files: &dyn Folder, name: &str) -> Result<Option<Vec<u8>>, Fault> 
         }
         .of(name)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // The folder of an array, or of a checkpoint, may have the name.
+        Err(_) if is_folder(files, name) => Ok(None),
         Err(source) => Err(unreadable(source).of(name)),
     }
+}
+
+fn is_folder(files: &dyn Folder, name: &str) -> bool {
+    let children = files.children("").unwrap_or_default();
+    children
+        .iter()
+        .any(|child| child.is_folder && child.name == name)
 }
 
 #[derive(Deserialize)]

@@ -13,6 +13,7 @@ use crate::checkpoint;
 use crate::config::CONFIG_FILE;
 use crate::dtype::DType;
 use crate::input_file;
+use crate::json_text;
 
 /// The names that these files have.
 pub(super) const COMPANIONS: [&str; 9] = [
@@ -81,14 +82,15 @@ struct Dtypes<'a> {
 /// Where it names none, as Flax's do not, the key is added. Nothing where it is not a JSON object.
 fn with_dtype(content: &[u8], dtype: DType) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(content).ok()?;
-    let found: Dtypes = serde_json::from_str(text).ok()?;
-    // The values are parts of the text, so that their addresses tell where they are in it.
+    let masked = json_text::masked(text);
+    let found: Dtypes = serde_json::from_str(&masked).ok()?;
+    // The values are parts of the masked text, so that their addresses tell where they are in it.
     let place = |value: &RawValue| {
         let start = value
             .get()
             .as_ptr()
             .addr()
-            .checked_sub(text.as_ptr().addr())?;
+            .checked_sub(masked.as_ptr().addr())?;
         Some(start..start + value.get().len())
     };
     let mut places: Vec<Range<usize>> = [found.torch_dtype, found.dtype]
@@ -138,6 +140,8 @@ mod tests {
             let found = with_dtype(without.as_bytes(), DType::F16).unwrap();
             assert_eq!(String::from_utf8(found).unwrap(), expected);
         }
+        let infinite = with_dtype(br#"{"a": Infinity, "dtype": "f"}"#, DType::F16).unwrap();
+        assert_eq!(infinite, br#"{"a": Infinity, "dtype": "float16"}"#);
         assert!(with_dtype(b"[", DType::F16).is_none());
     }
 }

@@ -1,21 +1,29 @@
 //! A folder that appears under its name when it is complete.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use tempfile::TempDir;
 
 use super::companions::COMPANIONS;
 use super::{WriteError, companions};
 use crate::dtype::DType;
+use crate::leftovers;
 use crate::whole_file::{folder_of, sync_folder_of};
+
+/// What the names of unfinished folders end with.
+const PARTIAL: &str = ".partial";
 
 /// A folder that is being filled beside its destination. Dropped before [`Staging::commit`], it is
 /// removed.
 pub struct Staging {
     folder: TempDir,
+    /// Tells other processes that the folder is in use.
+    _held: Option<File>,
     destination: PathBuf,
     force: bool,
 }
@@ -43,12 +51,18 @@ impl Staging {
         let mut prefix = OsStr::new(".").to_os_string();
         prefix.push(name);
         prefix.push(".");
+        // What runs that were killed have left.
+        let begins = prefix.to_string_lossy().into_owned();
+        leftovers::sweep(folder_of(destination), |name| {
+            name.starts_with(&begins) && name.ends_with(PARTIAL)
+        });
         let folder = tempfile::Builder::new()
             .prefix(&prefix)
-            .suffix(".partial")
+            .suffix(PARTIAL)
             .tempdir_in(folder_of(destination))
             .map_err(failed)?;
         Ok(Staging {
+            _held: leftovers::hold(folder.path()),
             folder,
             destination: destination.to_path_buf(),
             force,
@@ -85,7 +99,34 @@ impl Staging {
         };
         check_replaceable(destination, self.force)?;
         make_readable(self.folder.path()).map_err(failed)?;
-        let replaced = match destination.try_exists().map_err(failed)? {
+        let exists = destination.try_exists().map_err(failed)?;
+        // One step, so that whenever the process is killed, the destination is whole, and another
+        // process that writes the same destination is not replaced unless that is wanted.
+        let flags = match exists {
+            true => RenameFlags::EXCHANGE,
+            false => RenameFlags::NOREPLACE,
+        };
+        match renameat_with(CWD, self.folder.path(), CWD, destination, flags) {
+            Ok(()) if exists => {
+                // The old folder has the temporary name now.
+                let _ = self.folder.close();
+                return sync_folder_of(destination).map_err(failed);
+            }
+            Ok(()) => {
+                // It has been renamed, so that its guard has nothing to remove.
+                let _ = self.folder.keep();
+                return sync_folder_of(destination).map_err(failed);
+            }
+            // Some file systems do not have it.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+            Err(Errno::EXIST) => {
+                return Err(WriteError::Exists {
+                    destination: destination.clone(),
+                });
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+        let replaced = match exists {
             false => None,
             true => {
                 let aside = tempfile::Builder::new()

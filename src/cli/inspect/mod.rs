@@ -19,9 +19,10 @@ use crate::config::{CONFIG_FILE, GemmaConfig};
 use crate::engine::checkpoint_dtype;
 use crate::hub::Wanted;
 use crate::input_file;
+use crate::json_text;
 use crate::model::{Distribution, ModelSpec, Xla, parameters};
 use crate::sharding::Mesh;
-use crate::source::{fitted, open_checkpoint};
+use crate::source::{fitted, open_checkpoint, open_config, tokenizer_folder};
 use crate::tokenizer;
 
 /// Options of `inspect`.
@@ -59,7 +60,8 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Outcome> {
 /// Everything that is known about a checkpoint.
 #[derive(Serialize)]
 struct Report {
-    path: PathBuf,
+    /// As text: a name that is not UTF-8 cannot be written in JSON.
+    path: String,
     format: String,
     /// Whose names and layouts the files use.
     naming: String,
@@ -125,6 +127,8 @@ struct Totals {
 struct Config {
     values: Option<serde_json::Value>,
     problem: Option<String>,
+    /// The published model whose configuration is assumed, where the folder has none.
+    assumed: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -165,7 +169,10 @@ struct WrongShape {
 impl Report {
     fn of(model: &Path, mesh: Option<Mesh>) -> anyhow::Result<Self> {
         let folder = folder_of(model);
-        let parsed = GemmaConfig::from_dir(folder);
+        let (parsed, assumed) = match open_config(folder) {
+            Ok((config, assumed)) => (Ok(config), assumed),
+            Err(error) => (Err(error), None),
+        };
         let checkpoint = match (open_checkpoint(model)?, &parsed) {
             (checkpoint, Ok(config)) => fitted(&checkpoint, config),
             (checkpoint, Err(_)) => checkpoint,
@@ -198,7 +205,7 @@ impl Report {
             Err(_) => None,
         };
         Ok(Report {
-            path: checkpoint.path().to_path_buf(),
+            path: checkpoint.path().display().to_string(),
             format: checkpoint.format().to_string(),
             naming: checkpoint.naming().to_string(),
             files: checkpoint
@@ -209,8 +216,8 @@ impl Report {
             tensors,
             dtypes,
             total,
-            config: config(folder, parsed),
-            tokenizer: tokenizer(folder),
+            config: config(folder, parsed, assumed),
+            tokenizer: tokenizer(&tokenizer_folder(folder)),
             caches,
             fit,
             split,
@@ -269,9 +276,14 @@ fn tensor_row(tensor: &Tensor) -> TensorRow {
     }
 }
 
-fn config<E: std::error::Error>(folder: &Path, parsed: Result<GemmaConfig, E>) -> Config {
+fn config<E: std::error::Error>(
+    folder: &Path,
+    parsed: Result<GemmaConfig, E>,
+    assumed: Option<&'static str>,
+) -> Config {
     let file = folder.join(CONFIG_FILE);
     let problem = match parsed {
+        Ok(_) if assumed.is_some() => None,
         // A link to nothing has an error of its own.
         _ if matches!(input_file::exists(&file), Ok(false)) => {
             Some(format!("{}: there is none", file.display()))
@@ -287,9 +299,13 @@ fn config<E: std::error::Error>(folder: &Path, parsed: Result<GemmaConfig, E>) -
         Some(_) => None,
         None => std::fs::read(&file)
             .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok()),
+            .and_then(|text| serde_json::from_slice(&json_text::standard(&text)).ok()),
     };
-    Config { values, problem }
+    Config {
+        values,
+        problem,
+        assumed,
+    }
 }
 
 fn tokenizer(folder: &Path) -> Tokenizer {
@@ -297,8 +313,7 @@ fn tokenizer(folder: &Path) -> Tokenizer {
     let file = names
         .into_iter()
         .find(|name| !matches!(input_file::exists(&folder.join(name)), Ok(false)));
-    // The token that begins a text does not matter here.
-    let (vocabulary_size, problem) = match tokenizer::Tokenizer::from_dir(folder, None) {
+    let (vocabulary_size, problem) = match tokenizer::Tokenizer::from_dir(folder) {
         Ok(found) => (found.map(|tokenizer| tokenizer.vocabulary_size()), None),
         Err(tokenizer::Error::Unreadable { problem, .. }) => (None, Some(problem)),
         Err(error) => (None, Some(error.to_string())),

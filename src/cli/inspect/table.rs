@@ -64,7 +64,7 @@ fn table(rows: Vec<Vec<String>>, indent: u16, right: usize, width: Option<u16>) 
 }
 
 fn lines(report: &Report, width: Option<u16>, out: &mut Page) -> std::fmt::Result {
-    writeln!(out, "{}", report.path.display())?;
+    writeln!(out, "{}", report.path)?;
     writeln!(
         out,
         "format      {}, {} names",
@@ -168,6 +168,12 @@ fn tokenizer(report: &Report, out: &mut Page) -> std::fmt::Result {
 }
 
 fn config(report: &Report, out: &mut Page) -> std::fmt::Result {
+    if let Some(name) = report.config.assumed {
+        writeln!(
+            out,
+            "config      there is none; names and shapes are those of {name}"
+        )?;
+    }
     if let Some(problem) = &report.config.problem {
         writeln!(out, "config      {problem}")?;
     }

@@ -42,7 +42,7 @@ ports! {
 }
 
 ports! {
-    /// What came of the steps.
+    /// The results of the steps.
     pub struct DecodeResults {
         /// Tokens of all groups of the data axis, s32 [groups · rows, chunk]; columns past the
         /// steps run are undefined.

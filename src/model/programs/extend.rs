@@ -24,6 +24,9 @@ pub struct Extend {
     pub rows: usize,
     /// Length of the caches.
     pub cache: usize,
+    /// Slots at the front of the caches that the prompts take, padding included: what follows them
+    /// is empty, and is not attended to.
+    pub reach: usize,
 }
 
 ports! {
@@ -33,7 +36,7 @@ ports! {
         input_ids,
         /// The position of each token in its prompt, s32 [batch, chunk]; anything for padding.
         position,
-        /// The prompts' attention mask, s32 [batch, cache]; anything past them.
+        /// The prompts' attention mask, s32 [batch, reach]; anything past them.
         key_mask,
         /// The cache slot of the first of these tokens, s32.
         slot,
@@ -51,6 +54,7 @@ impl Program for Extend {
             ("chunk", self.chunk),
             ("rows", self.rows),
             ("cache", self.cache),
+            ("reach", self.reach),
         ]
     }
 
@@ -69,7 +73,7 @@ impl Program for Extend {
         ExtendInputs {
             input_ids: s32(&[self.batch, self.chunk]),
             position: s32(&[self.batch, self.chunk]),
-            key_mask: s32(&[self.batch, self.cache]),
+            key_mask: s32(&[self.batch, self.reach]),
             slot: s32(&[]),
         }
     }
@@ -109,7 +113,11 @@ impl Program for Extend {
             let (seen, cache) = match Ring::of(attention.window, self.cache) {
                 None => {
                     let cache = update_cache(pass, old, new, inputs.slot);
-                    (of_batch(cache), cache)
+                    let seen = of_batch(cache).map(|_, x| match self.reach == self.cache {
+                        true => x,
+                        false => x.slice(2, 0, self.reach as i64),
+                    });
+                    (seen, cache)
                 }
                 Some(ring) => {
                     let last = inputs.slot + (self.chunk - 1) as f64;
@@ -129,7 +137,7 @@ impl Program for Extend {
 }
 
 impl Extend {
-    /// Which slots of the cache each token sees, [batch, chunk, cache] (pred): those up to its own
+    /// Which slots of the caches each token sees, [batch, chunk, reach] (pred): those up to its own
     /// that hold no padding and are in the window.
     fn visible<'b>(
         &self,
@@ -138,7 +146,7 @@ impl Extend {
         window: Option<usize>,
     ) -> Tensor<'b> {
         let b = key_mask.builder();
-        let dims = [self.batch as i64, self.chunk as i64, self.cache as i64];
+        let dims = [self.batch as i64, self.chunk as i64, self.reach as i64];
         let query = b.indices(&dims, 1);
         let own = query + slot.everywhere_in(query);
         let key = b.indices(&dims, 2);

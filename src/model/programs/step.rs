@@ -44,7 +44,7 @@ ports! {
 }
 
 ports! {
-    /// What came of the steps.
+    /// The results of the steps.
     pub struct StepResults {
         /// Tokens of all groups of the data axis, s32 [groups · rows, chunk]: padding where a row
         /// was done, and undefined past the steps run.

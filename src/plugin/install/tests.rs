@@ -1,5 +1,7 @@
 //! Wheels made here stand for the pinned ones: small, and as wrong as each test wants them.
 
+use std::fs::File;
+
 use tempfile::TempDir;
 use zip::write::SimpleFileOptions;
 

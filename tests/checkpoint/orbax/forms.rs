@@ -1,6 +1,8 @@
 //! Whatever the form and the tree, the arrays are those that Flax has, however they are read.
 
-use gemma_xla::checkpoint::{Format, Naming, Tensor};
+use std::path::Path;
+
+use gemma_xla::checkpoint::{Checkpoint, Format, Naming, Tensor};
 use gemma_xla::dtype::DType;
 
 use super::{DEEPMIND, MAXTEXT, assert_is_flax, files, fixture, flax, open, read, written};
@@ -191,4 +193,105 @@ fn rows_that_pad_the_embedding_are_left_out() {
         padded.for_vocabulary(202).get(name).unwrap().shape(),
         [331, 48]
     );
+}
+
+/// A shard of uncompressed chunks, each given by its elements or missing.
+fn shard(chunks: &[Option<[f32; 2]>], index_at_end: bool) -> Vec<u8> {
+    let index_len = chunks.len() * 16 + 4;
+    let mut data: Vec<u8> = Vec::new();
+    let mut index: Vec<u8> = Vec::new();
+    for chunk in chunks {
+        let (offset, len) = match chunk {
+            Some(_) if index_at_end => (data.len() as u64, 8),
+            Some(_) => ((index_len + data.len()) as u64, 8),
+            None => (u64::MAX, u64::MAX),
+        };
+        index.extend(offset.to_le_bytes());
+        index.extend(len.to_le_bytes());
+        data.extend(chunk.iter().flatten().flat_map(|x| x.to_le_bytes()));
+    }
+    index.extend(crc32c::crc32c(&index).to_le_bytes());
+    match index_at_end {
+        true => [data, index].concat(),
+        false => [index, data].concat(),
+    }
+}
+
+#[test]
+fn shards_of_several_chunks_are_read_and_their_missing_chunks_are_filled() {
+    for (location, at_end) in [("end", true), ("start", false)] {
+        let metadata = serde_json::json!({
+            "zarr_format": 3, "node_type": "array", "shape": [3, 4], "data_type": "float32",
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [2, 4]}},
+            "chunk_key_encoding": {"name": "default"}, "fill_value": 7.0,
+            "codecs": [{"name": "sharding_indexed", "configuration": {
+                "chunk_shape": [1, 2],
+                "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+                "index_codecs": [{"name": "bytes"}, {"name": "crc32c"}],
+                "index_location": location,
+            }}],
+        });
+        let first = [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 7.5]].map(Some);
+        // The last row of the second shard is beyond the array.
+        let second = [Some([8.0, 9.0]), None, None, None];
+        let files = [
+            ("x/zarr.json", metadata.to_string().into_bytes()),
+            ("x/c/0/0", shard(&first, at_end)),
+            ("x/c/1/0", shard(&second, at_end)),
+        ];
+        let files = files.map(|(path, bytes)| (path.to_owned(), bytes));
+        let open = |files: Vec<(String, Vec<u8>)>| {
+            Checkpoint::from_orbax(Path::new("shards"), files.into_iter().collect()).unwrap()
+        };
+        let values = |tensor: &Tensor| -> Vec<f32> {
+            let bytes = read(tensor, DType::F32);
+            let (elements, _) = bytes.as_chunks();
+            elements.iter().map(|x| f32::from_le_bytes(*x)).collect()
+        };
+        let checkpoint = open(files.to_vec());
+        let x = checkpoint.get("x").unwrap();
+        let expected = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.5, 8.0, 9.0, 7.0, 7.0];
+        assert_eq!(values(x), expected, "{location}");
+        let column = x.slice(1, 2..3).unwrap();
+        assert_eq!(values(&column), [2.0, 6.0, 7.0], "{location}");
+
+        // A flipped bit in a shard's index.
+        let mut damaged = files.to_vec();
+        let index = if at_end { damaged[1].1.len() - 10 } else { 3 };
+        damaged[1].1[index] ^= 4;
+        let damaged = open(damaged);
+        let error = damaged
+            .get("x")
+            .unwrap()
+            .read_into(DType::F32, &mut [0; 48]);
+        let message = error.unwrap_err().to_string();
+        assert!(
+            message.contains("the checksum of its shard's index"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_chunk_whose_frame_does_not_state_its_size_is_read() {
+    use std::io::Write;
+
+    let elements: Vec<u8> = (0..6_u8).flat_map(|x| f32::from(x).to_le_bytes()).collect();
+    // Its writer learns the size at the end, and asks for the window of its level: 4 MiB.
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 13).unwrap();
+    encoder.write_all(&elements[..8]).unwrap();
+    encoder.flush().unwrap();
+    encoder.write_all(&elements[8..]).unwrap();
+    let frame = encoder.finish().unwrap();
+    let metadata = serde_json::json!({
+        "zarr_format": 2, "shape": [2, 3], "chunks": [2, 3], "dtype": "<f4", "order": "C",
+        "compressor": {"id": "zstd", "level": 13}, "fill_value": null, "filters": null,
+    });
+    let files = [
+        ("x/.zarray", metadata.to_string().into_bytes()),
+        ("x/0.0", frame),
+    ];
+    let files = files.map(|(path, bytes)| (path.to_owned(), bytes));
+    let checkpoint = Checkpoint::from_orbax(Path::new("folder"), files.into()).unwrap();
+    assert_eq!(read(checkpoint.get("x").unwrap(), DType::F32), elements);
 }

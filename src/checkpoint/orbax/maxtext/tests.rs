@@ -157,3 +157,18 @@ fn other_shapes_are_refused_and_other_names_are_kept() {
             .is_none()
     );
 }
+
+#[test]
+fn more_layers_than_any_model_has_are_refused_before_they_are_listed() {
+    let layers = MAX_LAYERS + 1;
+    let stored = tree(&with_ends(&[(
+        "params/params/decoder/layers/pre_self_attention_norm/scale",
+        &[4, layers],
+    )]));
+    let error = canonical(&stored, Sizes::default()).unwrap_err();
+    let message = error.to_string();
+    assert!(
+        message.contains("pre_self_attention_norm") && message.contains("4097"),
+        "{message}"
+    );
+}

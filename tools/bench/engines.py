@@ -25,11 +25,11 @@ def random_prompts(batch, tokens, vocab_size):
 
 
 class Failed(Exception):
-    """A contestant could not run what it was asked to."""
+    """An engine could not run what it was asked to."""
 
 
 def goes_first():
-    """Where memory ends, the contestant is what the system ends, and nothing else on the machine."""
+    """Where memory ends, the engine is what the system ends, and nothing else on the machine."""
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
 

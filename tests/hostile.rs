@@ -1,0 +1,172 @@
+//! What an attacker or a bad day does, through the binary: one clear line, and nothing lost.
+
+mod common;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::{copy_of, data, edit_json, fails_naming, gemma_xla, installed};
+use serde_json::json;
+use tempfile::TempDir;
+
+fn generate(model: &Path) -> assert_cmd::Command {
+    let mut command = gemma_xla();
+    command.args(["generate", "She", "--model"]).arg(model);
+    command
+}
+
+#[test]
+fn what_does_not_fit_into_memory_is_refused_with_both_figures() {
+    if !installed("cpu") {
+        return;
+    }
+    let model = copy_of("gemma-small");
+    let config = model.path().join("config.json");
+    edit_json(&config, "max_position_embeddings", Some(json!(i32::MAX)));
+    for new in ["2147483640", "2000000000"] {
+        fails_naming(
+            generate(model.path()).args(["--max-new-tokens", new]),
+            &["GB of memory", "are available", "max_new_tokens"],
+        );
+    }
+}
+
+#[test]
+fn more_devices_than_a_cpu_can_be_divided_into_are_refused_at_once() {
+    for more in [&["--devices", "1000000"][..], &["--mesh", "data=1000000"]] {
+        let started = std::time::Instant::now();
+        fails_naming(
+            generate(&data("gemma-small")).args(more),
+            &["1000000 CPU devices", "the most is 1024"],
+        );
+        assert!(started.elapsed() < Duration::from_secs(60));
+    }
+}
+
+#[test]
+fn an_interrupt_before_the_first_result_leaves_the_old_file() {
+    if !installed("cpu") {
+        return;
+    }
+    for signal in ["-INT", "-TERM"] {
+        let place = TempDir::new().expect("a folder");
+        let output = place.path().join("results.jsonl");
+        fs::write(&output, "of an earlier run\n").expect("written");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_gemma-xla"))
+            .args(["generate", "She", "--max-new-tokens", "400", "--model"])
+            .arg(data("gemma-small"))
+            .arg("--output")
+            .arg(&output)
+            .env("GEMMA_XLA_CACHE", "off")
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        // It has its unfinished file: from here on it minds the signal.
+        while fs::read_dir(place.path()).expect("listed").count() < 2 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let pid = child.id().to_string();
+        let killed = Command::new("kill").args([signal, &pid]).status();
+        assert!(killed.expect("kill runs").success());
+        let status = child.wait().expect("it ends");
+        assert_eq!(status.code(), Some(130));
+        let kept = fs::read_to_string(&output).expect("read");
+        assert_eq!(kept, "of an earlier run\n", "{signal}");
+        assert_eq!(fs::read_dir(place.path()).expect("listed").count(), 1);
+    }
+}
+
+#[test]
+fn a_cache_that_others_can_write_to_is_not_used_and_the_warning_says_what_mends_it() {
+    if !installed("cpu") {
+        return;
+    }
+    let place = TempDir::new().expect("a folder");
+    let cache = place.path().join("programs");
+    let run = || {
+        let output = generate(&data("gemma-small"))
+            .args(["--max-new-tokens", "2"])
+            .env("GEMMA_XLA_CACHE", &cache)
+            .output()
+            .expect("the binary runs");
+        assert!(output.status.success());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (said.contains("chmod go-w"), said)
+    };
+    assert!(!run().0);
+    assert_eq!(
+        cache.metadata().expect("made").permissions().mode() & 0o777,
+        0o700
+    );
+    fs::set_permissions(&cache, Permissions::from_mode(0o777)).expect("set");
+    let (warned, said) = run();
+    assert!(warned && said.contains("compiling it again"), "{said}");
+    fs::set_permissions(&cache, Permissions::from_mode(0o755)).expect("set");
+    let (warned, said) = run();
+    assert!(!warned && said.contains("cached programs"), "{said}");
+}
+
+#[test]
+fn of_several_conversions_to_one_folder_one_succeeds() {
+    let place = TempDir::new().expect("a folder");
+    let out = place.path().join("out");
+    let children: Vec<_> = (0..4)
+        .map(|_| {
+            Command::new(env!("CARGO_BIN_EXE_gemma-xla"))
+                .arg("convert")
+                .arg(data("gemma-small"))
+                .arg(&out)
+                .args(["--to", "npz"])
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("the binary runs")
+        })
+        .collect();
+    let mut succeeded = 0;
+    for child in children {
+        let output = child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        match output.status.code() {
+            Some(0) => succeeded += 1,
+            code => assert!(code == Some(1) && said.contains("--force"), "{said}"),
+        }
+    }
+    assert_eq!(succeeded, 1);
+    let left: Vec<_> = fs::read_dir(place.path()).expect("listed").collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
+#[test]
+fn conversions_that_were_killed_leave_nothing_behind_and_lose_nothing() {
+    let place = TempDir::new().expect("a folder");
+    let out = place.path().join("out");
+    let convert = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gemma-xla"));
+        command.arg("convert").arg(data("gemma-small")).arg(&out);
+        command.args(["--to", "safetensors", "--force"]);
+        command.stderr(Stdio::null());
+        command
+    };
+    assert!(convert().status().expect("the binary runs").success());
+    for pause in 0..30 {
+        let mut child = convert().spawn().expect("the binary runs");
+        std::thread::sleep(Duration::from_millis(pause * 5));
+        // It may have ended.
+        let _ = child.kill();
+        child.wait().expect("it ends");
+        let mut inspect = gemma_xla();
+        inspect.arg("inspect").arg(&out).assert().success();
+    }
+    // What is left is removed once it is old, and nobody holds it.
+    let then = std::time::SystemTime::now() - Duration::from_secs(3600);
+    for entry in fs::read_dir(place.path()).expect("listed") {
+        let folder = fs::File::open(entry.expect("listed").path()).expect("opened");
+        folder.set_modified(then).expect("set");
+    }
+    assert!(convert().status().expect("the binary runs").success());
+    let left: Vec<_> = fs::read_dir(place.path()).expect("listed").collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
