@@ -298,7 +298,11 @@ impl<'a> Session<'a> {
         let cached = earlier.iter().chain(&generated.token_ids).take(*length);
         let common = cached.zip(prompt).take_while(|(old, new)| old == new);
         // The last token runs in any case: the next one comes from it.
-        let start = common.count().min(prompt.len() - 1);
+        let common = common.count().min(prompt.len() - 1);
+        let start = match self.keeps(common, *length) {
+            true => common,
+            false => 0,
+        };
         let limit = new_tokens.clamp(1, self.max_length - prompt.len());
         self.rows[row] = State::Taken {
             length: 0,
@@ -319,6 +323,14 @@ impl<'a> Session<'a> {
             self.rows[row] = State::Free;
         }
         Ok((start, outcome?.pop()))
+    }
+
+    /// Whether a row that has held `length` tokens still has what its first `start` left in the
+    /// caches: in layers with a window the latest tokens take the place of those before them.
+    fn keeps(&self, start: usize, length: usize) -> bool {
+        let layers = self.engine.spec().gemma.spec().layers.iter();
+        let mut windows = layers.filter_map(|layer| layer.attention.window);
+        start == length || windows.all(|window| length <= window)
     }
 
     /// A free row in the group with the fewest prompts that wait.
@@ -402,10 +414,11 @@ impl<'a> Session<'a> {
         let groups = parts.len();
         let pad = engine.spec().config.padding_id() as i32;
         let mut ids = vec![pad; groups * chunk];
-        // A group without a prompt runs its part where nobody sees it: after what its rows may use.
+        // A group without a prompt runs a part without tokens, and writes it where nobody sees it:
+        // after what its rows may use.
         let mut starts = vec![(self.cache - chunk) as i32; groups];
         let mut rows = vec![0; groups];
-        let mut last = vec![0; groups];
+        let mut last = vec![-1; groups];
         let mut choosing = vec![None; groups];
         for (group, arriving) in parts.iter().enumerate() {
             let Some(arriving) = arriving else { continue };

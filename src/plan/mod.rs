@@ -170,6 +170,7 @@ pub fn plan(request: &Request, progress: &(dyn Fn(CompileEvent<'_>) + Sync)) -> 
         bytes_per_device: measures.bytes(),
         parameter_bytes_per_device: distribution.bytes_per_device,
         cache_bytes_per_device: cache_bytes,
+        cache_bytes_saved_by_windows: bound::cache_bytes_saved(&spec, &programs),
         temporaries_per_cache: memory
             .map(|memory| memory.temporaries as f64 / cache_bytes.max(1) as f64),
         memory,

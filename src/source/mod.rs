@@ -10,5 +10,5 @@ pub use assumed::open_config;
 pub(crate) use assumed::tokenizer_folder;
 pub use conversation::{Conversation, ConversationOptions, Turn};
 pub use loaded::{Completion, LoadedModel};
-pub use model::{Model, open_checkpoint};
+pub use model::{Model, fitted, open_checkpoint};
 pub use reply::{Added, ReplyText};

@@ -7,7 +7,7 @@ use super::loaded::LoadedModel;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::{GemmaConfig, GenerationConfig};
 use crate::engine::{Engine, LoadOptions, Result};
-use crate::model::name_tables;
+use crate::model::{name_tables, unused_parameters};
 use crate::tokenizer::Tokenizer;
 
 /// A model in a folder: its configuration, checkpoint and tokenizer, opened but not yet on a
@@ -31,6 +31,14 @@ pub fn open_checkpoint(path: &Path) -> checkpoint::Result<Checkpoint> {
     Checkpoint::open(path)?.canonical(&name_tables())
 }
 
+/// The checkpoint without what a model of this configuration has no use for: rows that pad the
+/// embedding, and keys and values of layers that share the cache of another.
+#[must_use]
+pub fn fitted(checkpoint: &Checkpoint, config: &GemmaConfig) -> Checkpoint {
+    let checkpoint = checkpoint.for_vocabulary(config.vocab_size());
+    checkpoint.without(&unused_parameters(config))
+}
+
 impl Model {
     /// Opens the model in a folder: config.json, the weights, and tokenizer.json or tokenizer.model
     /// where one of them is there. Without a config.json, weights of a published model's names and
@@ -51,7 +59,7 @@ impl Model {
         }
         Ok(Self {
             generation: GenerationConfig::from_dir(folder, config.vocab_size())?,
-            checkpoint: open_checkpoint(folder)?.for_vocabulary(config.vocab_size()),
+            checkpoint: fitted(&open_checkpoint(folder)?, &config),
             tokenizer: Tokenizer::from_dir(&tokenizer_folder(folder))?,
             folder: folder.to_path_buf(),
             config,

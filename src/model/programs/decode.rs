@@ -173,7 +173,14 @@ impl Loop for Decode {
             ..
         } = state.carried;
         let place = Place::Shared { slot, key_mask };
-        let (logits, caches) = logits(pass, &state.ropes, &state.caches, [token, position], place);
+        let (logits, caches) = logits(
+            pass,
+            &state.ropes,
+            &state.caches,
+            [token, position],
+            place,
+            self.cache,
+        );
         let step = state.clock.step;
         let chosen = state.choice.choose(pass, self.choice, logits, step);
 

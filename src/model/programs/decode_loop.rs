@@ -5,7 +5,7 @@ use hlo::Tensor;
 use super::super::ModelSpec;
 use super::super::choice::ChoiceState;
 use super::super::nn::{
-    CachedAttention, Kept, LayerCache, Place, Rotary, Tokens, update_cache, update_rows,
+    CachedAttention, Kept, LayerCache, Place, Ring, Rotary, Tokens, update_cache, update_rows,
 };
 use super::super::pass::Pass;
 use super::super::ports::{Ports, ports};
@@ -69,7 +69,7 @@ impl<'b, C: Ports<Item = Tensor<'b>>> State<'b, C> {
                 carried: C::take(&mut all)?,
                 choice: ChoiceState::take_like(choice, &mut all)?,
                 ropes: take_many(&mut all, gemma.ropes.len())?,
-                caches: take_many(&mut all, gemma.layers.len())?,
+                caches: take_many(&mut all, gemma.caches())?,
                 parameters: all.collect(),
             })
         })();
@@ -125,13 +125,14 @@ pub(super) fn run<'b, P: Loop>(
 
 /// Runs one token of each row, `token` at `position` (both s32 \[rows\]), through all layers, and
 /// writes its keys and values where the rows stand: this device's logits [rows, share of the
-/// vocabulary], and the caches.
+/// vocabulary], and the caches, which have `length` where a layer has no shorter window.
 pub(super) fn logits<'b>(
     pass: &Pass<'_, 'b>,
     ropes: &[Rotary<Tensor<'b>>],
     caches: &[LayerCache<Tensor<'b>>],
     [token, position]: [Tensor<'b>; 2],
     place: Place<'b>,
+    length: usize,
 ) -> (Tensor<'b>, Vec<LayerCache<Tensor<'b>>>) {
     let gemma = &pass.spec.gemma;
     let rows = token.size(0);
@@ -140,24 +141,30 @@ pub(super) fn logits<'b>(
         batch: rows as usize,
         rotations: rotations(ropes.to_vec(), column(position)),
     };
-    let mut updated = Vec::with_capacity(caches.len());
-    let mut x = gemma.embed(pass, column(token));
-    for (block, &old) in gemma.layers.iter().zip(caches) {
-        x = block.forward(pass, x, &tokens, Kept::All, |attention, new| {
-            let cache = match place {
-                Place::Shared { slot, .. } => update_cache(pass, old, new.cache, slot),
-                Place::Own { slots } => update_rows(pass, old, new.cache, slots),
-            };
-            updated.push(cache);
+    let mut updated: Vec<LayerCache<Tensor<'b>>> = Vec::with_capacity(caches.len());
+    let mut stream = gemma.embed(pass, column(token));
+    for block in &gemma.layers {
+        stream = block.forward(pass, stream, &tokens, Kept::All, |attention, new| {
+            let spec = attention.spec();
+            let ring = Ring::of(spec.window, length);
+            let write = |places| ring.map_or(places, |ring| ring.slot(places));
+            if let Some(new) = new.cache {
+                let old = caches[spec.cache];
+                updated.push(match place {
+                    Place::Shared { slot, .. } => update_cache(pass, old, new, write(slot)),
+                    Place::Own { slots } => update_rows(pass, old, new, write(slots)),
+                });
+            }
             let call = CachedAttention {
                 queries: new.queries,
-                cache,
+                cache: updated[spec.cache],
                 place,
+                ring: ring.map(|ring| ring.view(place.of_rows(rows), position)),
             };
             attention.attend_cached(pass, call)
         });
     }
-    let logits = gemma.logits(pass, gemma.final_norm(pass, x));
+    let logits = gemma.logits(pass, gemma.final_norm(pass, stream.x));
     (logits, updated)
 }
 

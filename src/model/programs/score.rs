@@ -5,7 +5,7 @@ use hlo::{ArrayShape, ElementType, Tensor};
 use super::super::ModelSpec;
 use super::super::choice::{ChoiceResults, at, log_sum_exp};
 use super::super::greedy::greedy;
-use super::super::nn::{Kept, Tokens, in_compute_dtype, mask_bias, update_cache};
+use super::super::nn::{Kept, Masks, Ring, Tokens, in_compute_dtype, update_cache, within};
 use super::super::pass::Pass;
 use super::super::ports::ports;
 use super::prompt::{Prompt, rotations};
@@ -93,21 +93,40 @@ impl Program for Score {
         let position = offset + inputs.start.everywhere_in(offset);
         let dims = [batch, chunk, self.cache as i64];
         let slot = pass.b.indices(&dims, 2);
-        let visible = slot.at_most(position.broadcast(&dims, &[0, 1]));
+        let own = position.broadcast(&dims, &[0, 1]);
         let texts = Prompt {
             tokens: Tokens {
                 batch: self.batch,
                 rotations: rotations(arguments.ropes, position),
             },
-            bias: mask_bias(visible, pass.dtype()),
+            length: self.chunk,
+            masks: Masks::new(
+                pass.spec.gemma.spec(),
+                pass.dtype(),
+                |window| match Ring::of(window, self.cache) {
+                    None => within(window, own, slot, slot.at_most(own)),
+                    Some(ring) => ring.visible([batch, chunk], inputs.start, None),
+                },
+            ),
             last: None,
         };
         let mut caches = Vec::new();
         let x = pass.spec.gemma.embed(pass, inputs.input_ids);
-        let x = texts.hidden(pass, x, Kept::All, |layer, new| {
-            let cache = update_cache(pass, arguments.caches[layer], new, inputs.start);
+        let x = texts.hidden(pass, x, Kept::All, |attention, new| {
+            let old = arguments.caches[attention.cache];
+            let (seen, cache) = match Ring::of(attention.window, self.cache) {
+                None => {
+                    let cache = update_cache(pass, old, new, inputs.start);
+                    (cache, cache)
+                }
+                Some(ring) => {
+                    let last = inputs.start + (self.chunk - 1) as f64;
+                    let [seen, left] = ring.extend(pass, old, new, [inputs.start, last]);
+                    (seen, update_cache(pass, old, left, pass.b.integer(0)))
+                }
+            };
             caches.push(cache);
-            in_compute_dtype(cache, pass.compute())
+            in_compute_dtype(seen, pass.compute())
         });
         let targets = inputs.targets.reshape(&[batch * chunk]);
         let [logprob, best] = scores(pass, x, targets).map(|x| {

@@ -173,7 +173,14 @@ impl Loop for Step {
             ..
         } = state.carried;
         let place = Place::Own { slots: position };
-        let (logits, caches) = logits(pass, &state.ropes, &state.caches, [token, position], place);
+        let (logits, caches) = logits(
+            pass,
+            &state.ropes,
+            &state.caches,
+            [token, position],
+            place,
+            self.cache,
+        );
         let step = state.clock.step;
         let chosen = state.choice.choose(pass, self.choice, logits, step);
 
