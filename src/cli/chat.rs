@@ -17,7 +17,7 @@ use super::flags::one_line;
 use super::model::{ModelArgs, load_opened};
 use super::sampling::SamplingArgs;
 use super::terminal::{self, Results};
-use crate::chat::{BuiltIn, ChatTemplate, Message};
+use crate::chat::Message;
 use crate::engine::FinishReason;
 use crate::source::{Conversation, ConversationOptions, Model, Turn};
 
@@ -61,7 +61,7 @@ struct Saved {
 pub fn run(args: &ChatArgs) -> anyhow::Result<Outcome> {
     let arguments = args.model.located()?;
     let model = Model::open(&arguments.model)?;
-    let template = ChatTemplate::from_dir(model.folder(), BuiltIn::Gemma)?;
+    let template = model.chat_template()?;
     let sampling = args
         .sampling
         .options(model.generation(), model.tokenizer())?;

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::assumed::{open_config, tokenizer_folder};
 use super::loaded::LoadedModel;
+use crate::chat::{BuiltIn, ChatTemplate};
 use crate::checkpoint::{self, Checkpoint};
-use crate::config::{GemmaConfig, GenerationConfig};
+use crate::config::{GemmaConfig, Generation, GenerationConfig};
 use crate::engine::{Engine, LoadOptions, Result};
 use crate::model::{name_tables, unused_parameters};
 use crate::tokenizer::Tokenizer;
@@ -79,6 +80,18 @@ impl Model {
     /// The defaults of generation that its generation_config.json has.
     pub fn generation(&self) -> &GenerationConfig {
         &self.generation
+    }
+
+    /// Its chat template: that of its folder, else the one of its generation of Gemma.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be read, or holds no template.
+    pub fn chat_template(&self) -> crate::chat::Result<ChatTemplate> {
+        let otherwise = match self.config.generation() >= Generation::Gemma3 {
+            true => BuiltIn::Gemma3,
+            false => BuiltIn::Gemma,
+        };
+        ChatTemplate::from_dir(&self.folder, otherwise)
     }
 
     /// Its weights.

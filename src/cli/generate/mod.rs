@@ -23,7 +23,6 @@ use super::numerics::Numerics;
 use super::output::{LineOptions, Output, OutputFormat};
 use super::sampling::{ReplyArgs, SamplingArgs};
 use super::terminal;
-use crate::chat::{BuiltIn, ChatTemplate};
 use crate::engine::{self, Engine, GenerateOptions, GenerateSummary, Job};
 use crate::sampling::StopStrings;
 use crate::source::Model;
@@ -177,7 +176,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
         );
     }
     let chat = match args.chat {
-        true => Some(ChatTemplate::from_dir(model.folder(), BuiltIn::Gemma)?),
+        true => Some(model.chat_template()?),
         false => None,
     };
     let generate = args.generate_options(&model, format)?;
