@@ -29,11 +29,11 @@
 //! Text in, text out:
 //!
 //! - [`source`] opens a model and loads it: [`Model`], [`LoadedModel`].
-//! - [`engine`] runs a loaded model on token ids: batches, and sessions of rows that come and go.
+//! - [`engine`] runs a loaded model on token ids: batches, sessions of rows that come and go, jobs
+//!   of any number of prompts, and scores.
 //! - [`tokenizer`] turns text into token ids and back.
 //! - [`chat`] renders conversations with the model's chat template.
-//! - [`sampling`] has the options, random keys and stop texts of sampling, which no program uses
-//!   yet.
+//! - [`sampling`] says how tokens are chosen: options, random keys, stop texts.
 //!
 //! Files:
 //!

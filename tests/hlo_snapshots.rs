@@ -8,7 +8,7 @@ use gemma_xla::dtype::DType;
 use gemma_xla::engine::ProgramKey;
 use gemma_xla::kernel::CpuOps;
 use gemma_xla::model::programs::{Decode, Extend, Forward, Prefill};
-use gemma_xla::model::{ModelSpec, Ops, Xla};
+use gemma_xla::model::{Choice, ModelSpec, Ops, Xla};
 use gemma_xla::sharding::Mesh;
 
 /// A configuration, as its config.json would have it, with `extra` keys.
@@ -33,6 +33,7 @@ fn check(name: &str, config: GemmaConfig, compute: DType, ops: impl Ops + 'stati
                 prompt: 16,
                 rows,
                 cache,
+                choice: Choice::GREEDY,
             }),
         ),
         (
@@ -43,6 +44,7 @@ fn check(name: &str, config: GemmaConfig, compute: DType, ops: impl Ops + 'stati
                 rows,
                 cache,
                 reach: cache,
+                choice: Choice::GREEDY,
             }),
         ),
         (
@@ -51,6 +53,7 @@ fn check(name: &str, config: GemmaConfig, compute: DType, ops: impl Ops + 'stati
                 rows,
                 cache,
                 chunk: 4,
+                choice: Choice::GREEDY,
             }),
         ),
         (
@@ -144,6 +147,7 @@ fn every_instruction_of_a_layer_carries_the_scope_of_its_module() {
         rows: 2,
         cache: 32,
         chunk: 4,
+        choice: Choice::GREEDY,
     });
     let module = key.lower(&spec.expect("it divides")).expect("it lowers");
     let text = module.to_text();

@@ -7,6 +7,7 @@ use super::run::{BenchOptions, run_once};
 use super::work::decode_step_bytes;
 use super::{median, run};
 use crate::engine::{Engine, Result};
+use crate::sampling::SamplingOptions;
 
 /// What is run.
 #[derive(Clone, Debug)]
@@ -77,6 +78,7 @@ pub fn growth(
             prompt_tokens,
             max_new_tokens: options.max_new_tokens,
             repeat: 1,
+            sampling: SamplingOptions::default(),
         };
         let runs = run::measure(engine, &options)?;
         let decode_step_s = runs.step().unwrap_or(f64::NAN);
@@ -116,6 +118,7 @@ fn steps_of_a_run(engine: &Engine, options: &GrowthOptions) -> Result<StepsOfARu
         prompt_tokens: 1,
         max_new_tokens: options.steps.min(positions.saturating_sub(1)),
         repeat: 1,
+        sampling: SamplingOptions::default(),
     };
     run_once(engine, &options)?;
     let calls = run_once(engine, &options)?.calls;

@@ -8,11 +8,13 @@
 
 pub mod bandwidth;
 mod growth;
+mod jobs;
 mod memory;
 mod run;
 pub mod work;
 
 pub use growth::{Growth, GrowthOptions, GrowthPoint, StepsOfARun, growth};
+pub use jobs::{JobsOptions, JobsReport, measure_jobs};
 pub use memory::peak_resident_bytes;
 pub use run::{BenchOptions, Runs, measure, random_prompts, warm_up};
 

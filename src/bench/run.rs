@@ -4,9 +4,10 @@ use std::convert::Infallible;
 use std::ops::ControlFlow;
 
 use crate::engine::{Engine, Error, Event, GenerateOptions, Result};
+use crate::sampling::SamplingOptions;
 
 /// What is run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct BenchOptions {
     /// Prompts that are run together, at least 1.
     pub batch_size: usize,
@@ -17,6 +18,8 @@ pub struct BenchOptions {
     pub max_new_tokens: usize,
     /// How often the same is run, at least 1.
     pub repeat: usize,
+    /// How tokens are chosen.
+    pub sampling: SamplingOptions,
 }
 
 /// Times of equal runs, in seconds.
@@ -107,7 +110,8 @@ pub(super) fn run_once(engine: &Engine, options: &BenchOptions) -> Result<Clock>
     let generate = GenerateOptions {
         max_new_tokens: options.max_new_tokens,
         batch_size: options.batch_size,
-        stream: false,
+        sampling: options.sampling.clone(),
+        ..GenerateOptions::default()
     };
     let mut clock = Clock::default();
     let tell = |event: Event<'_>| -> ControlFlow<Infallible> {

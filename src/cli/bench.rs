@@ -11,12 +11,14 @@ use serde::Serialize;
 
 use super::Outcome;
 use super::model::{ModelArgs, load};
+use super::sampling::SamplingArgs;
 use super::terminal::{self, Page};
 use crate::bench::{
-    BenchOptions, GrowthOptions, GrowthPoint, bandwidth, growth, measure, median,
-    peak_resident_bytes, warm_up, work,
+    BenchOptions, GrowthOptions, GrowthPoint, JobsOptions, JobsReport, bandwidth, growth, measure,
+    measure_jobs, median, peak_resident_bytes, warm_up, work,
 };
 use crate::compile_cache::CompileCache;
+use crate::config::GenerationConfig;
 use crate::engine::{Engine, Times};
 
 /// The duration of one measurement of read bandwidth.
@@ -47,6 +49,12 @@ pub struct BenchArgs {
     /// Measure how a step's time grows instead: with the context, the batch, and the steps run
     #[arg(long, conflicts_with = "repeat")]
     growth: bool,
+    /// Measure replies of lognormal lengths instead, from 10 to 1000 tokens: in a session whose rows
+    /// are given to the next prompt, and in batches that wait for their longest reply
+    #[arg(long, value_name = "N", conflicts_with_all = ["growth", "repeat", "max_new_tokens"], value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
+    jobs: Option<usize>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -106,6 +114,9 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
     if args.growth {
         return run_growth(args, engine);
     }
+    if let Some(jobs) = args.jobs {
+        return run_jobs(args, engine, jobs);
+    }
     let load_peak_rss_bytes = peak_resident_bytes();
     let report = run_bench(args, engine, load_peak_rss_bytes)?;
     if args.json {
@@ -126,6 +137,7 @@ fn run_bench(
         prompt_tokens: args.prompt_tokens.unwrap_or(32),
         max_new_tokens: args.max_new_tokens,
         repeat: args.repeat,
+        sampling: args.sampling.options(&GenerationConfig::default(), None)?,
     };
     warm_up(engine, &options)?;
     let compiled = programs_time(engine.times());
@@ -276,6 +288,60 @@ fn print(r: &Report) -> anyhow::Result<()> {
         )?;
     }
     out.print()
+}
+
+/// `--jobs`.
+fn run_jobs(args: &BenchArgs, engine: &Engine, jobs: usize) -> anyhow::Result<Outcome> {
+    let prompt_tokens = args.prompt_tokens.unwrap_or(32);
+    let positions = engine.spec().config.max_position_embeddings();
+    let options = JobsOptions {
+        jobs,
+        batch_size: args.batch_size.unwrap_or(8),
+        prompt_tokens,
+        reply_tokens: (10, 1000.min(positions.saturating_sub(prompt_tokens))),
+        median: 100.0,
+        sigma: 1.0,
+    };
+    let found = measure_jobs(engine, &options)?;
+    if args.json {
+        #[derive(Serialize)]
+        struct Report<'a> {
+            #[serde(flatten)]
+            subject: Subject,
+            #[serde(flatten)]
+            jobs: &'a JobsReport,
+        }
+        let subject = subject(args, engine);
+        terminal::print_json(&Report {
+            subject,
+            jobs: &found,
+        })?;
+        return Ok(Outcome::Done);
+    }
+    let mut out = Page::default();
+    let [shortest, middle, longest] = found.reply_tokens;
+    writeln!(
+        out,
+        "{} prompts, batch {}: {} new tokens, {shortest} to {longest} a reply, median {middle}",
+        found.jobs, found.batch_size, found.new_tokens
+    )?;
+    for (name, steps, seconds) in [
+        ("rows replaced", found.session_steps, found.session_s),
+        ("fixed batches", found.batches_steps, found.batches_s),
+    ] {
+        let rate = found.new_tokens as f64 / seconds;
+        writeln!(
+            out,
+            "{name:<16} {seconds:.2} s, {steps} steps, {rate:.1} tokens/s"
+        )?;
+    }
+    let equal = match found.tokens_equal {
+        true => "the tokens are equal",
+        false => "the tokens differ",
+    };
+    writeln!(out, "{:<16} {:.2} times; {equal}", "gain", found.gain)?;
+    out.print()?;
+    Ok(Outcome::Done)
 }
 
 /// `--growth`.

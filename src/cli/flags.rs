@@ -4,7 +4,7 @@
 use std::error::Error;
 
 use crate::sharding::SplitError;
-use crate::{engine, plan};
+use crate::{engine, plan, sampling};
 
 /// An error and its causes in one line.
 pub(super) fn one_line(error: &anyhow::Error) -> String {
@@ -13,6 +13,9 @@ pub(super) fn one_line(error: &anyhow::Error) -> String {
 }
 
 fn described(error: &(dyn Error + 'static)) -> String {
+    if let Some(error) = error.downcast_ref::<sampling::Error>() {
+        return format!("--{}: {}", error.argument.replace('_', "-"), error.problem);
+    }
     if let Some(error) = error.downcast_ref::<plan::Error>() {
         return described_plan(error);
     }
@@ -20,6 +23,7 @@ fn described(error: &(dyn Error + 'static)) -> String {
         Some(engine::Error::Argument { argument, problem }) => {
             format!("--{}: {problem}", argument.replace('_', "-"))
         }
+        Some(engine::Error::Sampling(error)) => described(error),
         Some(engine::Error::Split(split)) => format!("--mesh {split}"),
         Some(engine::Error::Executables(error)) => format!("--executables: {error}"),
         _ if error.is::<SplitError>() => format!("--mesh {error}"),

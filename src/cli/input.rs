@@ -1,23 +1,23 @@
 //! Prompts from the command line, a text file or JSON lines.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::ValueEnum;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
+use crate::chat::{ChatTemplate, Message};
 use crate::input_file::without_byte_order_mark;
 use crate::tokenizer::Tokenizer;
 
 /// The longest line. No prompt that a Gemma has positions for comes near it.
 const MAX_LINE: usize = 1 << 24;
-/// The most bytes of prompts. They are kept in memory.
-const MAX_INPUT: usize = 1 << 30;
 
 /// The format of `--input`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -66,16 +66,42 @@ pub struct Prompt {
     pub text: Option<String>,
     /// Its token ids, where it was given as ids.
     token_ids: Option<Vec<u32>>,
+    /// Its messages, where it was given as a conversation.
+    messages: Option<Vec<Message>>,
     /// The file and line, for messages.
     place: String,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+struct Record {
     id: Option<Box<RawValue>>,
     prompt: Option<String>,
     token_ids: Option<Vec<u32>>,
+    messages: Option<Vec<Message>>,
+}
+
+/// What turns prompts into token ids.
+#[derive(Clone, Copy)]
+pub struct Encoder<'a> {
+    /// The model's tokenizer.
+    pub tokenizer: Option<&'a Tokenizer>,
+    /// The template of conversations, where prompts are such.
+    pub chat: Option<&'a ChatTemplate>,
+    /// The model's folder, for messages.
+    pub model: &'a Path,
+    /// The model's positions.
+    pub positions: usize,
+}
+
+impl<'a> Encoder<'a> {
+    /// The same with a tokenizer.
+    pub fn with<'b>(self, tokenizer: Option<&'b Tokenizer>) -> Encoder<'b>
+    where
+        'a: 'b,
+    {
+        Encoder { tokenizer, ..self }
+    }
 }
 
 impl Prompt {
@@ -84,6 +110,7 @@ impl Prompt {
             id: None,
             text: Some(text.to_owned()),
             token_ids: None,
+            messages: None,
             place,
         }
     }
@@ -96,47 +123,74 @@ impl Prompt {
             }
             _ => bail!("{place}: not a prompt: expected a JSON object"),
         }
-        let line: Line =
+        let line: Record =
             serde_json::from_str(line).with_context(|| format!("{place}: not a prompt"))?;
         let prompt = Self {
             id: line.id,
             text: line.prompt,
             token_ids: line.token_ids,
+            messages: line.messages,
             place,
         };
-        match (&prompt.text, &prompt.token_ids) {
-            (Some(_), Some(_)) => bail!("{prompt}: has both \"prompt\" and \"token_ids\""),
-            (None, None) => bail!("{prompt}: has neither \"prompt\" nor \"token_ids\""),
-            _ => Ok(prompt),
+        let given = [
+            ("prompt", prompt.text.is_some()),
+            ("token_ids", prompt.token_ids.is_some()),
+            ("messages", prompt.messages.is_some()),
+        ];
+        let given: Vec<&str> = given
+            .into_iter()
+            .filter_map(|(name, given)| given.then_some(name))
+            .collect();
+        match given.as_slice() {
+            [_] => Ok(prompt),
+            [] => bail!("{prompt}: has neither \"prompt\" nor \"token_ids\" nor \"messages\""),
+            [first, second, ..] => bail!("{prompt}: has both \"{first}\" and \"{second}\""),
         }
     }
 
-    /// The ids to run: those given, or the tokenizer's for a text. The model in the folder `model`
-    /// has `positions` positions.
-    pub fn ids(
-        &self,
-        tokenizer: Option<&Tokenizer>,
-        model: &Path,
-        positions: usize,
-    ) -> anyhow::Result<Vec<u32>> {
-        let ids = match (&self.token_ids, &self.text, tokenizer) {
-            (Some(ids), _, _) => ids.clone(),
-            (None, Some(text), Some(tokenizer)) => {
-                // Encoding takes time and memory, and this text cannot be used.
-                let least = tokenizer.least_tokens(text.len());
-                ensure!(
-                    least < positions,
-                    "{self}: has {} bytes, which are at least {least} tokens; \
-                     max_position_embeddings is {positions}",
-                    text.len()
-                );
-                tokenizer.encode(text).with_context(|| self.to_string())?
-            }
-            (None, _, _) => bail!(
+    /// The ids to run: those given, or the tokenizer's for a text or a conversation.
+    pub fn ids(&self, encoder: Encoder<'_>) -> anyhow::Result<Vec<u32>> {
+        let Encoder {
+            tokenizer,
+            chat,
+            model,
+            positions,
+        } = encoder;
+        if let Some(ids) = &self.token_ids {
+            ensure!(!ids.is_empty(), "{self}: the prompt has no tokens");
+            return Ok(ids.clone());
+        }
+        let tokenizer = tokenizer.with_context(|| {
+            format!(
                 "{self}: a text prompt needs a tokenizer, and {} has neither tokenizer.json nor tokenizer.model",
                 model.display()
-            ),
+            )
+        })?;
+        let rendered = match (&self.messages, &self.text, chat) {
+            (Some(messages), _, Some(template)) => Some(template.render(messages, true)),
+            (None, Some(text), Some(template)) => {
+                let message = Message::new("user", text.as_str());
+                Some(template.render(&[message], true))
+            }
+            (Some(_), _, None) => bail!("{self}: \"messages\" need --chat"),
+            (None, _, _) => None,
         };
+        let rendered = rendered.transpose().with_context(|| self.to_string())?;
+        let text = rendered.as_deref().or(self.text.as_deref()).unwrap_or("");
+        // Encoding takes time and memory, and this text cannot be used.
+        let least = tokenizer.least_tokens(text.len());
+        ensure!(
+            least < positions,
+            "{self}: has {} bytes, which are at least {least} tokens; \
+             max_position_embeddings is {positions}",
+            text.len()
+        );
+        let ids = match rendered {
+            // A template writes the special tokens itself.
+            Some(_) => tokenizer.encode_rendered(text),
+            None => tokenizer.encode(text),
+        };
+        let ids = ids.with_context(|| self.to_string())?;
         ensure!(!ids.is_empty(), "{self}: the prompt has no tokens");
         Ok(ids)
     }
@@ -159,135 +213,235 @@ impl fmt::Display for Prompt {
     }
 }
 
-/// The prompts, and the format of the input where there is one.
+/// A prompt, or why there is none in its place.
+pub type ReadPrompt = Result<Prompt, BadPrompt>;
+
+/// A line that is not a prompt.
 #[derive(Debug)]
+pub struct BadPrompt {
+    /// Why, with the file and line.
+    pub error: anyhow::Error,
+    /// Whether no line after it can be read.
+    pub is_last: bool,
+}
+
+/// The prompts of the arguments, then those of the input, which is read line by line: it may be a
+/// pipe, and larger than memory.
 pub struct Prompts {
-    /// Those of the arguments, then those of the input; at least one.
-    pub prompts: Vec<Prompt>,
-    /// The format of the input.
-    pub format: Option<InputFormat>,
-}
-
-/// Reads the prompts of the arguments, then those of the input.
-pub fn read_prompts(
-    arguments: &[String],
-    input: Option<&Path>,
-    format: Option<InputFormat>,
-) -> anyhow::Result<Prompts> {
-    let prompts: Vec<Prompt> = arguments
-        .iter()
-        .enumerate()
-        .map(|(i, text)| Prompt::text(text, format!("prompt {} of the arguments", i + 1)))
-        .collect();
-    let Some(path) = input else {
-        if prompts.is_empty() {
-            bail!(
-                "no prompt: give one as an argument, or a file with --input (- for standard input)"
-            );
-        }
-        return Ok(Prompts {
-            prompts,
-            format: None,
-        });
-    };
-    let before = prompts.len();
-    let mut reader = Reader {
-        name: path.display().to_string(),
-        format: format.or_else(|| InputFormat::of_name(path)),
-        prompts,
-    };
-    if path == Path::new("-") {
-        reader.name = "standard input".to_owned();
-        reader.read(std::io::stdin().lock())?;
-    } else {
-        // Input is read once, line by line, so that it can be a pipe or FIFO.
-        let file = File::open(path).with_context(|| reader.name.clone())?;
-        reader.read(BufReader::new(file))?;
-    }
-    if reader.prompts.len() == before {
-        bail!("{}: has no prompts", reader.name);
-    }
-    Ok(Prompts {
-        prompts: reader.prompts,
-        format: reader.format,
-    })
-}
-
-struct Reader {
-    name: String,
+    ready: VecDeque<ReadPrompt>,
+    lines: Option<Lines>,
     /// Known at the latest after the first line that is not blank.
     format: Option<InputFormat>,
-    prompts: Vec<Prompt>,
+    /// Blank lines before it: prompts, if the input turns out to be text.
+    blank: Vec<String>,
+    /// Prompts of the input so far.
+    of_input: usize,
 }
 
-impl Reader {
-    fn read(&mut self, mut input: impl BufRead) -> anyhow::Result<()> {
-        let mut line = Vec::new();
-        let mut blank = 0;
-        let mut offset = 0;
-        for number in 1.. {
-            line.clear();
-            let limit = MAX_LINE as u64 + 1;
-            let read = input.by_ref().take(limit).read_until(b'\n', &mut line);
-            let read = read.with_context(|| self.name.clone())?;
-            if read == 0 {
-                break;
+impl Prompts {
+    /// Opens the input and reads its beginning, up to its first prompt.
+    ///
+    /// # Errors
+    /// No prompt at all, an input that cannot be opened.
+    pub fn open(
+        arguments: &[String],
+        input: Option<&Path>,
+        format: Option<InputFormat>,
+    ) -> anyhow::Result<Self> {
+        let named = arguments.iter().enumerate();
+        let mut prompts = Self {
+            ready: named
+                .map(|(i, text)| {
+                    Ok(Prompt::text(
+                        text,
+                        format!("prompt {} of the arguments", i + 1),
+                    ))
+                })
+                .collect(),
+            lines: None,
+            format: None,
+            blank: Vec::new(),
+            of_input: 0,
+        };
+        let Some(path) = input else {
+            if prompts.ready.is_empty() {
+                bail!(
+                    "no prompt: give one as an argument, or a file with --input (- for standard input)"
+                );
             }
-            let place = format!("{}: line {number}", self.name);
-            ensure!(
-                line.len() <= MAX_LINE,
-                "{place}: longer than {MAX_LINE} bytes"
-            );
-            ensure!(
-                offset + read <= MAX_INPUT,
-                "{place}: more than the {MAX_INPUT} bytes that the prompts of a run may have"
-            );
-            let start = match number {
-                1 => read - without_byte_order_mark(&line).len(),
-                _ => 0,
-            };
-            let text = match std::str::from_utf8(&line[start..]) {
-                Ok(text) => without_line_end(text),
-                Err(e) => {
-                    let at = offset + start + e.valid_up_to();
-                    bail!("{}: not UTF-8 at byte {at}", self.name)
-                }
-            };
-            offset += read;
-            if self.format.is_none() && text.trim().is_empty() {
-                // These are prompts if the input turns out to be text.
-                blank += 1;
-                continue;
-            }
-            let format = *self
-                .format
-                .get_or_insert_with(|| InputFormat::of_line(text));
-            for earlier in number - blank..number {
-                self.add(format, "", format!("{}: line {earlier}", self.name))?;
-            }
-            blank = 0;
-            self.add(format, text, place)?;
+            return Ok(prompts);
+        };
+        prompts.format = format.or_else(|| InputFormat::of_name(path));
+        prompts.lines = Some(Lines::open(path)?);
+        prompts.fill();
+        if prompts.of_input == 0 {
+            let name = prompts.lines.as_ref().map_or("", |lines| &lines.name);
+            bail!("{name}: has no prompts");
         }
-        if self.format.is_none() {
-            // Blank lines alone are prompts of a text.
-            for earlier in 1..=blank {
-                self.add(
-                    InputFormat::Text,
-                    "",
-                    format!("{}: line {earlier}", self.name),
-                )?;
-            }
-        }
-        Ok(())
+        Ok(prompts)
     }
 
-    fn add(&mut self, format: InputFormat, line: &str, place: String) -> anyhow::Result<()> {
-        match format {
-            InputFormat::Text => self.prompts.push(Prompt::text(line, place)),
-            InputFormat::Jsonl if line.trim().is_empty() => {}
-            InputFormat::Jsonl => self.prompts.push(Prompt::from_json(line, place)?),
+    /// The format of the input, where there is one.
+    pub fn format(&self) -> Option<InputFormat> {
+        self.format
+    }
+
+    /// How many bytes of the input have been read, and how many there are where that is known.
+    pub fn progress(&self) -> Option<(u64, u64)> {
+        let lines = self.lines.as_ref()?;
+        Some((lines.offset as u64, lines.size?))
+    }
+
+    /// Reads lines until one gives a prompt, or there are no more.
+    fn fill(&mut self) {
+        let before = self.of_input;
+        while self.of_input == before {
+            let Some(lines) = &mut self.lines else { return };
+            let read = lines.next();
+            let Some(line) = read else {
+                if self.format.is_none() {
+                    // Blank lines alone are prompts of a text.
+                    for place in std::mem::take(&mut self.blank) {
+                        self.push(Ok(Prompt::text("", place)));
+                    }
+                }
+                return;
+            };
+            match line {
+                Err(bad) => self.push(Err(bad)),
+                Ok(Line { text, place }) => self.add(&text, place),
+            }
         }
-        Ok(())
+    }
+
+    fn add(&mut self, text: &str, place: String) {
+        if self.format.is_none() && text.trim().is_empty() {
+            self.blank.push(place);
+            return;
+        }
+        let format = *self
+            .format
+            .get_or_insert_with(|| InputFormat::of_line(text));
+        let blank = std::mem::take(&mut self.blank);
+        match format {
+            InputFormat::Text => {
+                for place in blank {
+                    self.push(Ok(Prompt::text("", place)));
+                }
+                self.push(Ok(Prompt::text(text, place)));
+            }
+            InputFormat::Jsonl if text.trim().is_empty() => {}
+            InputFormat::Jsonl => {
+                let prompt = Prompt::from_json(text, place);
+                self.push(prompt.map_err(|error| BadPrompt {
+                    error,
+                    is_last: false,
+                }));
+            }
+        }
+    }
+
+    fn push(&mut self, read: ReadPrompt) {
+        self.of_input += 1;
+        self.ready.push_back(read);
+    }
+}
+
+impl Iterator for Prompts {
+    type Item = ReadPrompt;
+
+    fn next(&mut self) -> Option<ReadPrompt> {
+        if self.ready.is_empty() {
+            self.fill();
+        }
+        let read = self.ready.pop_front()?;
+        if read.as_ref().is_err_and(|bad| bad.is_last) {
+            self.lines = None;
+        }
+        Some(read)
+    }
+}
+
+/// A line of a text.
+pub struct Line {
+    /// Its text, without its end.
+    pub text: String,
+    /// The file and the line's number, for messages.
+    pub place: String,
+}
+
+/// The lines of a file or of standard input.
+pub struct Lines {
+    /// The file's name.
+    pub name: String,
+    input: Box<dyn BufRead>,
+    size: Option<u64>,
+    number: usize,
+    offset: usize,
+}
+
+impl Lines {
+    /// Opens a file, or standard input where it is called `-`.
+    ///
+    /// # Errors
+    /// A file that cannot be opened.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let (name, input, size): (String, Box<dyn BufRead>, _) = if path == Path::new("-") {
+            let input = BufReader::new(std::io::stdin());
+            ("standard input".to_owned(), Box::new(input), None)
+        } else {
+            let name = path.display().to_string();
+            let file = File::open(path).with_context(|| name.clone())?;
+            let metadata = file.metadata().ok().filter(|metadata| metadata.is_file());
+            let size = metadata.map(|metadata| metadata.len());
+            (name, Box::new(BufReader::new(file)), size)
+        };
+        Ok(Self {
+            name,
+            input,
+            size,
+            number: 0,
+            offset: 0,
+        })
+    }
+}
+
+impl Iterator for Lines {
+    type Item = Result<Line, BadPrompt>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut line = Vec::new();
+        let limit = MAX_LINE as u64 + 1;
+        let read = self.input.by_ref().take(limit).read_until(b'\n', &mut line);
+        self.number += 1;
+        let place = format!("{}: line {}", self.name, self.number);
+        let bad = |error, is_last| Some(Err(BadPrompt { error, is_last }));
+        match read {
+            Ok(0) => return None,
+            Ok(_) if line.len() > MAX_LINE => {
+                return bad(anyhow!("{place}: longer than {MAX_LINE} bytes"), true);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                return bad(anyhow::Error::new(error).context(self.name.clone()), true);
+            }
+        }
+        let start = match self.number {
+            1 => line.len() - without_byte_order_mark(&line).len(),
+            _ => 0,
+        };
+        let offset = self.offset;
+        self.offset += line.len();
+        match std::str::from_utf8(&line[start..]) {
+            Ok(text) => Some(Ok(Line {
+                text: without_line_end(text).to_owned(),
+                place,
+            })),
+            Err(error) => {
+                let at = offset + start + error.valid_up_to();
+                bad(anyhow!("{}: not UTF-8 at byte {at}", self.name), false)
+            }
+        }
     }
 }
 

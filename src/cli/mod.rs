@@ -2,6 +2,7 @@
 
 mod advice;
 mod bench;
+mod chat;
 mod convert;
 mod flags;
 mod generate;
@@ -13,6 +14,8 @@ mod output;
 mod parity;
 mod plan;
 mod plugin;
+mod sampling;
+mod score;
 mod shell;
 mod source;
 mod terminal;
@@ -55,8 +58,12 @@ impl VerbosityArgs {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Continue prompts greedily, in batches
+    /// Continue prompts, in batches
     Generate(generate::GenerateArgs),
+    /// Talk with a model in the terminal
+    Chat(chat::ChatArgs),
+    /// Tell how likely given texts are, or the perplexity of one
+    Score(score::ScoreArgs),
     /// Compare with what Flax computed
     Parity(parity::ParityArgs),
     /// Measure how fast a model runs, compared with the memory's bandwidth
@@ -143,6 +150,8 @@ pub fn main() -> ExitCode {
     }
     let outcome = match cli.command {
         Command::Generate(args) => generate::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Score(args) => score::run(&args),
         Command::Parity(args) => parity::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::ReadBandwidth => bench::print_read_bandwidth(),

@@ -27,10 +27,31 @@ pub enum OutputFormat {
 #[derive(Serialize)]
 struct Line<'a> {
     index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequence: Option<usize>,
     id: Option<&'a RawValue>,
     token_ids: &'a [u32],
     text: Option<&'a str>,
     finish_reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<Vec<Logprob<'a>>>,
+}
+
+/// What is reported of a token.
+#[derive(Serialize)]
+struct Logprob<'a> {
+    token_id: u32,
+    logprob: f32,
+    top: &'a [(u32, f32)],
+}
+
+/// What a line says beyond the generation itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LineOptions {
+    /// Whether prompts have several replies, which are numbered.
+    pub has_sequences: bool,
+    /// Whether log-probabilities were asked for.
+    pub has_logprobs: bool,
 }
 
 /// Writes `generation` as a line of JSON.
@@ -39,16 +60,91 @@ pub fn write_jsonl(
     prompt: &Prompt,
     generation: &Generation,
     text: Option<&str>,
+    options: LineOptions,
 ) -> io::Result<()> {
     let line = Line {
         index: generation.index,
+        sequence: options.has_sequences.then_some(generation.sequence),
         id: prompt.id.as_deref(),
         token_ids: &generation.token_ids,
         text,
         finish_reason: generation.finish_reason.name(),
+        logprobs: options.has_logprobs.then(|| {
+            let tokens = generation.logprobs.iter();
+            tokens
+                .map(|token| Logprob {
+                    token_id: token.token_id,
+                    logprob: token.logprob,
+                    top: &token.top,
+                })
+                .collect()
+        }),
     };
-    serde_json::to_writer(&mut *to, &line)?;
-    to.write_all(b"\n")?;
+    write_line(to, &line)
+}
+
+/// A piece of a reply.
+#[derive(Serialize)]
+struct DeltaLine<'a> {
+    index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequence: Option<usize>,
+    id: Option<&'a RawValue>,
+    delta: Delta<'a>,
+}
+
+#[derive(Serialize)]
+struct Delta<'a> {
+    token_ids: &'a [u32],
+    text: Option<&'a str>,
+}
+
+/// Writes new tokens of a reply, and the text that they settled, as a line of JSON.
+pub fn write_delta(
+    to: &mut dyn Write,
+    index: usize,
+    sequence: Option<usize>,
+    prompt: &Prompt,
+    token_ids: &[u32],
+    text: Option<&str>,
+) -> io::Result<()> {
+    let line = DeltaLine {
+        index,
+        sequence,
+        id: prompt.id.as_deref(),
+        delta: Delta { token_ids, text },
+    };
+    write_line(to, &line)
+}
+
+/// A prompt that failed.
+#[derive(Serialize)]
+struct ErrorLine<'a> {
+    index: usize,
+    id: Option<&'a RawValue>,
+    error: &'a str,
+}
+
+/// Writes why a prompt failed as a line of JSON.
+pub fn write_error(
+    to: &mut dyn Write,
+    index: usize,
+    prompt: Option<&Prompt>,
+    error: &str,
+) -> io::Result<()> {
+    let line = ErrorLine {
+        index,
+        id: prompt.and_then(|prompt| prompt.id.as_deref()),
+        error,
+    };
+    write_line(to, &line)
+}
+
+/// A value as one line, in one piece, so that an interruption leaves whole lines.
+pub fn write_line(to: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    to.write_all(&line)?;
     to.flush()
 }
 

@@ -122,6 +122,23 @@ impl<'a> Object<'a> {
             .ok_or_else(|| self.bad(key, value, format!("it must be from 1 to {max}")))
     }
 
+    /// A whole number from 0 to `max`.
+    pub(super) fn count(
+        &self,
+        key: &'static str,
+        max: usize,
+    ) -> Result<Option<usize>, ConfigError> {
+        match self.value(key) {
+            Some(value) if value.as_u64() == Some(0) => Ok(Some(0)),
+            _ => self.size(key, max),
+        }
+    }
+
+    /// All keys with their values, null ones too.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.keys.iter()
+    }
+
     /// [`Object::size`] of a key that has no default.
     pub(super) fn required_size(&self, key: &str, max: usize) -> Result<usize, ConfigError> {
         self.size(key, max)?.ok_or_else(|| self.missing(key))
@@ -249,7 +266,7 @@ impl<'a> Object<'a> {
 }
 
 /// The value as JSON on one line, cut where it is long.
-fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(MAX_SHOWN) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),

@@ -7,6 +7,7 @@
 
 mod activation;
 mod checks;
+mod defaults;
 mod error;
 mod gemma4;
 mod generation;
@@ -21,6 +22,7 @@ use std::path::Path;
 
 use crate::dtype::DType;
 pub use activation::Activation;
+pub use defaults::{GenerationConfig, IgnoredKey};
 pub use error::ConfigError;
 pub use gemma4::{Experts, PerLayerInputs};
 use generation::Defaults;

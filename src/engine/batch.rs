@@ -3,13 +3,14 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use super::choice::{Chooser, ChoosingRow, Reports};
 use super::core::{DeviceCaches, Engine};
 use super::devices::PerDevice;
 use super::error::{Error, Result};
-use super::generation::{Event, GenerateOptions, GenerateSummary, Generation, Row};
+use super::generation::{Event, GenerateOptions, GenerateSummary, Generation, Row, Stop};
 use super::program_key::{BatchPrograms, CHUNK};
 use super::prompts::PaddedPrompts;
-use crate::model::programs::{Decode, DecodeInputs};
+use crate::model::programs::{Decode, DecodeInputs, Program};
 use crate::sharding::Mesh;
 
 /// Steps a call when somebody watches the tokens come.
@@ -31,21 +32,24 @@ pub(super) use or_break;
 /// A batch on its way.
 pub(super) struct BatchRun<'a> {
     engine: &'a Engine,
-    prompts: &'a [Vec<u32>],
+    prompts: Vec<&'a [u32]>,
     rows_layout: RowsLayout,
-    /// Index of the first prompt.
+    /// Number of the first row among those of all batches.
     first: usize,
-    stream: bool,
+    options: &'a GenerateOptions,
+    chooser: &'a Chooser,
     rows: Vec<Row>,
 }
 
 impl<'a> BatchRun<'a> {
     pub fn new(
         engine: &'a Engine,
-        prompts: &'a [Vec<u32>],
+        prompts: Vec<&'a [u32]>,
         size: usize,
         first: usize,
-        options: &GenerateOptions,
+        options: &'a GenerateOptions,
+        chooser: &'a Chooser,
+        is_only: bool,
     ) -> Self {
         let spec = engine.spec();
         let prefill = size.div_ceil(spec.mesh.data);
@@ -55,14 +59,31 @@ impl<'a> BatchRun<'a> {
             decode: spec.decode_rows(prefill),
         };
         let positions = spec.config.max_position_embeddings();
-        let limit = |prompt: &Vec<u32>| options.max_new_tokens.min(positions - prompt.len());
+        let vocabulary = spec.gemma.spec().vocabulary.size() as u64;
+        let replies = options.sampling.num_return_sequences;
+        let width = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(1);
+        let row = |(row, prompt): (usize, &&[u32])| {
+            let limit = options.limit(prompt.len(), width, positions);
+            // A batch that is all there is has the random numbers of one call of Flax, one row
+            // after another. In any other a row has those of its prompt by itself.
+            let (key, counter) = match is_only {
+                true => (chooser.batch_key(), row as u64 * vocabulary),
+                false => {
+                    let number = first + row;
+                    (chooser.own_key(number / replies, number % replies), 0)
+                }
+            };
+            Row::new(limit, key, counter)
+        };
+        let rows = prompts.iter().enumerate().map(row).collect();
         Self {
             engine,
             prompts,
             rows_layout,
             first,
-            stream: options.stream,
-            rows: prompts.iter().map(limit).map(Row::new).collect(),
+            options,
+            chooser,
+            rows,
         }
     }
 
@@ -73,22 +94,31 @@ impl<'a> BatchRun<'a> {
         tell: Tell<'_, B>,
         summary: &mut GenerateSummary,
     ) -> Result<ControlFlow<B>> {
-        let longest = self.prompts.iter().map(Vec::len).max().unwrap_or(1);
+        let longest = self.longest();
         let new_tokens = self.rows.iter().map(|row| row.limit).max().unwrap_or(1);
         let layout = self.rows_layout;
         let rows = layout.prefill_rows();
-        let programs = BatchPrograms::new(self.engine.spec(), rows, longest, new_tokens);
-        let prompts = PaddedPrompts::new(self.prompts, programs.prompt(), self.pad());
+        let programs = BatchPrograms::new(self.engine.spec(), rows, longest, new_tokens)
+            .choosing(self.chooser.choice());
+        let prompts = PaddedPrompts::new(self.prompts.clone(), programs.prompt(), self.pad());
         let mut reported = 0;
 
-        let (first_tokens, mut caches, took) = prompts.prefill(self.engine, &programs, rows)?;
-        or_break!(tell(Event::Prefilled(took)));
+        let choice = || {
+            let choosing = self.choosing_rows(rows, |row| row);
+            let devices = self.engine.devices();
+            self.chooser
+                .inputs(devices, programs.prefill.choosing(), &choosing)
+        };
+        let prefilled = prompts.prefill(self.engine, &programs, rows, choice)?;
+        let (first_tokens, mut caches) = (prefilled.tokens, prefilled.caches);
+        or_break!(tell(Event::Prefilled(prefilled.took)));
         let mut token = vec![self.pad(); layout.decode_rows()];
         let mut position = vec![0; layout.decode_rows()];
-        for (row, prompt) in self.prompts.iter().enumerate() {
+        for row in 0..self.prompts.len() {
             token[layout.decode_row(row)] = first_tokens[row];
-            position[layout.decode_row(row)] = prompt.len() as i32;
-            or_break!(self.accept(row, &first_tokens[row..=row], tell));
+            position[layout.decode_row(row)] = self.prompts[row].len() as i32;
+            let report = (prefilled.reports.as_ref(), row);
+            or_break!(self.accept(row, &first_tokens[row..=row], report, tell));
         }
         or_break!(self.report(&mut reported, tell, summary));
 
@@ -100,7 +130,11 @@ impl<'a> BatchRun<'a> {
         let mut slot = programs.prompt();
         while reported < self.rows.len() {
             let left = self.rows.iter().map(Row::left).max().unwrap_or(0);
-            let step = if self.stream { STREAMED_CHUNK } else { CHUNK };
+            let step = if self.options.stream {
+                STREAMED_CHUNK
+            } else {
+                CHUNK
+            };
             let call = DecodeCall {
                 program: programs.decode,
                 key_mask: &key_mask,
@@ -118,8 +152,10 @@ impl<'a> BatchRun<'a> {
             position.iter_mut().for_each(|p| *p += steps as i32);
             token = chunk.last;
             for row in 0..self.rows.len() {
-                let tokens = &chunk.tokens[layout.decode_row(row) * CHUNK..][..steps];
-                or_break!(self.accept(row, tokens, tell));
+                let decode_row = layout.decode_row(row);
+                let tokens = &chunk.tokens[decode_row * CHUNK..][..steps];
+                let report = (chunk.reports.as_ref(), decode_row);
+                or_break!(self.accept(row, tokens, report, tell));
             }
             or_break!(self.report(&mut reported, tell, summary));
         }
@@ -149,13 +185,19 @@ impl<'a> BatchRun<'a> {
             token: &token,
             done: &done,
         };
-        let outcome = engine.call(&program, inputs, caches)?;
+        let layout = self.rows_layout;
+        let choosing = self.choosing_rows(layout.decode_rows(), |row| layout.decode_row(row));
+        let choice = self
+            .chooser
+            .inputs(devices, input.program.choosing(), &choosing)?;
+        let outcome = engine.call(&program, inputs, choice.as_ref(), caches)?;
         let steps = devices.read_s32(&outcome.results.steps)?;
         let steps = steps.first().copied().unwrap_or(0);
         let chunk = DecodeChunk {
             tokens: devices.read_s32(&outcome.results.tokens)?,
             steps: usize::try_from(steps).unwrap_or(0).min(input.limit),
             last: devices.read_s32(&outcome.results.last)?,
+            reports: Reports::read(devices, &outcome.choice, CHUNK)?,
             caches: outcome.caches,
             took: start.elapsed(),
         };
@@ -171,13 +213,57 @@ impl<'a> BatchRun<'a> {
         Ok(chunk)
     }
 
-    /// Takes new tokens of a row up to its end.
-    fn accept<B>(&mut self, row: usize, tokens: &[i32], tell: Tell<'_, B>) -> ControlFlow<B> {
+    /// The longest prompt's tokens.
+    fn longest(&self) -> usize {
+        let lengths = self.prompts.iter().map(|prompt| prompt.len());
+        lengths.max().unwrap_or(1)
+    }
+
+    /// The rows as they stand, for a program of so many rows of all groups; `place` says which of
+    /// those a prompt has.
+    fn choosing_rows(
+        &self,
+        rows: usize,
+        place: impl Fn(usize) -> usize,
+    ) -> Vec<Option<ChoosingRow<'_>>> {
+        let width = self.longest();
+        let mut choosing = vec![None; rows];
+        for (row, (prompt, state)) in self.prompts.iter().zip(&self.rows).enumerate() {
+            choosing[place(row)] = Some(ChoosingRow {
+                prompt,
+                state,
+                width,
+            });
+        }
+        choosing
+    }
+
+    /// Takes new tokens of a row up to its end; they are reported in a row of a program.
+    fn accept<B>(
+        &mut self,
+        row: usize,
+        tokens: &[i32],
+        (reports, reported_row): (Option<&Reports>, usize),
+        tell: Tell<'_, B>,
+    ) -> ControlFlow<B> {
         let eos = self.engine.spec().config.eos_token_ids();
-        let new = self.rows[row].accept(tokens, eos);
-        if self.stream && !new.is_empty() {
-            let index = self.first + row;
-            return tell(Event::Tokens { index, new });
+        let before = self.rows[row].token_ids.len();
+        let new = self.rows[row].accept(tokens, eos, |step, token| {
+            reports.map(|reports| reports.of(reported_row, step, token))
+        });
+        if (self.options.stream || self.options.watch) && !new.is_empty() {
+            let number = self.first + row;
+            let replies = self.options.sampling.num_return_sequences;
+            let stop = Stop::default();
+            tell(Event::Tokens {
+                index: number / replies,
+                sequence: number % replies,
+                new,
+                stop: &stop,
+            })?;
+            if let Some(kept) = stop.kept() {
+                self.rows[row].stop(before + kept);
+            }
         }
         ControlFlow::Continue(())
     }
@@ -194,10 +280,14 @@ impl<'a> BatchRun<'a> {
                 break;
             };
             summary.new_tokens += row.token_ids.len();
+            let number = self.first + *reported;
+            let replies = self.options.sampling.num_return_sequences;
             let generation = Generation {
-                index: self.first + *reported,
+                index: number / replies,
+                sequence: number % replies,
                 token_ids: std::mem::take(&mut row.token_ids),
                 finish_reason,
+                logprobs: std::mem::take(&mut row.logprobs),
             };
             *reported += 1;
             tell(Event::Finished(generation))?;
@@ -226,6 +316,7 @@ struct DecodeChunk {
     tokens: Vec<i32>,
     steps: usize,
     last: Vec<i32>,
+    reports: Option<Reports>,
     caches: DeviceCaches,
     took: Duration,
 }

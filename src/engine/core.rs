@@ -15,7 +15,7 @@ use crate::compile_cache::Origin;
 use crate::config::GemmaConfig;
 use crate::executables;
 use crate::model::programs::{Arguments, Caches, Outcome, Program};
-use crate::model::{LayerCache, ModelSpec};
+use crate::model::{ChoiceInputs, LayerCache, ModelSpec};
 
 /// A model whose parameters lie on the devices of a mesh, with the programs compiled so far.
 pub struct Engine {
@@ -208,12 +208,14 @@ impl Engine {
         })
     }
 
-    /// Runs a program on the parameters, its tables, these inputs and caches. The caches are
+    /// Runs a program on the parameters, its tables, these inputs, what its choice of tokens needs,
+    /// and caches. The caches are
     /// donated: what it gives has them updated.
     pub(super) fn call<'a, P: Program>(
         &self,
         ready: &'a Ready<P>,
         inputs: P::Inputs<&'a PerDevice>,
+        choice: ChoiceInputs<&'a PerDevice>,
         caches: &'a [LayerCache<PerDevice>],
     ) -> Result<Outcome<P::Results<PerDevice>, PerDevice>> {
         let arguments = Arguments {
@@ -224,6 +226,7 @@ impl Engine {
                 .map(|rope| rope.as_ref())
                 .collect(),
             inputs,
+            choice,
             caches: caches.iter().map(|cache| cache.as_ref()).collect(),
         };
         let mut all: Vec<&PerDevice> = self.parameters.iter().collect();
@@ -234,10 +237,12 @@ impl Engine {
             Caches::Made | Caches::Updated { .. } => self.spec.gemma.spec().caches(),
         };
         let found = results.len();
-        Outcome::take(results, layers).ok_or_else(|| Error::UnexpectedResult {
-            program: P::NAME,
-            expected: format!("its results and {layers} caches"),
-            found: format!("{found} arrays"),
+        Outcome::take(results, ready.program.choosing(), layers).ok_or_else(|| {
+            Error::UnexpectedResult {
+                program: P::NAME,
+                expected: format!("its results and {layers} caches"),
+                found: format!("{found} arrays"),
+            }
         })
     }
 }

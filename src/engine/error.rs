@@ -29,18 +29,30 @@ pub enum Error {
     /// The model cannot be split over the mesh.
     #[error(transparent)]
     Split(#[from] crate::sharding::SplitError),
+    /// An option of sampling cannot be used.
+    #[error(transparent)]
+    Sampling(#[from] crate::sampling::Error),
     /// Executables cannot be saved or loaded.
     #[error(transparent)]
     Executables(#[from] crate::executables::Error),
     /// The tokenizer cannot be read or used.
     #[error(transparent)]
     Tokenizer(#[from] crate::tokenizer::Error),
+    /// A conversation cannot be rendered.
+    #[error(transparent)]
+    Chat(#[from] crate::chat::Error),
     /// Text was given to a model without a tokenizer.
     #[error("the model has neither tokenizer.json nor tokenizer.model; give token ids")]
     NoTokenizer,
     /// A prompt without tokens.
     #[error("prompt {index} is empty")]
     EmptyPrompt {
+        /// The prompt's place in the input, from 0.
+        index: usize,
+    },
+    /// A continuation without tokens.
+    #[error("the continuation of prompt {index} is empty")]
+    EmptyContinuation {
         /// The prompt's place in the input, from 0.
         index: usize,
     },

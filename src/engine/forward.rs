@@ -2,6 +2,7 @@
 
 use super::core::Engine;
 use super::error::{Error, Result};
+use crate::model::ChoiceInputs;
 use crate::model::programs::{Forward, PromptInputs};
 
 /// Logits and hidden states of a batch, row-major float32.
@@ -75,7 +76,8 @@ impl Engine {
             input_ids: devices.upload_rows_s32(&padded(input_ids), &dims)?,
             attention_mask: devices.upload_rows_s32(&padded(attention_mask), &dims)?,
         };
-        let results = self.call(&program, inputs.as_ref(), &[])?.results;
+        let choice = ChoiceInputs::default();
+        let results = self.call(&program, inputs.as_ref(), choice, &[])?.results;
         let read = |buffers| {
             let mut rows_of_all = devices.read(buffers, |b| Ok(b.to_vec_f32()?))?;
             rows_of_all.truncate(rows_of_all.len() / (rows * mesh.data) * batch);

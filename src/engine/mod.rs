@@ -3,6 +3,7 @@
 
 mod batch;
 mod buckets;
+mod choice;
 mod compiled;
 mod continuous;
 mod core;
@@ -17,15 +18,19 @@ mod numerics;
 mod options;
 mod program_key;
 mod prompts;
+mod score;
 mod session;
 
 pub use buckets::cache_lengths;
 pub use core::{Engine, Times};
 pub use error::{Error, Result};
 pub use forward::ForwardOutput;
-pub use generation::{Event, FinishReason, GenerateOptions, GenerateSummary, Generation};
+pub use generation::{
+    Event, FinishReason, GenerateOptions, GenerateSummary, Generation, Job, Stop, TokenLogprob,
+};
 pub use load::checkpoint_dtype;
 pub use numerics::NotFinite;
 pub use options::LoadOptions;
 pub use program_key::{BatchPrograms, ProgramKey};
-pub use session::{Admitted, RowId, Session, SessionOptions, Stepped};
+pub use score::{Score, ScoreRequest, Window, windows};
+pub use session::{Admission, Admitted, RowId, Session, SessionOptions, Stepped};

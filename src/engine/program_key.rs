@@ -2,8 +2,8 @@
 
 use super::buckets::{cache_bucket, prompt_bucket, prompt_chunk};
 use crate::executables::SavedProgram;
-use crate::model::ModelSpec;
-use crate::model::programs::{self, Admit, Decode, Extend, Forward, Prefill, Program, Step};
+use crate::model::programs::{self, Admit, Decode, Extend, Forward, Prefill, Program, Score, Step};
+use crate::model::{Choice, ModelSpec};
 use crate::pjrt::{CompileOptions, OptionValue};
 
 /// Steps that one call of the decode program can run. Between calls the host looks at the tokens,
@@ -41,6 +41,7 @@ impl BatchPrograms {
                 prompt,
                 rows,
                 cache,
+                choice: Choice::GREEDY,
             },
             extend: Extend {
                 batch,
@@ -48,14 +49,24 @@ impl BatchPrograms {
                 rows,
                 cache,
                 reach: prompt_bucket(columns).min(cache),
+                choice: Choice::GREEDY,
             },
             extensions,
             decode: Decode {
                 rows,
                 cache,
                 chunk: CHUNK,
+                choice: Choice::GREEDY,
             },
         }
+    }
+
+    /// The same with another way to choose tokens.
+    pub fn choosing(mut self, choice: Choice) -> Self {
+        self.prefill.choice = choice;
+        self.extend.choice = choice;
+        self.decode.choice = choice;
+        self
     }
 
     /// The programs that are run, in the order of their first runs.
@@ -140,6 +151,7 @@ program_keys! {
     Forward,
     Admit,
     Step,
+    Score,
 }
 
 impl ProgramKey {

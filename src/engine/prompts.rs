@@ -3,21 +3,35 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use super::choice::Reports;
 use super::core::{DeviceCaches, Engine};
+use super::devices::PerDevice;
 use super::error::Result;
 use super::program_key::BatchPrograms;
+use crate::model::ChoiceInputs;
 use crate::model::programs::{ExtendInputs, PromptInputs};
 
 /// Prompts of a batch, padded on the left to one length.
 pub(super) struct PaddedPrompts<'a> {
-    prompts: &'a [Vec<u32>],
+    prompts: Vec<&'a [u32]>,
     length: usize,
     pad: i32,
 }
 
+/// What running the prompts gave.
+pub(super) struct Prefilled {
+    /// The next token of each.
+    pub tokens: Vec<i32>,
+    /// What is reported of it.
+    pub reports: Option<Reports>,
+    pub caches: DeviceCaches,
+    /// The time it took, without compiling.
+    pub took: Duration,
+}
+
 impl<'a> PaddedPrompts<'a> {
     /// `length` is at least that of every prompt.
-    pub fn new(prompts: &'a [Vec<u32>], length: usize, pad: i32) -> Self {
+    pub fn new(prompts: Vec<&'a [u32]>, length: usize, pad: i32) -> Self {
         Self {
             prompts,
             length,
@@ -40,14 +54,15 @@ impl<'a> PaddedPrompts<'a> {
         mask
     }
 
-    /// Runs the prompts through `programs`, in `rows` rows of all groups: the next token of each,
-    /// the caches, and the time it took without compiling.
+    /// Runs the prompts through `programs`, in `rows` rows of all groups, whose tokens are chosen
+    /// with what `choice` gives.
     pub fn prefill(
         &self,
         engine: &Engine,
         programs: &BatchPrograms,
         rows: usize,
-    ) -> Result<(Vec<i32>, DeviceCaches, Duration)> {
+        choice: impl FnOnce() -> Result<ChoiceInputs<PerDevice>>,
+    ) -> Result<Prefilled> {
         let first = engine.ready(programs.prefill)?;
         let further = match programs.extensions {
             0 => None,
@@ -62,7 +77,8 @@ impl<'a> PaddedPrompts<'a> {
             input_ids: devices.upload_rows_s32(&self.ids(rows, &columns), &dims)?,
             attention_mask: devices.upload_rows_s32(&self.mask(rows, &columns), &dims)?,
         };
-        let mut outcome = engine.call(&first, inputs.as_ref(), &[])?;
+        let choice = choice()?;
+        let mut outcome = engine.call(&first, inputs.as_ref(), choice.as_ref(), &[])?;
 
         if let Some(program) = further {
             let shape = programs.extend;
@@ -79,14 +95,21 @@ impl<'a> PaddedPrompts<'a> {
                     key_mask,
                     slot: devices.upload_scalar(slot as i32)?,
                 };
-                outcome = engine.call(&program, inputs.as_ref(), &outcome.caches)?;
+                outcome =
+                    engine.call(&program, inputs.as_ref(), choice.as_ref(), &outcome.caches)?;
                 key_mask = inputs.key_mask;
             }
         }
         let tokens = devices.read_s32(&outcome.results.token)?;
+        let reports = Reports::read(devices, &outcome.choice, 1)?;
         let took = start.elapsed();
         engine.record(|times| times.prefill += took);
-        Ok((tokens, outcome.caches, took))
+        Ok(Prefilled {
+            tokens,
+            reports,
+            caches: outcome.caches,
+            took,
+        })
     }
 
     /// Token ids of some columns, [rows, columns].
@@ -117,7 +140,7 @@ impl<'a> PaddedPrompts<'a> {
     ) -> Vec<i32> {
         let mut values = Vec::with_capacity(rows * columns.len());
         for row in 0..rows {
-            let prompt = self.prompts.get(row).map_or(&[][..], Vec::as_slice);
+            let prompt = self.prompts.get(row).copied().unwrap_or_default();
             let padding = self.length - prompt.len().max(1);
             values.extend(
                 columns
@@ -135,8 +158,8 @@ mod tests {
 
     #[test]
     fn ids_masks_and_positions_are_cut_from_one_padded_matrix() {
-        let prompts = vec![vec![7, 8, 9, 10, 11], vec![5]];
-        let padded = PaddedPrompts::new(&prompts, 6, 99);
+        let prompts: Vec<&[u32]> = vec![&[7, 8, 9, 10, 11], &[5]];
+        let padded = PaddedPrompts::new(prompts, 6, 99);
         assert_eq!(
             padded.ids(3, &(0..6)),
             [
@@ -154,8 +177,8 @@ mod tests {
 
     #[test]
     fn the_mask_of_the_cache_has_the_prompts_in_their_rows_and_ones_behind() {
-        let prompts = vec![vec![7, 8], vec![5, 6, 7]];
-        let padded = PaddedPrompts::new(&prompts, 3, 0);
+        let prompts: Vec<&[u32]> = vec![&[7, 8], &[5, 6, 7]];
+        let padded = PaddedPrompts::new(prompts, 3, 0);
         assert_eq!(
             padded.key_mask(4, 5, |index| index * 2),
             [

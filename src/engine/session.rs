@@ -1,21 +1,24 @@
 //! A session on the devices: rows, each with its own length, that prompts are admitted to, that
 //! step together, and that are freed one by one.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::buckets::cache_bucket;
+use super::choice::{Chooser, ChoosingRow, Reports};
 use super::core::{DeviceCaches, Engine};
 use super::error::{Error, Result};
-use super::generation::{FinishReason, Row};
+use super::generation::{FinishReason, Row, TokenLogprob};
 use super::program_key::CHUNK;
 use crate::model::LayerCache;
-use crate::model::programs::{Admit, AdmitInputs, Step, StepInputs};
+use crate::model::programs::{Admit, AdmitInputs, Program, Step, StepInputs};
+use crate::sampling::{Key, SamplingOptions};
 
 /// The shortest part of a prompt that a program is compiled for.
 const SHORTEST_CHUNK: usize = 16;
 
-/// The size of a session.
-#[derive(Clone, Copy, Debug)]
+/// The size of a session, and how it chooses tokens.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SessionOptions {
     /// Rows over the whole mesh, at least 1; rounded up to a multiple of the mesh's data axis. By
@@ -26,6 +29,9 @@ pub struct SessionOptions {
     pub max_length: usize,
     /// Tokens of a prompt that are run at once, at most; by default 64.
     pub prefill_chunk: usize,
+    /// How tokens are chosen; greedily by default. Its stop texts and number of replies are for
+    /// whoever admits prompts.
+    pub sampling: SamplingOptions,
 }
 
 impl Default for SessionOptions {
@@ -34,6 +40,7 @@ impl Default for SessionOptions {
             rows: 8,
             max_length: 1024,
             prefill_chunk: 64,
+            sampling: SamplingOptions::default(),
         }
     }
 }
@@ -42,31 +49,47 @@ impl Default for SessionOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowId(usize);
 
+/// A prompt that is to have a row.
+#[derive(Clone, Copy, Debug)]
+pub struct Admission<'a> {
+    /// Its token ids.
+    pub prompt: &'a [u32],
+    /// New tokens after it at most.
+    pub new_tokens: usize,
+    /// The random key of its reply: its sampled tokens are those of Flax's `generate` on this
+    /// prompt alone with this key.
+    pub key: Key,
+}
+
 /// What admitting a prompt gave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Admitted {
     /// Its row.
     pub row: RowId,
     /// Its first new token.
     pub token: u32,
+    /// What is reported of it, where that was asked for.
+    pub logprob: Option<TokenLogprob>,
     /// Why it has ended already, if it has.
     pub finished: Option<FinishReason>,
-    /// The time that its prompt took, without compiling.
+    /// Its part of the time that its prompt took, without compiling.
     pub took: Duration,
 }
 
 /// What a call of [`Session::step`] gave.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Stepped {
     /// New tokens of each row that generated, and why it has ended, if it has.
     pub rows: Vec<(RowId, Vec<u32>, Option<FinishReason>)>,
+    /// What is reported of the new tokens of each of those rows, where that was asked for.
+    pub logprobs: Vec<Vec<TokenLogprob>>,
     /// Steps run.
     pub steps: usize,
     /// The time that they took, without compiling.
     pub took: Duration,
 }
 
-/// A session. Rows generate greedily; what a row generates does not depend on the others, nor on
+/// A session. What a row generates does not depend on the others, nor on
 /// when they came.
 pub struct Session<'a> {
     engine: &'a Engine,
@@ -78,6 +101,7 @@ pub struct Session<'a> {
     cache: usize,
     caches: DeviceCaches,
     rows: Vec<State>,
+    chooser: Chooser,
 }
 
 /// A row.
@@ -89,8 +113,27 @@ enum State {
         length: usize,
         /// The last token, which is not yet.
         token: i32,
+        prompt: Vec<u32>,
         generated: Row,
     },
+}
+
+/// A prompt on its way into its row.
+#[derive(Clone, Copy)]
+struct Arriving<'a> {
+    /// Its place among those that are admitted.
+    index: usize,
+    row: usize,
+    prompt: &'a [u32],
+    /// Tokens that have run.
+    start: usize,
+}
+
+impl<'a> Arriving<'a> {
+    /// The next part, of at most `chunk` tokens.
+    fn part(&self, chunk: usize) -> &'a [u32] {
+        &self.prompt[self.start..self.prompt.len().min(self.start + chunk)]
+    }
 }
 
 impl<'a> Session<'a> {
@@ -112,6 +155,8 @@ impl<'a> Session<'a> {
                 });
             }
         }
+        let vocabulary = spec.gemma.spec().vocabulary.size();
+        options.sampling.validate(vocabulary, options.max_length)?;
         let max_length = options
             .max_length
             .min(spec.config.max_position_embeddings());
@@ -123,6 +168,7 @@ impl<'a> Session<'a> {
         let cache = cache_bucket(max_length + chunk);
         let rows = vec![State::Free; rows_on_device * spec.mesh.data];
         Ok(Self {
+            chooser: Chooser::new(spec, &options.sampling),
             caches: engine.empty_caches(rows_on_device, cache)?,
             engine,
             rows_on_device,
@@ -163,77 +209,256 @@ impl<'a> Session<'a> {
     }
 
     /// Admits a prompt to a free row, to generate up to `new_tokens` after it: runs it, and gives
-    /// its first token. None where no row is free.
+    /// its first token. None where no row is free. Its random key is that of the session's seed.
     ///
     /// # Errors
     /// A prompt that is empty or does not fit with a new token, an id outside of the vocabulary, a
     /// device that fails.
     pub fn admit(&mut self, prompt: &[u32], new_tokens: usize) -> Result<Option<Admitted>> {
-        self.engine.check_prompt(0, prompt, self.max_length)?;
-        let free = |row: &State| matches!(row, State::Free);
-        let Some(row) = self.rows.iter().position(free) else {
-            return Ok(None);
+        let admission = Admission {
+            prompt,
+            new_tokens,
+            key: self.chooser.batch_key(),
         };
-        let mut took = Duration::ZERO;
-        let mut token = 0;
-        let mut start = 0;
-        while start < prompt.len() {
-            let part = &prompt[start..prompt.len().min(start + self.chunk)];
-            let (next, time) = self.run_part(row, start, part)?;
-            (token, took, start) = (next, took + time, start + part.len());
-        }
-        self.engine.record(|times| times.prefill += took);
-
-        let limit = new_tokens.clamp(1, self.max_length - prompt.len());
-        let mut generated = Row::new(limit);
-        generated.accept(&[token], self.engine.spec().config.eos_token_ids());
-        let finished = generated.finished;
-        self.rows[row] = State::Taken {
-            length: prompt.len(),
-            token,
-            generated,
-        };
-        Ok(Some(Admitted {
-            row: RowId(row),
-            token: token as u32,
-            finished,
-            took,
-        }))
+        Ok(self.admit_all(&[admission])?.pop())
     }
 
-    /// Runs a part of a prompt into its row: the greedy token after it.
-    fn run_part(&mut self, row: usize, start: usize, part: &[u32]) -> Result<(i32, Duration)> {
+    /// Admits as many of these prompts as there are free rows for, in their order, and gives what
+    /// each became. Every group of the data axis runs its prompts at the same time as the others.
+    ///
+    /// # Errors
+    /// As [`admit`](Self::admit); the error's index is the place among these prompts. Nothing is
+    /// admitted then.
+    pub fn admit_all(&mut self, admissions: &[Admission<'_>]) -> Result<Vec<Admitted>> {
+        for (index, admission) in admissions.iter().enumerate() {
+            self.engine
+                .check_prompt(index, admission.prompt, self.max_length)?;
+        }
+        let mut waiting: Vec<VecDeque<Arriving<'_>>> = Vec::new();
+        waiting.resize_with(self.engine.spec().mesh.data, VecDeque::new);
+        let mut rows = Vec::new();
+        for (index, admission) in admissions.iter().enumerate() {
+            let Some(row) = self.next_free(&waiting) else {
+                break;
+            };
+            let prompt = admission.prompt;
+            let limit = admission
+                .new_tokens
+                .clamp(1, self.max_length - prompt.len());
+            waiting[row / self.rows_on_device].push_back(Arriving {
+                index,
+                row,
+                prompt,
+                start: 0,
+            });
+            rows.push(row);
+            self.rows[row] = State::Taken {
+                length: 0,
+                token: 0,
+                prompt: prompt.to_vec(),
+                generated: Row::new(limit, admission.key, 0),
+            };
+        }
+        let outcome = self.run_arriving(&mut waiting, rows.len());
+        if outcome.is_err() {
+            for row in rows {
+                self.rows[row] = State::Free;
+            }
+        }
+        outcome
+    }
+
+    /// Gives a row that a prompt has another one, in place of the first: what both have in common
+    /// at their beginning, reply included, is not run again. How many tokens that are, and what
+    /// the new one became; nothing where the row is free.
+    ///
+    /// # Errors
+    /// As [`admit`](Self::admit); the row is then free.
+    pub fn readmit(
+        &mut self,
+        row: RowId,
+        admission: Admission<'_>,
+    ) -> Result<(usize, Option<Admitted>)> {
+        let Admission {
+            prompt,
+            new_tokens,
+            key,
+        } = admission;
+        let RowId(row) = row;
+        let Some(State::Taken {
+            length,
+            prompt: earlier,
+            generated,
+            ..
+        }) = self.rows.get(row)
+        else {
+            return Ok((0, None));
+        };
+        self.engine.check_prompt(0, prompt, self.max_length)?;
+        let cached = earlier.iter().chain(&generated.token_ids).take(*length);
+        let common = cached.zip(prompt).take_while(|(old, new)| old == new);
+        // The last token runs in any case: the next one comes from it.
+        let common = common.count().min(prompt.len() - 1);
+        let start = match self.keeps(common, *length) {
+            true => common,
+            false => 0,
+        };
+        let limit = new_tokens.clamp(1, self.max_length - prompt.len());
+        self.rows[row] = State::Taken {
+            length: 0,
+            token: 0,
+            prompt: prompt.to_vec(),
+            generated: Row::new(limit, key, 0),
+        };
+        let mut waiting: Vec<VecDeque<Arriving<'_>>> = Vec::new();
+        waiting.resize_with(self.engine.spec().mesh.data, VecDeque::new);
+        waiting[row / self.rows_on_device].push_back(Arriving {
+            index: 0,
+            row,
+            prompt,
+            start,
+        });
+        let outcome = self.run_arriving(&mut waiting, 1);
+        if outcome.is_err() {
+            self.rows[row] = State::Free;
+        }
+        Ok((start, outcome?.pop()))
+    }
+
+    /// Whether a row that has held `length` tokens still has what its first `start` left in the
+    /// caches: in layers with a window the latest tokens take the place of those before them.
+    fn keeps(&self, start: usize, length: usize) -> bool {
+        let layers = self.engine.spec().gemma.spec().layers.iter();
+        let mut windows = layers.filter_map(|layer| layer.attention.window);
+        start == length || windows.all(|window| length <= window)
+    }
+
+    /// A free row in the group with the fewest prompts that wait.
+    fn next_free(&self, waiting: &[VecDeque<Arriving<'_>>]) -> Option<usize> {
+        let free = |(row, state): (usize, &State)| matches!(state, State::Free).then_some(row);
+        let rows = self.rows.iter().enumerate().filter_map(free);
+        rows.min_by_key(|row| (waiting[row / self.rows_on_device].len(), *row))
+    }
+
+    /// Runs the prompts of all groups into their rows.
+    fn run_arriving(
+        &mut self,
+        waiting: &mut [VecDeque<Arriving<'_>>],
+        count: usize,
+    ) -> Result<Vec<Admitted>> {
+        let mut arrived: Vec<Option<(usize, i32, Option<TokenLogprob>)>> = vec![None; count];
+        let mut took = Duration::ZERO;
+        while waiting.iter().any(|group| !group.is_empty()) {
+            let parts: Vec<Option<Arriving<'_>>> =
+                waiting.iter().map(|group| group.front().copied()).collect();
+            let (tokens, reports, time) = self.run_parts(&parts)?;
+            took += time;
+            for (group, arriving) in waiting.iter_mut().enumerate() {
+                let Some(part) = arriving.front_mut() else {
+                    continue;
+                };
+                part.start += part.part(self.chunk).len();
+                if part.start == part.prompt.len() {
+                    let token = tokens.get(group).copied().unwrap_or(0);
+                    let report = reports.as_ref().map(|r| r.of(group, 0, token as u32));
+                    arrived[part.index] = Some((part.row, token, report));
+                    arriving.pop_front();
+                }
+            }
+        }
+        self.engine.record(|times| times.prefill += took);
+        let took = took / (count.max(1) as u32);
+        let eos = self.engine.spec().config.eos_token_ids().to_vec();
+        let mut admitted = Vec::with_capacity(count);
+        for (row, token, report) in arrived.into_iter().flatten() {
+            let State::Taken {
+                length,
+                token: last,
+                prompt,
+                generated,
+                ..
+            } = &mut self.rows[row]
+            else {
+                continue;
+            };
+            (*length, *last) = (prompt.len(), token);
+            generated.accept(&[token], &eos, |_, _| report.clone());
+            admitted.push(Admitted {
+                row: RowId(row),
+                token: token as u32,
+                finished: generated.finished,
+                logprob: report,
+                took,
+            });
+        }
+        Ok(admitted)
+    }
+
+    /// Runs a part of a prompt in each group that has one: the tokens after them, what is reported
+    /// of those, and the time it took.
+    fn run_parts(
+        &mut self,
+        parts: &[Option<Arriving<'_>>],
+    ) -> Result<(Vec<i32>, Option<Reports>, Duration)> {
         let engine = self.engine;
-        let chunk = part.len().next_power_of_two().max(SHORTEST_CHUNK);
-        let ready = engine.ready(self.admit_program(chunk))?;
+        let lengths = parts
+            .iter()
+            .flatten()
+            .map(|part| part.part(self.chunk).len());
+        let chunk = lengths.max().unwrap_or(1).next_power_of_two();
+        let chunk = chunk.max(SHORTEST_CHUNK);
+        let program = self.admit_program(chunk);
+        let ready = engine.ready(program)?;
         let began = Instant::now();
         let devices = engine.devices();
-        let groups = engine.spec().mesh.data;
-        let group = row / self.rows_on_device;
+        let groups = parts.len();
         let pad = engine.spec().config.padding_id() as i32;
         let mut ids = vec![pad; groups * chunk];
-        for (slot, &id) in ids[group * chunk..].iter_mut().zip(part) {
-            *slot = id as i32;
-        }
-        // The other groups run a part without tokens, and write it where nobody sees it: after what
-        // their rows may use.
+        // A group without a prompt runs a part without tokens, and writes it where nobody sees it:
+        // after what its rows may use.
         let mut starts = vec![(self.cache - chunk) as i32; groups];
         let mut rows = vec![0; groups];
         let mut last = vec![-1; groups];
-        starts[group] = start as i32;
-        rows[group] = (row % self.rows_on_device) as i32;
-        last[group] = (part.len() - 1) as i32;
+        let mut choosing = vec![None; groups];
+        for (group, arriving) in parts.iter().enumerate() {
+            let Some(arriving) = arriving else { continue };
+            let part = arriving.part(self.chunk);
+            for (slot, &id) in ids[group * chunk..].iter_mut().zip(part) {
+                *slot = id as i32;
+            }
+            starts[group] = arriving.start as i32;
+            rows[group] = (arriving.row % self.rows_on_device) as i32;
+            last[group] = (part.len() - 1) as i32;
+            choosing[group] = self.choosing_row(arriving.row);
+        }
         let inputs = AdmitInputs {
             input_ids: devices.upload_rows_s32(&ids, &[1, chunk as i64])?,
             row: devices.upload_rows_s32(&rows, &[1])?,
             start: devices.upload_rows_s32(&starts, &[1])?,
             last: devices.upload_rows_s32(&last, &[1])?,
         };
-        let outcome = engine.call(&ready, inputs.as_ref(), &self.caches)?;
+        let choice = self
+            .chooser
+            .inputs(devices, program.choosing(), &choosing)?;
+        let outcome = engine.call(&ready, inputs.as_ref(), choice.as_ref(), &self.caches)?;
         self.caches = outcome.caches;
         let tokens = devices.read_s32(&outcome.results.token)?;
-        let token = tokens.get(group).copied().unwrap_or(pad);
-        Ok((token, began.elapsed()))
+        let reports = Reports::read(devices, &outcome.choice, 1)?;
+        Ok((tokens, reports, began.elapsed()))
+    }
+
+    /// A row as its choices need it.
+    fn choosing_row(&self, row: usize) -> Option<ChoosingRow<'_>> {
+        match self.rows.get(row)? {
+            State::Free => None,
+            State::Taken {
+                prompt, generated, ..
+            } => Some(ChoosingRow {
+                prompt,
+                state: generated,
+                width: prompt.len(),
+            }),
+        }
     }
 
     /// Runs up to `steps` steps of all rows that have not ended, at most 32. With `until_any` it
@@ -252,6 +477,7 @@ impl<'a> Session<'a> {
                 length,
                 token: last,
                 generated,
+                ..
             } = state
             {
                 position[row] = *length as i32;
@@ -266,11 +492,13 @@ impl<'a> Session<'a> {
         if limit == 0 || done.iter().all(|&done| done != 0) {
             return Ok(Stepped {
                 rows: Vec::new(),
+                logprobs: Vec::new(),
                 steps: 0,
                 took: Duration::ZERO,
             });
         }
-        let ready = engine.ready(self.step_program())?;
+        let program = self.step_program();
+        let ready = engine.ready(program)?;
         let began = Instant::now();
         let devices = engine.devices();
         let dims = [self.rows_on_device as i64];
@@ -282,7 +510,11 @@ impl<'a> Session<'a> {
             left: devices.upload_rows_s32(&left, &dims)?,
             done: devices.upload_rows(&done, hlo::ElementType::Pred, &dims)?,
         };
-        let outcome = engine.call(&ready, inputs.as_ref(), &self.caches)?;
+        let choosing: Vec<_> = (0..count).map(|row| self.choosing_row(row)).collect();
+        let choice = self
+            .chooser
+            .inputs(devices, program.choosing(), &choosing)?;
+        let outcome = engine.call(&ready, inputs.as_ref(), choice.as_ref(), &self.caches)?;
         self.caches = outcome.caches;
         let ran = devices.read_s32(&outcome.results.steps)?;
         let ran = usize::try_from(ran.first().copied().unwrap_or(0)).unwrap_or(0);
@@ -294,16 +526,19 @@ impl<'a> Session<'a> {
                 found: format!("{ran} steps and {} tokens", tokens.len()),
             });
         }
+        let reports = Reports::read(devices, &outcome.choice, CHUNK)?;
         let took = began.elapsed();
         engine.record(|times| times.decode += took);
 
         let eos = engine.spec().config.eos_token_ids();
         let mut rows = Vec::new();
+        let mut logprobs = Vec::new();
         for (row, state) in self.rows.iter_mut().enumerate() {
             let State::Taken {
                 length,
                 token,
                 generated,
+                ..
             } = state
             else {
                 continue;
@@ -311,9 +546,14 @@ impl<'a> Session<'a> {
             if generated.finished.is_some() {
                 continue;
             }
-            let new = generated
-                .accept(&tokens[row * CHUNK..][..ran], eos)
-                .to_vec();
+            let before = generated.logprobs.len();
+            let new = generated.accept(&tokens[row * CHUNK..][..ran], eos, |step, token| {
+                reports.as_ref().map(|reports| reports.of(row, step, token))
+            });
+            let new = new.to_vec();
+            if reports.is_some() {
+                logprobs.push(generated.logprobs[before..].to_vec());
+            }
             *length += new.len();
             if let Some(&last) = new.last() {
                 *token = last as i32;
@@ -322,6 +562,7 @@ impl<'a> Session<'a> {
         }
         Ok(Stepped {
             rows,
+            logprobs,
             steps: ran,
             took,
         })
@@ -339,6 +580,7 @@ impl<'a> Session<'a> {
             chunk,
             rows: self.rows_on_device,
             cache: self.cache,
+            choice: self.chooser.choice(),
         }
     }
 
@@ -347,13 +589,14 @@ impl<'a> Session<'a> {
             rows: self.rows_on_device,
             cache: self.cache,
             chunk: CHUNK,
+            choice: self.chooser.choice(),
         }
     }
 }
 
 impl Engine {
     /// Caches of zeros.
-    fn empty_caches(&self, rows: usize, length: usize) -> Result<DeviceCaches> {
+    pub(super) fn empty_caches(&self, rows: usize, length: usize) -> Result<DeviceCaches> {
         let upload = |shape: hlo::ArrayShape| {
             let zeros = vec![0; shape.byte_size()];
             self.devices()

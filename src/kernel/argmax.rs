@@ -17,7 +17,7 @@ use crate::pjrt::{Attributes, CallResult, CustomCall, Operand};
 pub const ARGMAX: &str = "gemma_xla_argmax";
 
 /// The number of elements from which on all threads search.
-const SEARCH_TOGETHER: usize = 1 << 16;
+pub(super) const SEARCH_TOGETHER: usize = 1 << 16;
 /// Elements whose maximum is found before its index is.
 const BLOCK: usize = 1 << 10;
 
@@ -53,7 +53,7 @@ impl CustomCall for Argmax {
 }
 
 /// A float as an integer that has its order: both zeros are equal, and NaN is above all.
-trait Ordered: Copy + Send + Sync {
+pub(super) trait Ordered: Copy + Send + Sync {
     type Key: Ord + Copy;
     const LOWEST: Self::Key;
     fn key(self) -> Self::Key;

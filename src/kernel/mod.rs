@@ -1,11 +1,11 @@
 //! What the CPU computes faster than XLA has it do: matrix products of few rows, the attention of a
-//! decode step over a cache, rows of a table, the maximum of a row.
+//! decode step over a cache, rows of a table, the maximum of a row, the greatest elements of a row.
 //!
 //! A decode step reads every weight and the filled part of the cache for a handful of rows, so it
 //! should take as long as reading them from memory takes. XLA's CPU compiler reaches a third of
 //! that speed, and it supports few operations on bfloat16: for the others it first rewrites the
 //! whole operand as float32. So programs can call these functions instead, as [`MATMUL`],
-//! [`ATTENTION`], [`TAKE_ROWS`] and [`ARGMAX`]: [`custom_calls`] gives them to
+//! [`ATTENTION`], [`TAKE_ROWS`], [`ARGMAX`] and [`TOP_K`]: [`custom_calls`] gives them to
 //! [`Plugin::open`](crate::pjrt::Plugin::open), and [`are_available`] tells whether a client's
 //! programs may call them.
 //!
@@ -27,6 +27,7 @@ mod switch;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod top_k;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -38,6 +39,7 @@ pub use ops::CpuOps;
 pub use product::{Output, ProductSizes};
 pub use rows::TAKE_ROWS;
 pub use switch::{Error, Result, SWITCH};
+pub use top_k::TOP_K;
 
 use crate::pjrt::{Client, CustomCallHandler};
 use pool::Pool;
@@ -56,6 +58,7 @@ pub fn custom_calls() -> Result<Vec<CustomCallHandler>> {
         CustomCallHandler::of::<attention::AttentionCall>(),
         CustomCallHandler::of::<rows::TakeRows>(),
         CustomCallHandler::of::<argmax::Argmax>(),
+        CustomCallHandler::of::<top_k::TopK>(),
     ])
 }
 
@@ -64,7 +67,7 @@ pub fn custom_calls() -> Result<Vec<CustomCallHandler>> {
 pub fn are_available(client: &Client) -> bool {
     let is_cpu = matches!(client.platform_name(), "cpu" | "host" | "Host");
     is_cpu
-        && [MATMUL, ATTENTION, TAKE_ROWS, ARGMAX]
+        && [MATMUL, ATTENTION, TAKE_ROWS, ARGMAX, TOP_K]
             .into_iter()
             .all(|target| client.plugin().has_custom_call(target))
 }

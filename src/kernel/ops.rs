@@ -2,7 +2,7 @@
 
 use hlo::{ArrayShape, CustomCallOptions, ElementType, Shape, Tensor};
 
-use super::{ARGMAX, ATTENTION, MATMUL, TAKE_ROWS};
+use super::{ARGMAX, ATTENTION, MATMUL, TAKE_ROWS, TOP_K};
 use crate::dtype::DType;
 use crate::model::{CachedAttention, Heads, KernelLayout, Ops, Place, Xla};
 
@@ -108,6 +108,19 @@ impl Ops for CpuOps {
             Shape::array(ElementType::S32, &[rows]),
         ]);
         let both = x.custom_call(ARGMAX, &[], results, CustomCallOptions::default());
+        (both.element(0), both.element(1))
+    }
+
+    fn top_k<'b>(&self, x: Tensor<'b>, k: i64) -> (Tensor<'b>, Tensor<'b>) {
+        if x.element_type() == ElementType::F16 {
+            return Xla::CPU.top_k(x, k);
+        }
+        let rows = x.size(0);
+        let results = Shape::Tuple(vec![
+            Shape::array(x.element_type(), &[rows, k]),
+            Shape::array(ElementType::S32, &[rows, k]),
+        ]);
+        let both = x.custom_call(TOP_K, &[], results, CustomCallOptions::default());
         (both.element(0), both.element(1))
     }
 }

@@ -7,6 +7,7 @@
 //! where a faster form of an operation gives the same value, the faster form is used and a comment
 //! says why it is the same.
 
+mod choice;
 mod distribution;
 mod greedy;
 mod nn;
@@ -17,6 +18,7 @@ mod ports;
 pub mod programs;
 mod spec;
 
+pub use choice::{Choice, ChoiceInputs, ChoiceResults, Choosing, Draw, Words};
 pub use distribution::{Distributed, Distribution, Replicated, SplitDimension};
 pub use nn::{CachedAttention, Gemma, Heads, LayerCache, Place, RopeTables, Rotary};
 pub use ops::{Ops, Xla};

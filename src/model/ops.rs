@@ -74,6 +74,50 @@ pub trait Ops: Debug + Send + Sync {
     fn argmax<'b>(&self, x: Tensor<'b>) -> (Tensor<'b>, Tensor<'b>) {
         x.argmax(1)
     }
+
+    /// The `k` greatest of each row of `x` [rows, n] and their indices (s32), the greatest first
+    /// and the lowest index first on ties: both [rows, k]. `k` is at most n.
+    fn top_k<'b>(&self, x: Tensor<'b>, k: i64) -> (Tensor<'b>, Tensor<'b>) {
+        top_k_by_blocks(x, k)
+    }
+}
+
+/// [`Ops::top_k`] without sorting whole rows.
+///
+/// A row's `k` greatest are in the `k` blocks with the greatest maxima, where of equal maxima the
+/// first block counts: an element outside of those comes after `k` others, the maxima. So the
+/// maxima are sorted, then the elements of `k` blocks.
+fn top_k_by_blocks<'b>(x: Tensor<'b>, k: i64) -> (Tensor<'b>, Tensor<'b>) {
+    let b = x.builder();
+    let [rows, n] = x.sizes();
+    let first = |(values, ids): (Tensor<'b>, Tensor<'b>)| {
+        let [values, ids] = [values, ids].map(|x| x.slice(1, 0, k));
+        (values, ids)
+    };
+    // Where both sorts have about as many elements.
+    let width = ((n / k.max(1)) as f64).sqrt() as i64;
+    let width = (width.max(1) as u64).next_power_of_two() as i64;
+    let blocks = n.div_euclid(width) + i64::from(n % width != 0);
+    if blocks < k || blocks + k * width >= n {
+        return first(x.ranked(b.indices(&[rows, n], 1)));
+    }
+    let padded = match blocks * width - n {
+        0 => x,
+        missing => {
+            let lowest = b.filled(x.element_type(), &[rows, missing], f64::NEG_INFINITY);
+            x.concat(&[lowest], 1)
+        }
+    };
+    let maxima = padded.reshape(&[rows, blocks, width]).greatest(&[2]);
+    let (_, chosen) = first(maxima.ranked(b.indices(&[rows, blocks], 1)));
+    let row = b.indices(&[rows, k], 0);
+    let elements = padded
+        .reshape(&[rows * blocks, width])
+        .rows(row * blocks as f64 + chosen);
+    let dims = [rows, k, width];
+    let ids = chosen.broadcast(&dims, &[0, 1]) * width as f64 + b.indices(&dims, 2);
+    let [elements, ids] = [elements, ids].map(|x| x.reshape(&[rows, k * width]));
+    first(elements.ranked(ids))
 }
 
 /// XLA's own operations, arranged for a kind of device.

@@ -83,6 +83,14 @@ impl<'a, 'b> Pass<'a, 'b> {
         }
     }
 
+    /// The greatest `x` of the devices of the model axis.
+    pub fn greatest_over_model(&self, x: Tensor<'b>) -> Tensor<'b> {
+        match self.model_devices() {
+            1 => x,
+            _ => x.all_reduce(BinaryOp::Max, &self.spec.mesh.model_groups()),
+        }
+    }
+
     /// The devices' `x` one after another along `dim`, in the order of the model axis.
     pub fn gather_over_model(&self, x: Tensor<'b>, dim: i64) -> Tensor<'b> {
         match self.model_devices() {

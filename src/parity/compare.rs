@@ -294,7 +294,7 @@ fn compare_sequences(
     let options = GenerateOptions {
         max_new_tokens: new,
         batch_size: reference.batch,
-        stream: false,
+        ..GenerateOptions::default()
     };
     let ours = engine.generate(&prompts, &options)?;
 

@@ -53,6 +53,19 @@ pub struct SamplingOptions {
     pub bad_words: Vec<Vec<u32>>,
     /// How many new tokens come before an end-of-sequence token may.
     pub min_new_tokens: usize,
+    /// Tokens that do not occur in a reply.
+    pub suppress_tokens: Vec<u32>,
+    /// Tokens that are not a reply's first.
+    pub begin_suppress_tokens: Vec<u32>,
+    /// The first token of the reply to a prompt of one token.
+    pub forced_bos_token_id: Option<u32>,
+    /// The last token of a reply that has as many as it may.
+    pub forced_eos_token_id: Option<u32>,
+    /// The length of prompt and reply that is not enough for an end-of-sequence token, as Flax
+    /// counts it: of the longest prompt of a batch. 0 is none.
+    pub min_length: usize,
+    /// The length of the sequences of which none occurs twice in prompt and reply; 0 is none.
+    pub no_repeat_ngram_size: usize,
     /// Texts that end a reply; they are cut from it.
     pub stop: Vec<String>,
     /// How many of the most likely tokens are reported with each new one, with the logarithms of
@@ -78,6 +91,12 @@ impl Default for SamplingOptions {
             logit_bias: BTreeMap::new(),
             bad_words: Vec::new(),
             min_new_tokens: 0,
+            suppress_tokens: Vec::new(),
+            begin_suppress_tokens: Vec::new(),
+            forced_bos_token_id: None,
+            forced_eos_token_id: None,
+            min_length: 0,
+            no_repeat_ngram_size: 0,
             stop: Vec::new(),
             logprobs: None,
             num_return_sequences: 1,
@@ -154,9 +173,17 @@ impl SamplingOptions {
         if let Some(asked) = self.logprobs.filter(|&asked| asked > most) {
             return Err(Error::new("logprobs", format!("{asked} is above {most}")));
         }
-        if self.num_return_sequences == 0 {
-            return Err(Error::new("num_return_sequences", "0 is not at least 1"));
-        }
+        match self.num_return_sequences {
+            0 => Err(Error::new("num_return_sequences", "0 is not at least 1")),
+            2.. if self.is_greedy() => Err(Error::new(
+                "num_return_sequences",
+                format!(
+                    "{} replies to a prompt would all be the same without do_sample",
+                    self.num_return_sequences
+                ),
+            )),
+            _ => Ok(()),
+        }?;
         Ok(())
     }
 
@@ -172,6 +199,17 @@ impl SamplingOptions {
             if bias.is_nan() || bias == f32::INFINITY {
                 let problem = format!("{bias} for token id {id} is not a finite number");
                 return Err(Error::new("logit_bias", problem));
+            }
+        }
+        let forced = |id: &Option<u32>| id.iter().copied().collect();
+        for (argument, ids) in [
+            ("suppress_tokens", self.suppress_tokens.clone()),
+            ("begin_suppress_tokens", self.begin_suppress_tokens.clone()),
+            ("forced_bos_token_id", forced(&self.forced_bos_token_id)),
+            ("forced_eos_token_id", forced(&self.forced_eos_token_id)),
+        ] {
+            if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+                return Err(outside(argument, id));
             }
         }
         for (index, word) in self.bad_words.iter().enumerate() {

@@ -1,8 +1,12 @@
 //! A model on its devices, with its tokenizer: text in, text out.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::ControlFlow;
 
-use crate::engine::{Engine, Error, FinishReason, GenerateOptions, Result};
+use super::reply::ReplyText;
+use crate::engine::{Engine, Error, Event, FinishReason, GenerateOptions, Result, TokenLogprob};
+use crate::sampling::StopStrings;
 use crate::tokenizer::Tokenizer;
 
 /// A model whose parameters are on devices.
@@ -12,16 +16,20 @@ pub struct LoadedModel {
 }
 
 /// A prompt and what the model made of it; displayed, it is the whole text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Completion {
     /// The prompt.
     pub prompt: String,
-    /// The text that follows the prompt.
+    /// The text that follows the prompt, up to a stop text.
     pub text: String,
+    /// Which of the prompt's replies it is, from 0.
+    pub sequence: usize,
     /// The new tokens, the end-of-sequence token included.
     pub token_ids: Vec<u32>,
     /// Why it ended.
     pub finish_reason: FinishReason,
+    /// Of each new token, where they were asked for.
+    pub logprobs: Vec<TokenLogprob>,
 }
 
 impl fmt::Display for Completion {
@@ -45,8 +53,9 @@ impl LoadedModel {
         self.tokenizer.as_ref()
     }
 
-    /// Continues each prompt greedily; completions are in the order of the prompts. For tokens as
-    /// they come, and for stopping, see [`Engine::generate_with`].
+    /// Continues each prompt, greedily unless `options.sampling` says otherwise; completions are in
+    /// the order of the prompts. For tokens as they come, and for stopping, see
+    /// [`Engine::generate_with`].
     ///
     /// # Errors
     /// A model without a tokenizer, a text that it cannot encode, and as [`Engine::generate`].
@@ -61,19 +70,67 @@ impl LoadedModel {
             .iter()
             .map(|prompt| Ok(tokenizer.encode(prompt.as_ref())?))
             .collect::<Result<Vec<_>>>()?;
-        let generations = self.engine.generate(&ids, options)?;
-        generations
-            .into_iter()
-            .map(|generation| {
-                let index = generation.index;
-                let text = tokenizer.decode_continuation(&ids[index], &generation.token_ids)?;
-                Ok(Completion {
-                    prompt: prompts[index].as_ref().to_owned(),
-                    text,
-                    token_ids: generation.token_ids,
-                    finish_reason: generation.finish_reason,
-                })
-            })
-            .collect()
+        let stops = StopStrings::new(&options.sampling.stop)?;
+        let mut options = options.clone();
+        options.watch |= !options.sampling.stop.is_empty();
+        let mut texts: BTreeMap<(usize, usize), (ReplyText<'_>, String)> = BTreeMap::new();
+        let mut completions = Vec::with_capacity(prompts.len());
+        let mut take = |event: Event<'_>| -> Result<()> {
+            match event {
+                Event::Tokens {
+                    index,
+                    sequence,
+                    new,
+                    stop,
+                } => {
+                    let begin = || {
+                        let text = ReplyText::new(tokenizer, &ids[index], &stops);
+                        (text, String::new())
+                    };
+                    let (reply, text) = texts.entry((index, sequence)).or_insert_with(begin);
+                    let added = reply.push(new)?;
+                    text.push_str(&added.text);
+                    if let Some(count) = added.stopped {
+                        stop.after(count);
+                    }
+                }
+                Event::Finished(generation) => {
+                    let index = generation.index;
+                    let (reply, mut text) = match texts.remove(&(index, generation.sequence)) {
+                        Some(told) => told,
+                        None => {
+                            let mut reply = ReplyText::new(tokenizer, &ids[index], &stops);
+                            let text = reply.push(&generation.token_ids)?.text;
+                            (reply, text)
+                        }
+                    };
+                    let end = reply.finish()?;
+                    text.push_str(&end.text);
+                    completions.push(Completion {
+                        prompt: prompts[index].as_ref().to_owned(),
+                        text,
+                        sequence: generation.sequence,
+                        token_ids: generation.token_ids,
+                        finish_reason: match end.stopped {
+                            Some(_) => FinishReason::Stop,
+                            None => generation.finish_reason,
+                        },
+                        logprobs: generation.logprobs,
+                    });
+                }
+                _ => {}
+            }
+            Ok(())
+        };
+        let (_, flow) = self
+            .engine
+            .generate_with(&ids, &options, |event| match take(event) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => ControlFlow::Break(error),
+            })?;
+        match flow {
+            ControlFlow::Break(error) => Err(error),
+            ControlFlow::Continue(()) => Ok(completions),
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::assumed::{open_config, tokenizer_folder};
 use super::loaded::LoadedModel;
 use crate::checkpoint::{self, Checkpoint};
-use crate::config::GemmaConfig;
+use crate::config::{GemmaConfig, GenerationConfig};
 use crate::engine::{Engine, LoadOptions, Result};
 use crate::model::{name_tables, unused_parameters};
 use crate::tokenizer::Tokenizer;
@@ -17,6 +17,7 @@ use crate::tokenizer::Tokenizer;
 pub struct Model {
     folder: PathBuf,
     config: GemmaConfig,
+    generation: GenerationConfig,
     checkpoint: Checkpoint,
     tokenizer: Option<Tokenizer>,
 }
@@ -57,6 +58,7 @@ impl Model {
             );
         }
         Ok(Self {
+            generation: GenerationConfig::from_dir(folder, config.vocab_size())?,
             checkpoint: fitted(&open_checkpoint(folder)?, &config),
             tokenizer: Tokenizer::from_dir(&tokenizer_folder(folder))?,
             folder: folder.to_path_buf(),
@@ -72,6 +74,11 @@ impl Model {
     /// What its config.json and generation_config.json say.
     pub fn config(&self) -> &GemmaConfig {
         &self.config
+    }
+
+    /// The defaults of generation that its generation_config.json has.
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.generation
     }
 
     /// Its weights.

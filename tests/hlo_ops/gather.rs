@@ -127,3 +127,22 @@ fn scatter_merges_windows_and_leaves_out_those_past_the_end() {
     );
     program.run();
 }
+
+#[test]
+fn merging_into_rows_counts_every_id_and_leaves_out_those_outside() {
+    let mut program = Program::new("merged");
+    program.case(
+        "added",
+        [
+            s32s(&[10, 20, 30, 40, 50, 60], &[2, 3]),
+            s32s(&[0, 0, 3, -1, 2, 1, -7, 1], &[2, 4]),
+            s32s(&[1, 1, 1, 1, 1, 2, 4, 8], &[2, 4]),
+        ],
+        s32s(&[12, 20, 30, 40, 60, 61], &[2, 3]),
+        |b, [x, ids, updates]| {
+            let [x, ids, updates] = [x, ids, updates].map(|x| b.tensor(Ok(x)));
+            x.merged_at(ids, updates, BinaryOp::Add).value()
+        },
+    );
+    program.run();
+}

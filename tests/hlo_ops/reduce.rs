@@ -259,3 +259,28 @@ fn sort_orders_rows_and_takes_other_arrays_along() {
     );
     program.run();
 }
+
+#[test]
+fn ranked_rows_are_falling_with_the_lower_id_first_and_nan_before_all() {
+    let mut program = Program::new("ranked");
+    let (inf, nan) = (f32::INFINITY, f32::NAN);
+    program.case(
+        "ids of equal elements, infinities and NaN",
+        [
+            f32s(&[2.0, 3.0, 2.0, -inf, 1.0, nan, inf, nan], &[2, 4]),
+            s32s(&[9, 5, 4, 7, 8, 3, 1, 2], &[2, 4]),
+        ],
+        s32s(&[5, 4, 9, 7, 2, 3, 1, 8], &[2, 4]),
+        |b, [x, ids]| b.tensor(Ok(x)).ranked(b.tensor(Ok(ids))).1.value(),
+    );
+    program.case(
+        "elements",
+        [
+            f32s(&[2.0, 3.0, 2.0, -inf], &[1, 4]),
+            s32s(&[0, 1, 2, 3], &[1, 4]),
+        ],
+        f32s(&[3.0, 2.0, 2.0, -inf], &[1, 4]),
+        |b, [x, ids]| b.tensor(Ok(x)).ranked(b.tensor(Ok(ids))).0.value(),
+    );
+    program.run();
+}

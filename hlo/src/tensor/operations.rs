@@ -2,7 +2,8 @@
 
 use super::{Operand, Tensor};
 use crate::{
-    BinaryOp, Computation, CustomCallOptions, DotDims, ElementType, Precision, Shape, Value,
+    BinaryOp, Builder, Computation, CustomCallOptions, Direction, DotDims, ElementType, Precision,
+    Result, ScatterDims, Shape, Value,
 };
 
 macro_rules! unary {
@@ -31,6 +32,8 @@ unary! {
     erf;
     /// `1 / (1 + e^-x)`.
     logistic;
+    /// The least whole number that is not below it.
+    ceil;
 }
 
 impl<'b> Tensor<'b> {
@@ -179,6 +182,39 @@ impl<'b> Tensor<'b> {
         }
     }
 
+    /// The elements of each row of this [rows, n], the greatest first, and their `ids` (s32 [rows,
+    /// n]). Of equal elements the one with the lower id comes first, and NaN comes before numbers.
+    pub fn ranked(self, ids: Tensor<'b>) -> (Self, Self) {
+        let element_type = self.element_type();
+        let both = self.apply([ids], |b, x, [ids]| {
+            b.sort(&[x, ids], 1, true, &ranks_before(element_type)?)
+        });
+        (both.element(0), both.element(1))
+    }
+
+    /// This [rows, n] with `updates` [rows, m] merged into each row by `op` at the columns `ids`
+    /// (s32 [rows, m]); what is outside of the row is left out. Of equal ids all are merged, in any
+    /// order.
+    pub fn merged_at(self, ids: Tensor<'b>, updates: Tensor<'b>, op: BinaryOp) -> Self {
+        let [rows, count] = ids.sizes();
+        let dims = [rows, count, 1];
+        let row = self.builder.indices(&dims, 0);
+        let places = row.concat(&[ids.reshape(&dims)], 2);
+        let element_type = self.element_type();
+        let dims = ScatterDims {
+            update_window_dims: Vec::new(),
+            inserted_window_dims: vec![0, 1],
+            scatter_dims_to_operand_dims: vec![0, 1],
+            index_vector_dim: 2,
+            indices_are_sorted: false,
+            unique_indices: false,
+        };
+        self.apply([places, updates], |b, x, [places, updates]| {
+            let combine = Computation::binary(op, element_type)?;
+            b.scatter(x, places, updates, dims, &combine)
+        })
+    }
+
     /// The product over the dimensions that `dims` names, in the element type `to`.
     pub fn dot(self, rhs: Tensor<'b>, dims: DotDims, to: ElementType) -> Self {
         self.apply([rhs], |b, x, [y]| {
@@ -225,4 +261,26 @@ impl<'b> Tensor<'b> {
         let others: Option<Vec<Value>> = others.iter().map(|other| other.value).collect();
         Some((self.value?, others?))
     }
+}
+
+/// Of two pairs of a number and an id, whether the first comes before the second.
+fn ranks_before(element_type: ElementType) -> Result<Computation> {
+    let b = Builder::new(&format!("ranks_before_{element_type}"));
+    let (number, id) = (Shape::scalar(element_type), Shape::scalar(ElementType::S32));
+    let (x0, x1) = (b.parameter("x0", &number)?, b.parameter("x1", &number)?);
+    let (id0, id1) = (b.parameter("id0", &id)?, b.parameter("id1", &id)?);
+    let mut greater = b.compare(x0, x1, Direction::Gt)?;
+    let mut equal = b.compare(x0, x1, Direction::Eq)?;
+    if element_type.is_float() {
+        // Without a place for NaN this would not be an order, and a sort may run out of bounds.
+        let (nan0, nan1) = (
+            b.compare(x0, x0, Direction::Ne)?,
+            b.compare(x1, x1, Direction::Ne)?,
+        );
+        greater = b.or(greater, b.and(nan0, b.not(nan1)?)?)?;
+        equal = b.or(equal, b.and(nan0, nan1)?)?;
+    }
+    let lower = b.compare(id0, id1, Direction::Lt)?;
+    let first = b.or(greater, b.and(equal, lower)?)?;
+    b.finish(first)
 }

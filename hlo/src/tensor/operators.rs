@@ -1,6 +1,6 @@
-//! `+ - * / % & | !` and comparisons, between tensors of one shape or with a number.
+//! `+ - * / % & | ^ << >> !` and comparisons, between tensors of one shape or with a number.
 
-use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Rem, Sub};
+use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Rem, Shl, Shr, Sub};
 
 use super::Tensor;
 use crate::Direction;
@@ -71,6 +71,34 @@ impl<'b> BitOr for Tensor<'b> {
 
     fn bitor(self, rhs: Self) -> Self {
         self.apply([rhs], |b, x, [y]| b.or(x, y))
+    }
+}
+
+impl<'b> BitXor for Tensor<'b> {
+    type Output = Tensor<'b>;
+
+    fn bitxor(self, rhs: Self) -> Self {
+        self.apply([rhs], |b, x, [y]| b.xor(x, y))
+    }
+}
+
+/// Moves the bits of integers to the left; zeros follow.
+impl<'b> Shl<u32> for Tensor<'b> {
+    type Output = Tensor<'b>;
+
+    fn shl(self, bits: u32) -> Self {
+        let bits = f64::from(bits).beside(self);
+        self.apply([bits], |b, x, [bits]| b.shl(x, bits))
+    }
+}
+
+/// Moves the bits of integers to the right; zeros follow, also behind a sign.
+impl<'b> Shr<u32> for Tensor<'b> {
+    type Output = Tensor<'b>;
+
+    fn shr(self, bits: u32) -> Self {
+        let bits = f64::from(bits).beside(self);
+        self.apply([bits], |b, x, [bits]| b.shr_logical(x, bits))
     }
 }
 

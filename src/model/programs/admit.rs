@@ -3,6 +3,7 @@
 use hlo::{ArrayShape, Tensor};
 
 use super::super::ModelSpec;
+use super::super::choice::{Choice, Choosing};
 use super::super::nn::{LayerCache, Masks, Ring, Tokens, in_compute_dtype, update_row, within};
 use super::super::pass::Pass;
 use super::super::ports::ports;
@@ -24,6 +25,8 @@ pub struct Admit {
     pub rows: usize,
     /// Length of the caches.
     pub cache: usize,
+    /// How the token after the prompt is chosen.
+    pub choice: Choice,
 }
 
 ports! {
@@ -47,11 +50,13 @@ impl Program for Admit {
     type Results<T> = PromptResults<T>;
 
     fn sizes(&self) -> Vec<(&'static str, usize)> {
-        vec![
+        let mut sizes = vec![
             ("chunk", self.chunk),
             ("rows", self.rows),
             ("cache", self.cache),
-        ]
+        ];
+        sizes.extend(self.choice.sizes());
+        sizes
     }
 
     fn positions(&self) -> usize {
@@ -61,6 +66,14 @@ impl Program for Admit {
     fn caches(&self) -> Caches {
         Caches::Updated {
             rows: self.rows,
+            length: self.cache,
+        }
+    }
+
+    fn choosing(&self) -> Choosing {
+        Choosing {
+            choice: self.choice,
+            rows: 1,
             length: self.cache,
         }
     }
@@ -105,7 +118,8 @@ impl Program for Admit {
         };
         let mut caches = Vec::new();
         let x = pass.spec.gemma.embed(pass, inputs.input_ids);
-        let token = prompt.next_token(pass, x, |attention, new| {
+        let choosing = (self.choosing(), arguments.choice);
+        let (token, choice) = prompt.next_token(pass, x, choosing, |attention, new| {
             let old = arguments.caches[attention.cache];
             let of_row = |cache: LayerCache<Tensor<'b>>| -> LayerCache<Tensor<'b>> {
                 let zero = pass.b.integer(0);
@@ -127,9 +141,9 @@ impl Program for Admit {
             caches.push(cache);
             in_compute_dtype(seen, pass.compute())
         });
-        let token = pass.gather_over_data(token);
         Outcome {
             results: PromptResults { token },
+            choice,
             caches,
         }
     }

@@ -3,14 +3,15 @@
 use hlo::{ArrayShape, ElementType, Tensor};
 
 use super::super::ModelSpec;
+use super::super::choice::{Choice, ChoiceState, Choosing};
 use super::super::greedy::{all_done, is_eos};
 use super::super::nn::Place;
 use super::super::pass::Pass;
 use super::super::ports::ports;
-use super::decode_loop::{Clock, Loop, LoopState, State, next_token, run, write_column};
+use super::decode_loop::{Clock, Loop, LoopState, Start, State, logits, run, write_column};
 use super::{Arguments, Caches, Outcome, Program, array, s32};
 
-/// Generates greedily, up to `chunk` tokens a row, in a loop on the device.
+/// Generates, up to `chunk` tokens a row, in a loop on the device.
 ///
 /// A row that is done continues with padding; the loop ends early when all rows are done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +22,8 @@ pub struct Decode {
     pub cache: usize,
     /// The most steps that one call runs.
     pub chunk: usize,
+    /// How tokens are chosen.
+    pub choice: Choice,
 }
 
 ports! {
@@ -75,11 +78,13 @@ impl Program for Decode {
     type Results<T> = DecodeResults<T>;
 
     fn sizes(&self) -> Vec<(&'static str, usize)> {
-        vec![
+        let mut sizes = vec![
             ("rows", self.rows),
             ("cache", self.cache),
             ("chunk", self.chunk),
-        ]
+        ];
+        sizes.extend(self.choice.sizes());
+        sizes
     }
 
     fn positions(&self) -> usize {
@@ -93,8 +98,17 @@ impl Program for Decode {
         }
     }
 
+    fn choosing(&self) -> Choosing {
+        Choosing {
+            choice: self.choice,
+            rows: self.rows,
+            length: self.cache,
+        }
+    }
+
+    /// Probabilities that are reported are those of a plain call of the model.
     fn excess_precision(&self) -> bool {
-        true
+        self.choice.logprobs.is_none()
     }
 
     fn inputs(&self, _: &ModelSpec) -> DecodeInputs<ArrayShape> {
@@ -123,14 +137,14 @@ impl Program for Decode {
             key_mask: inputs.key_mask,
         };
         let clock = [all_done(pass, inputs.done), inputs.limit];
-        let end = run(
-            self,
-            pass,
-            clock,
+        let choice = ChoiceState::begin(pass, self.choosing(), arguments.choice, self.chunk);
+        let start = Start {
             carried,
-            arguments.ropes,
-            arguments.caches,
-        );
+            choice,
+            ropes: arguments.ropes,
+            caches: arguments.caches,
+        };
+        let end = run(self, pass, clock, start);
         Outcome {
             results: DecodeResults {
                 tokens: pass.gather_over_data(end.carried.tokens),
@@ -138,6 +152,7 @@ impl Program for Decode {
                 last: pass.gather_over_data(end.carried.token),
                 done: end.carried.done,
             },
+            choice: end.choice.results(pass),
             caches: end.caches,
         }
     }
@@ -147,7 +162,7 @@ impl Loop for Decode {
     type Carried<T> = Carried<T>;
 
     /// Runs each row's last token and chooses the next.
-    fn step<'b>(&self, pass: &Pass<'_, 'b>, state: LoopState<'b, Self>) -> LoopState<'b, Self> {
+    fn step<'b>(&self, pass: &Pass<'_, 'b>, mut state: LoopState<'b, Self>) -> LoopState<'b, Self> {
         let Carried {
             slot,
             position,
@@ -158,7 +173,7 @@ impl Loop for Decode {
             ..
         } = state.carried;
         let place = Place::Shared { slot, key_mask };
-        let (chosen, caches) = next_token(
+        let (logits, caches) = logits(
             pass,
             &state.ropes,
             &state.caches,
@@ -166,6 +181,8 @@ impl Loop for Decode {
             place,
             self.cache,
         );
+        let step = state.clock.step;
+        let chosen = state.choice.choose(pass, self.choice, logits, step);
 
         let token = done.select(pass.padding(&chosen.dims()), chosen);
         let done = done | is_eos(pass, token);

@@ -3,7 +3,7 @@
 use hlo::Tensor;
 
 use super::super::ModelSpec;
-use super::super::greedy::greedy;
+use super::super::choice::ChoiceState;
 use super::super::nn::{
     CachedAttention, Kept, LayerCache, Place, Ring, Rotary, Tokens, update_cache, update_rows,
 };
@@ -42,6 +42,7 @@ ports! {
 pub(super) struct State<'b, C> {
     pub clock: Clock<Tensor<'b>>,
     pub carried: C,
+    pub choice: ChoiceState<Tensor<'b>>,
     pub ropes: Vec<Rotary<Tensor<'b>>>,
     pub caches: Vec<LayerCache<Tensor<'b>>>,
     pub parameters: Vec<Tensor<'b>>,
@@ -51,20 +52,22 @@ impl<'b, C: Ports<Item = Tensor<'b>>> State<'b, C> {
     fn pack(self) -> Vec<Tensor<'b>> {
         let mut all = self.clock.items();
         all.extend(self.carried.items());
+        all.extend(self.choice.named().into_iter().map(|(_, item)| item));
         all.extend(self.ropes.into_iter().flat_map(Ports::items));
         all.extend(self.caches.into_iter().flat_map(Ports::items));
         all.extend(self.parameters);
         all
     }
 
-    /// Reads what [`pack`](Self::pack) wrote of a model.
-    fn unpack(spec: &ModelSpec, all: Vec<Tensor<'b>>) -> Self {
+    /// Reads what [`pack`](Self::pack) wrote of a model and a choice like this.
+    fn unpack(spec: &ModelSpec, choice: &ChoiceState<()>, all: Vec<Tensor<'b>>) -> Self {
         let mut all = all.into_iter();
         let gemma = spec.gemma.spec();
         let state = (|| {
             Some(Self {
                 clock: Clock::take(&mut all)?,
                 carried: C::take(&mut all)?,
+                choice: ChoiceState::take_like(choice, &mut all)?,
                 ropes: take_many(&mut all, gemma.ropes.len())?,
                 caches: take_many(&mut all, gemma.caches())?,
                 parameters: all.collect(),
@@ -74,48 +77,56 @@ impl<'b, C: Ports<Item = Tensor<'b>>> State<'b, C> {
     }
 }
 
+/// What a loop starts from, beside its clock and the parameters.
+pub(super) struct Start<'b, C> {
+    pub carried: C,
+    pub choice: ChoiceState<Tensor<'b>>,
+    pub ropes: Vec<Rotary<Tensor<'b>>>,
+    pub caches: Vec<LayerCache<Tensor<'b>>>,
+}
+
 /// Runs steps of `program` until its clock has finished or reached its limit: the state then.
 pub(super) fn run<'b, P: Loop>(
     program: &P,
     pass: &Pass<'_, 'b>,
     [finished, limit]: [Tensor<'b>; 2],
-    carried: P::Carried<Tensor<'b>>,
-    ropes: Vec<Rotary<Tensor<'b>>>,
-    caches: Vec<LayerCache<Tensor<'b>>>,
+    start: Start<'b, P::Carried<Tensor<'b>>>,
 ) -> LoopState<'b, P> {
     let spec = pass.spec;
+    let choice = &start.choice.as_ref().map(|_, _| ());
     let initial: LoopState<'b, P> = State {
         clock: Clock {
             finished,
             step: pass.b.integer(0),
             limit,
         },
-        carried,
-        ropes,
-        caches,
+        carried: start.carried,
+        choice: start.choice,
+        ropes: start.ropes,
+        caches: start.caches,
         parameters: pass.parameters().to_vec(),
     };
     let end = pass.b.loop_while(
         initial.pack(),
         |_, state| {
-            let clock = LoopState::<P>::unpack(spec, state).clock;
+            let clock = LoopState::<P>::unpack(spec, choice, state).clock;
             clock.step.less(clock.limit) & !clock.finished
         },
         |b, state| {
-            let state = LoopState::<P>::unpack(spec, state);
+            let state = LoopState::<P>::unpack(spec, choice, state);
             let pass = Pass::new(b, spec, state.parameters.clone());
             let mut next = program.step(&pass, state);
             next.clock.step = next.clock.step + 1.0;
             next.pack()
         },
     );
-    State::unpack(spec, end)
+    State::unpack(spec, choice, end)
 }
 
 /// Runs one token of each row, `token` at `position` (both s32 \[rows\]), through all layers, and
-/// writes its keys and values where the rows stand: the greedy next token, s32 \[rows\], and the
-/// caches, which have `length` where a layer has no shorter window.
-pub(super) fn next_token<'b>(
+/// writes its keys and values where the rows stand: this device's logits [rows, share of the
+/// vocabulary], and the caches, which have `length` where a layer has no shorter window.
+pub(super) fn logits<'b>(
     pass: &Pass<'_, 'b>,
     ropes: &[Rotary<Tensor<'b>>],
     caches: &[LayerCache<Tensor<'b>>],
@@ -154,7 +165,7 @@ pub(super) fn next_token<'b>(
         });
     }
     let logits = gemma.logits(pass, gemma.final_norm(pass, stream.x));
-    (greedy(pass, logits), updated)
+    (logits, updated)
 }
 
 /// `tokens` [rows, chunk] with `token` \[rows\] in column `step` (s32).

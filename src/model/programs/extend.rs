@@ -3,6 +3,7 @@
 use hlo::{ArrayShape, Tensor};
 
 use super::super::ModelSpec;
+use super::super::choice::{Choice, Choosing};
 use super::super::nn::{
     LayerCache, Masks, Ring, Tokens, in_compute_dtype, is_token, update_cache, within,
 };
@@ -27,6 +28,8 @@ pub struct Extend {
     /// Slots at the front of the caches that the prompts take, padding included: what follows them
     /// is empty, and is not attended to.
     pub reach: usize,
+    /// How the token after the prompt is chosen.
+    pub choice: Choice,
 }
 
 ports! {
@@ -49,13 +52,15 @@ impl Program for Extend {
     type Results<T> = PromptResults<T>;
 
     fn sizes(&self) -> Vec<(&'static str, usize)> {
-        vec![
+        let mut sizes = vec![
             ("batch", self.batch),
             ("chunk", self.chunk),
             ("rows", self.rows),
             ("cache", self.cache),
             ("reach", self.reach),
-        ]
+        ];
+        sizes.extend(self.choice.sizes());
+        sizes
     }
 
     fn positions(&self) -> usize {
@@ -65,6 +70,14 @@ impl Program for Extend {
     fn caches(&self) -> Caches {
         Caches::Updated {
             rows: self.rows,
+            length: self.cache,
+        }
+    }
+
+    fn choosing(&self) -> Choosing {
+        Choosing {
+            choice: self.choice,
+            rows: self.batch,
             length: self.cache,
         }
     }
@@ -105,7 +118,8 @@ impl Program for Extend {
         };
         let mut caches = Vec::new();
         let x = pass.spec.gemma.embed(pass, inputs.input_ids);
-        let token = prompt.next_token(pass, x, |attention, new| {
+        let choosing = (self.choosing(), arguments.choice);
+        let (token, choice) = prompt.next_token(pass, x, choosing, |attention, new| {
             let old = arguments.caches[attention.cache];
             let of_batch = |cache: LayerCache<Tensor<'b>>| -> LayerCache<Tensor<'b>> {
                 cache.map(|_, x| x.slice(0, 0, self.batch as i64))
@@ -128,9 +142,9 @@ impl Program for Extend {
             caches.push(cache);
             in_compute_dtype(seen, pass.compute())
         });
-        let token = pass.gather_over_data(token);
         Outcome {
             results: PromptResults { token },
+            choice,
             caches,
         }
     }

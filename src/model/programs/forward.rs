@@ -3,6 +3,7 @@
 use hlo::{ArrayShape, Tensor};
 
 use super::super::ModelSpec;
+use super::super::choice::ChoiceResults;
 use super::super::nn::Kept;
 use super::super::pass::Pass;
 use super::super::ports::Ports;
@@ -102,6 +103,7 @@ impl Program for Forward {
                 logits: reported(logits),
                 hidden_states,
             },
+            choice: ChoiceResults::default(),
             caches: Vec::new(),
         }
     }

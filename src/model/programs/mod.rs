@@ -4,8 +4,8 @@
 //!
 //! Over a mesh every device runs the same program on its own rows and its own share of the
 //! parameters; shapes here are those of one device. Every program takes the model's parameters
-//! first, then the tables of the rotary embeddings, then its inputs, then the caches that it
-//! updates; it gives its results, then the caches.
+//! first, then the tables of the rotary embeddings, then its inputs and what its choice of tokens
+//! needs, then the caches that it updates; it gives its results, then the caches.
 
 mod admit;
 mod decode;
@@ -14,6 +14,7 @@ mod extend;
 mod forward;
 mod prefill;
 mod prompt;
+mod score;
 mod step;
 
 pub use admit::{Admit, AdmitInputs};
@@ -22,11 +23,13 @@ pub use extend::{Extend, ExtendInputs};
 pub use forward::{Forward, ForwardResults};
 pub use prefill::{Prefill, PromptInputs};
 pub use prompt::PromptResults;
+pub use score::{Score, ScoreInputs, ScoreResults};
 pub use step::{Step, StepInputs, StepResults};
 
 use hlo::{AliasKind, ArrayShape, Builder, ElementType, Module, Tensor};
 
 use super::ModelSpec;
+use super::choice::{Choice, ChoiceInputs, ChoiceResults, Choosing};
 use super::nn::{LayerCache, Rotary};
 use super::pass::Pass;
 use super::ports::Ports;
@@ -51,6 +54,15 @@ pub trait Program: Copy {
 
     /// The shapes of its inputs on one device.
     fn inputs(&self, spec: &ModelSpec) -> Self::Inputs<ArrayShape>;
+
+    /// How it chooses tokens, and for which rows.
+    fn choosing(&self) -> Choosing {
+        Choosing {
+            choice: Choice::GREEDY,
+            rows: 0,
+            length: 0,
+        }
+    }
 
     /// Whether XLA may leave out a rounding to 16 bits between two operations that it fuses
     /// ("excess precision").
@@ -100,6 +112,8 @@ pub struct Arguments<I, T> {
     pub ropes: Vec<Rotary<T>>,
     /// The inputs that the program names.
     pub inputs: I,
+    /// What its choice of tokens needs.
+    pub choice: ChoiceInputs<T>,
     /// The caches of the layers; none where the program takes none.
     pub caches: Vec<LayerCache<T>>,
 }
@@ -108,6 +122,8 @@ pub struct Arguments<I, T> {
 pub struct Outcome<R, T> {
     /// The results that the program names.
     pub results: R,
+    /// What is reported of its choice of tokens.
+    pub choice: ChoiceResults<T>,
     /// The caches of the layers; none where the program has none.
     pub caches: Vec<LayerCache<T>>,
 }
@@ -129,6 +145,8 @@ impl<I: Ports<Item = T>, T> Arguments<I, T> {
         }
         let inputs = self.inputs.named().into_iter();
         all.extend(inputs.map(|(name, item)| (name.to_owned(), item)));
+        let choice = self.choice.named().into_iter();
+        all.extend(choice.map(|(name, item)| (format!("choice.{name}"), item)));
         for (layer, cache) in self.caches.into_iter().enumerate() {
             all.extend(prefixed(&format!("cache.{layer}"), cache));
         }
@@ -141,6 +159,7 @@ impl<I: Ports<Item = T>, T> Arguments<I, T> {
         mut each: impl FnMut(&str, T) -> U,
     ) -> Option<Arguments<J, U>> {
         let (ropes, caches) = (self.ropes.len(), self.caches.len());
+        let choice = self.choice.as_ref().map(|_, _| ());
         let mut items = self
             .named()
             .into_iter()
@@ -148,18 +167,22 @@ impl<I: Ports<Item = T>, T> Arguments<I, T> {
         Some(Arguments {
             ropes: take_many(&mut items, ropes)?,
             inputs: J::take(&mut items)?,
+            choice: ChoiceInputs::take_like(&choice, &mut items)?,
             caches: take_many(&mut items, caches)?,
         })
     }
 }
 
 impl<R: Ports<Item = T>, T> Outcome<R, T> {
-    /// Reads what a program gave: its results, and the caches of so many layers.
-    pub fn take(items: Vec<T>, layers: usize) -> Option<Self> {
+    /// Reads what a program gave: its results, those of its choice, and the caches of so many
+    /// layers.
+    pub fn take(items: Vec<T>, choosing: Choosing, layers: usize) -> Option<Self> {
         let results = items.len().checked_sub(2 * layers)?;
         let mut items = items.into_iter();
+        let mut of_program = items.by_ref().take(results);
         let outcome = Self {
-            results: R::take(&mut items.by_ref().take(results))?,
+            results: R::take(&mut of_program)?,
+            choice: ChoiceResults::take_like(&choosing.results(), &mut of_program)?,
             caches: take_many(&mut items, layers)?,
         };
         items.next().is_none().then_some(outcome)
@@ -167,7 +190,9 @@ impl<R: Ports<Item = T>, T> Outcome<R, T> {
 
     fn in_order(self) -> Vec<T> {
         let caches = self.caches.into_iter().flat_map(Ports::items);
-        self.results.items().into_iter().chain(caches).collect()
+        let choice = self.choice.named().into_iter().map(|(_, item)| item);
+        let results = self.results.items().into_iter();
+        results.chain(choice).chain(caches).collect()
     }
 }
 
@@ -202,6 +227,7 @@ pub fn module<P: Program>(program: &P, spec: &ModelSpec) -> hlo::Result<Module> 
     let shapes = Arguments {
         ropes: spec.rope_shapes(program.positions()),
         inputs: program.inputs(spec),
+        choice: program.choosing().inputs(),
         caches: match program.caches() {
             Caches::Updated { rows, length } => spec.cache_shapes(rows, length),
             Caches::None | Caches::Made => Vec::new(),

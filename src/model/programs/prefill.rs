@@ -3,6 +3,7 @@
 use hlo::{ArrayShape, Tensor};
 
 use super::super::ModelSpec;
+use super::super::choice::{Choice, Choosing};
 use super::super::nn::{Masks, Rotary, Tokens, causal_mask, fill_cache};
 use super::super::pass::Pass;
 use super::super::ports::ports;
@@ -21,6 +22,8 @@ pub struct Prefill {
     /// Length of the caches, at least `prompt`; slots past it are zero. Layers with a shorter
     /// window have a ring.
     pub cache: usize,
+    /// How the token after the prompt is chosen.
+    pub choice: Choice,
 }
 
 ports! {
@@ -71,12 +74,14 @@ impl Program for Prefill {
     type Results<T> = PromptResults<T>;
 
     fn sizes(&self) -> Vec<(&'static str, usize)> {
-        vec![
+        let mut sizes = vec![
             ("batch", self.batch),
             ("prompt", self.prompt),
             ("rows", self.rows),
             ("cache", self.cache),
-        ]
+        ];
+        sizes.extend(self.choice.sizes());
+        sizes
     }
 
     fn positions(&self) -> usize {
@@ -85,6 +90,14 @@ impl Program for Prefill {
 
     fn caches(&self) -> Caches {
         Caches::Made
+    }
+
+    fn choosing(&self) -> Choosing {
+        Choosing {
+            choice: self.choice,
+            rows: self.batch,
+            length: self.cache,
+        }
     }
 
     fn inputs(&self, _: &ModelSpec) -> PromptInputs<ArrayShape> {
@@ -100,14 +113,15 @@ impl Program for Prefill {
         let prompt = Prompt::whole(pass, arguments.ropes, inputs.attention_mask);
         let mut caches = Vec::new();
         let x = pass.spec.gemma.embed(pass, inputs.input_ids);
-        let token = prompt.next_token(pass, x, |attention, new| {
+        let choosing = (self.choosing(), arguments.choice);
+        let (token, choice) = prompt.next_token(pass, x, choosing, |attention, new| {
             let slots = attention.cache_slots(self.cache);
             caches.push(fill_cache(pass, new, self.rows, slots));
             new
         });
-        let token = pass.gather_over_data(token);
         Outcome {
             results: PromptResults { token },
+            choice,
             caches,
         }
     }

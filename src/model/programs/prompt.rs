@@ -2,6 +2,7 @@
 
 use hlo::Tensor;
 
+use super::super::choice::{Choice, ChoiceInputs, ChoiceResults, Choosing, choose_once};
 use super::super::greedy::greedy;
 use super::super::nn::{Block, Kept, LayerCache, Masks, Rotary, Rotation, Stream, Tokens};
 use super::super::pass::Pass;
@@ -11,7 +12,7 @@ use super::super::spec::AttentionSpec;
 ports! {
     /// What a program that runs prompts gives.
     pub struct PromptResults {
-        /// The greedy next token of all groups of the data axis, s32 [groups · batch].
+        /// The next token of all groups of the data axis, s32 [groups · batch].
         token,
     }
 }
@@ -39,7 +40,8 @@ pub(super) fn rotations<'b>(
 }
 
 impl<'b> Prompt<'b> {
-    /// Runs all layers on embedded tokens: the greedy next token of each row, s32 \[batch\].
+    /// Runs all layers on embedded tokens: the next token of each row, s32 \[batch\], of all groups
+    /// of the data axis, and what is reported of it.
     ///
     /// `extend` turns a layer's new keys and values into those to attend over, which layers that
     /// share its cache do too. After the last layer's that has any, only the last token of a row
@@ -47,9 +49,10 @@ impl<'b> Prompt<'b> {
     pub fn next_token(
         &self,
         pass: &Pass<'_, 'b>,
-        mut stream: Stream<'b>,
-        mut extend: impl FnMut(&AttentionSpec, LayerCache<Tensor<'b>>) -> LayerCache<Tensor<'b>>,
-    ) -> Tensor<'b> {
+        stream: Stream<'b>,
+        (choosing, choice): (Choosing, ChoiceInputs<Tensor<'b>>),
+        extend: impl FnMut(&AttentionSpec, LayerCache<Tensor<'b>>) -> LayerCache<Tensor<'b>>,
+    ) -> (Tensor<'b>, ChoiceResults<Tensor<'b>>) {
         let gemma = &pass.spec.gemma;
         let batch = self.tokens.batch;
         // A device that wants more rows gets more of the prompt's last tokens.
@@ -61,6 +64,42 @@ impl<'b> Prompt<'b> {
                 (Kept::Last(count), count)
             }
         };
+        let x = self.hidden(pass, stream, kept, extend);
+        let logits = gemma.logits(pass, gemma.final_norm(pass, x));
+        let (batch, count) = (batch as i64, count as i64);
+        let (token, report) = match choosing.choice {
+            Choice::GREEDY => {
+                let token = greedy(pass, logits)
+                    .reshape(&[batch, count])
+                    .slice(1, count - 1, count)
+                    .reshape(&[batch]);
+                (token, ChoiceResults::default())
+            }
+            _ => {
+                let share = logits.size(1);
+                let logits = logits
+                    .reshape(&[batch, count, share])
+                    .slice(1, count - 1, count)
+                    .reshape(&[batch, share]);
+                choose_once(pass, choosing, choice, logits)
+            }
+        };
+        (pass.gather_over_data(token), report)
+    }
+
+    /// Runs all layers on embedded tokens: [batch · kept, hidden], where only the `kept` tokens
+    /// continue after the keys and values of the last layer that has any of its own.
+    ///
+    /// `extend` turns a layer's new keys and values into those to attend over, which layers that
+    /// share its cache do too.
+    pub fn hidden(
+        &self,
+        pass: &Pass<'_, 'b>,
+        mut stream: Stream<'b>,
+        kept: Kept<'b>,
+        mut extend: impl FnMut(&AttentionSpec, LayerCache<Tensor<'b>>) -> LayerCache<Tensor<'b>>,
+    ) -> Tensor<'b> {
+        let gemma = &pass.spec.gemma;
         let own = |block: &Block| !block.self_attn.spec().shares_cache;
         let last_own = gemma.layers.iter().rposition(own).unwrap_or(0);
         let mut seen = Vec::new();
@@ -81,12 +120,6 @@ impl<'b> Prompt<'b> {
                 attention.attend(pass, new.queries, seen[spec.cache], bias)
             });
         }
-        let x = stream.x;
-        let logits = gemma.logits(pass, gemma.final_norm(pass, x));
-        let (batch, count) = (batch as i64, count as i64);
-        greedy(pass, logits)
-            .reshape(&[batch, count])
-            .slice(1, count - 1, count)
-            .reshape(&[batch])
+        stream.x
     }
 }

@@ -3,14 +3,15 @@
 use hlo::{ArrayShape, ElementType, Tensor};
 
 use super::super::ModelSpec;
+use super::super::choice::{Choice, ChoiceState, Choosing};
 use super::super::greedy::{all_done, is_eos};
 use super::super::nn::Place;
 use super::super::pass::Pass;
 use super::super::ports::ports;
-use super::decode_loop::{Clock, Loop, LoopState, State, next_token, run, write_column};
+use super::decode_loop::{Clock, Loop, LoopState, Start, State, logits, run, write_column};
 use super::{Arguments, Caches, Outcome, Program, array, s32};
 
-/// Generates greedily in the rows that are not done, up to `chunk` tokens each, in a loop on the
+/// Generates in the rows that are not done, up to `chunk` tokens each, in a loop on the
 /// device.
 ///
 /// A row that is done stays where it is: its padding is written to the slot after its last token,
@@ -23,6 +24,8 @@ pub struct Step {
     pub cache: usize,
     /// The most steps that one call runs.
     pub chunk: usize,
+    /// How tokens are chosen.
+    pub choice: Choice,
 }
 
 ports! {
@@ -75,11 +78,13 @@ impl Program for Step {
     type Results<T> = StepResults<T>;
 
     fn sizes(&self) -> Vec<(&'static str, usize)> {
-        vec![
+        let mut sizes = vec![
             ("rows", self.rows),
             ("cache", self.cache),
             ("chunk", self.chunk),
-        ]
+        ];
+        sizes.extend(self.choice.sizes());
+        sizes
     }
 
     fn positions(&self) -> usize {
@@ -93,8 +98,17 @@ impl Program for Step {
         }
     }
 
+    fn choosing(&self) -> Choosing {
+        Choosing {
+            choice: self.choice,
+            rows: self.rows,
+            length: self.cache,
+        }
+    }
+
+    /// Probabilities that are reported are those of a plain call of the model.
     fn excess_precision(&self) -> bool {
-        true
+        self.choice.logprobs.is_none()
     }
 
     fn inputs(&self, _: &ModelSpec) -> StepInputs<ArrayShape> {
@@ -124,19 +138,20 @@ impl Program for Step {
             tokens: pass.padding(&[self.rows as i64, self.chunk as i64]),
         };
         let clock = [all_done(pass, inputs.done), inputs.limit];
-        let end = run(
-            self,
-            pass,
-            clock,
+        let choice = ChoiceState::begin(pass, self.choosing(), arguments.choice, self.chunk);
+        let start = Start {
             carried,
-            arguments.ropes,
-            arguments.caches,
-        );
+            choice,
+            ropes: arguments.ropes,
+            caches: arguments.caches,
+        };
+        let end = run(self, pass, clock, start);
         Outcome {
             results: StepResults {
                 tokens: pass.gather_over_data(end.carried.tokens),
                 steps: end.clock.step,
             },
+            choice: end.choice.results(pass),
             caches: end.caches,
         }
     }
@@ -146,7 +161,7 @@ impl Loop for Step {
     type Carried<T> = Carried<T>;
 
     /// Runs each row's last token and chooses the next.
-    fn step<'b>(&self, pass: &Pass<'_, 'b>, state: LoopState<'b, Self>) -> LoopState<'b, Self> {
+    fn step<'b>(&self, pass: &Pass<'_, 'b>, mut state: LoopState<'b, Self>) -> LoopState<'b, Self> {
         let Carried {
             until_any,
             position,
@@ -158,7 +173,7 @@ impl Loop for Step {
             ..
         } = state.carried;
         let place = Place::Own { slots: position };
-        let (chosen, caches) = next_token(
+        let (logits, caches) = logits(
             pass,
             &state.ropes,
             &state.caches,
@@ -166,6 +181,8 @@ impl Loop for Step {
             place,
             self.cache,
         );
+        let step = state.clock.step;
+        let chosen = state.choice.choose(pass, self.choice, logits, step);
 
         let token = done.select(pass.padding(&chosen.dims()), chosen);
         let moved = |x: Tensor<'b>, by: f64| done.select(x, x + by);
