@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use super::assumed::{open_config, tokenizer_folder};
+use super::checkpoint::open_checkpoint;
 use super::loaded::LoadedModel;
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::Checkpoint;
 use crate::config::GemmaConfig;
 use crate::engine::{Engine, LoadOptions, Result};
-use crate::model::name_tables;
 use crate::tokenizer::Tokenizer;
 
 /// A model in a folder: its configuration, checkpoint and tokenizer, opened but not yet on a
@@ -19,15 +19,6 @@ pub struct Model {
     config: GemmaConfig,
     checkpoint: Checkpoint,
     tokenizer: Option<Tokenizer>,
-}
-
-/// Opens the weights in a folder, or those in a file, by Flax's names and in Flax's layouts,
-/// whatever they are stored by.
-///
-/// # Errors
-/// As [`Checkpoint::open`] and [`Checkpoint::canonical`].
-pub fn open_checkpoint(path: &Path) -> checkpoint::Result<Checkpoint> {
-    Checkpoint::open(path)?.canonical(&name_tables())
 }
 
 impl Model {
