@@ -42,6 +42,7 @@ fn check(name: &str, config: GemmaConfig, compute: DType, ops: impl Ops + 'stati
                 chunk: 8,
                 rows,
                 cache,
+                reach: cache,
             }),
         ),
         (

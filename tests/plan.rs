@@ -168,6 +168,39 @@ fn a_decode_step_of_2b_on_one_chip_of_v5e_is_close_to_what_its_memory_allows() {
     }
 }
 
+/// What a decode step takes beyond the time in which the chips' memories give what it has to read,
+/// where caches are much of that. Nothing of a cache is copied or held twice.
+#[test]
+fn decode_steps_with_large_caches_are_close_to_what_the_memory_allows() {
+    for (arguments, most) in [
+        (
+            "gemma-7b --topology v5e:2x4 --mesh model=8 --batch-size 8",
+            1.05,
+        ),
+        (
+            "gemma-7b --topology v5e:2x4 --mesh model=8 --batch-size 32",
+            1.1,
+        ),
+        (
+            "gemma-2b --topology v5e:2x4 --mesh data=8 --batch-size 64",
+            1.25,
+        ),
+        (
+            "gemma-2b --topology v5e:2x2 --mesh model=4 --batch-size 32",
+            1.25,
+        ),
+    ] {
+        let report = report(&format!(
+            "--geometry {arguments} --max-length 2048 --prompt-tokens 16"
+        ));
+        let ratio = number(&report, "/roofline_ratio");
+        assert!((1.0..=most).contains(&ratio), "{arguments}: {ratio}");
+        let temporaries = number(&report, "/temporaries_per_cache/decode");
+        assert!(temporaries <= 0.05, "{arguments}: {temporaries}");
+        assert_eq!(report["cache_copies"], serde_json::json!([]), "{arguments}");
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_an_answer_with_the_compilers_numbers() {
     let report = report("--geometry gemma-7b --topology v5e:1x1 --prompt-tokens 16");

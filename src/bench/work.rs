@@ -13,19 +13,19 @@ pub fn parameter_bytes(spec: &ModelSpec) -> u64 {
 }
 
 /// Bytes that a decode step of `batch` rows reads with `filled` tokens of each row in the caches:
-/// every parameter once on each device, of an embedding that is not the head as well only the rows'
-/// own vectors; and the filled part of the caches.
+/// every parameter once on each device, of tables that are only looked up the rows' own vectors;
+/// and the filled part of the caches.
 pub fn decode_step_bytes(spec: &ModelSpec, batch: usize, filled: f64) -> f64 {
-    let config = &spec.config;
     let devices = spec.mesh.devices() as f64;
+    let tied = spec.config.tie_word_embeddings();
     let mut bytes = parameter_bytes(spec) as f64;
-    if !config.tie_word_embeddings() {
-        bytes -= spec.embedding().byte_size(spec.mesh) as f64 * devices;
-        bytes += (batch * config.hidden_size() * spec.compute.size()) as f64;
+    for table in spec.parameters.iter().filter(|p| p.is_looked_up(tied)) {
+        bytes -= table.byte_size(spec.mesh) as f64 * devices;
+        bytes += (batch * table.row_bytes()) as f64;
     }
     // Keys and values that several devices of the model axis hold are read by each of them.
-    let token = spec.cache_bytes(1, 1) * spec.mesh.model;
-    bytes + batch as f64 * filled * token as f64
+    let row = spec.filled_cache_bytes(filled) * spec.mesh.model as f64;
+    bytes + batch as f64 * row
 }
 
 /// Floating-point operations of a prefill of `batch` prompts of `tokens` tokens, a multiplication
@@ -42,11 +42,23 @@ pub fn prefill_operations(spec: &ModelSpec, batch: usize, tokens: usize) -> f64 
         .map(|p| p.elements() as f64)
         .sum();
     let head: f64 = head.iter().map(|&dim| dim as f64).product();
-    let tokens = tokens as f64;
-    let pairs = tokens * (tokens + 1.0) / 2.0;
     // A query and a key are multiplied to a score, and the score with a value.
-    let attention = 4.0 * pairs * (config.num_hidden_layers() * config.query_size()) as f64;
-    batch as f64 * (2.0 * kernels * tokens + attention + 2.0 * head)
+    let layers = spec.gemma.spec().layers.iter();
+    let attention = layers.map(|layer| {
+        let attention = &layer.attention;
+        4.0 * pairs(tokens, attention.window) * attention.queries.size() as f64
+    });
+    let attention: f64 = attention.sum();
+    batch as f64 * (2.0 * kernels * tokens as f64 + attention + 2.0 * head)
+}
+
+/// Pairs of a query and a key that it sees, of a prompt of `tokens`.
+fn pairs(tokens: usize, window: Option<usize>) -> f64 {
+    let full = |tokens: usize| tokens as f64 * (tokens as f64 + 1.0) / 2.0;
+    match window.filter(|&window| window < tokens) {
+        None => full(tokens),
+        Some(window) => full(window) + ((tokens - window) * window) as f64,
+    }
 }
 
 #[cfg(test)]

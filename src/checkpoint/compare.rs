@@ -24,6 +24,8 @@ pub struct Comparison {
     pub left_over: Vec<Tensor>,
     /// What is left out because it is not a parameter: see [`Checkpoint::left_out`].
     pub left_out: Vec<String>,
+    /// Parts of a multimodal model that are left out: see [`Checkpoint::other_parts`].
+    pub other_parts: Vec<String>,
     /// A head that differs from the embedding, which the model uses in its place.
     pub untied_head: Option<Tensor>,
 }
@@ -46,6 +48,7 @@ impl Checkpoint {
     pub fn compare(&self, expected: &[(String, Vec<usize>)]) -> Result<Comparison> {
         let mut comparison = Comparison {
             left_out: self.left_out().to_vec(),
+            other_parts: self.other_parts().to_vec(),
             ..Comparison::default()
         };
         let mut left_over = self.inner.tensors.clone();
@@ -109,6 +112,7 @@ impl Checkpoint {
             });
         }
         warn_of_left_out(self.path(), &comparison.left_out);
+        warn_of_other_parts(self);
         Ok(())
     }
 
@@ -136,6 +140,7 @@ impl Checkpoint {
             left_out.push(equal_head(name));
         }
         warn_of_left_out(self.path(), &left_out);
+        warn_of_other_parts(self);
         Ok(Checkpoint {
             inner: Arc::new(Inner {
                 path: self.inner.path.clone(),
@@ -145,6 +150,7 @@ impl Checkpoint {
                 files: self.inner.files.clone(),
                 tensors,
                 left_out,
+                other_parts: self.inner.other_parts.clone(),
             }),
         })
     }
@@ -204,6 +210,17 @@ pub(super) fn wrong_shape(tensor: &Tensor, expected: &[usize]) -> Error {
 /// The first few names, for a message.
 fn listed<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
     names.take(MOST_NAMES).map(str::to_owned).collect()
+}
+
+fn warn_of_other_parts(checkpoint: &Checkpoint) {
+    let parts = checkpoint.other_parts();
+    if !parts.is_empty() {
+        tracing::warn!(
+            "{}: left out parts other than the text model: {}",
+            checkpoint.path().display(),
+            parts.join(", ")
+        );
+    }
 }
 
 fn warn_of_left_out(path: &Path, names: &[String]) {

@@ -117,6 +117,7 @@ struct Inner {
     files: Vec<PathBuf>,
     tensors: BTreeMap<Arc<str>, Tensor>,
     left_out: Vec<String>,
+    other_parts: Vec<String>,
 }
 
 impl Checkpoint {
@@ -136,7 +137,8 @@ impl Checkpoint {
     }
 
     /// The same tensors by Flax's names and in Flax's layouts, by the table of `tables` that names
-    /// most of them (the first of equals). Tensors that it does not name stay as they are.
+    /// most of them (the first of equals). Tensors that it does not name stay as they are; those of
+    /// other parts of a multimodal model than its text model are left out.
     ///
     /// # Errors
     /// [`Error::ForeignShape`] where a named tensor has other axes than the table says,
@@ -152,8 +154,16 @@ impl Checkpoint {
         let Some(table) = names::best(undone.as_ref().unwrap_or(stored), tables) else {
             return Ok(self.clone());
         };
-        let (mut tensors, naming) = match undone {
-            Some(tensors) => (tensors, Naming::MaxText),
+        let names::Canonical {
+            mut tensors,
+            naming,
+            other_parts,
+        } = match undone {
+            Some(tensors) => names::Canonical {
+                tensors,
+                naming: Naming::MaxText,
+                other_parts: Vec::new(),
+            },
             None => names::canonical(stored, table)?,
         };
         cut_embedding(&mut tensors, table, naming, Sizes::default())?;
@@ -166,6 +176,7 @@ impl Checkpoint {
                 files: self.inner.files.clone(),
                 tensors,
                 left_out: self.inner.left_out.clone(),
+                other_parts,
             }),
         })
     }
@@ -191,6 +202,32 @@ impl Checkpoint {
                 files: inner.files.clone(),
                 tensors,
                 left_out: inner.left_out.clone(),
+                other_parts: inner.other_parts.clone(),
+            }),
+        }
+    }
+
+    /// The same checkpoint without tensors of these names, which are counted as left out.
+    #[must_use]
+    pub fn without(&self, names: &[String]) -> Self {
+        let inner = &self.inner;
+        let mut tensors = inner.tensors.clone();
+        let mut left_out = inner.left_out.clone();
+        for name in names {
+            if let Some((name, _)) = tensors.remove_entry(name.as_str()) {
+                left_out.push(name.to_string());
+            }
+        }
+        Checkpoint {
+            inner: Arc::new(Inner {
+                path: inner.path.clone(),
+                format: inner.format,
+                naming: inner.naming,
+                names: inner.names.clone(),
+                files: inner.files.clone(),
+                tensors,
+                left_out,
+                other_parts: inner.other_parts.clone(),
             }),
         }
     }
@@ -244,6 +281,11 @@ impl Checkpoint {
     /// buffers that are computed from the configuration.
     pub fn left_out(&self) -> &[String] {
         &self.inner.left_out
+    }
+
+    /// The parts of a multimodal model that are left out, each with the number of its tensors.
+    pub fn other_parts(&self) -> &[String] {
+        &self.inner.other_parts
     }
 
     /// The bytes of all tensors together.

@@ -261,6 +261,7 @@ impl Checkpoint {
                 files,
                 tensors: collected.tensors,
                 left_out: collected.left_out,
+                other_parts: Vec::new(),
             }),
         })
     }

@@ -19,7 +19,7 @@ use crate::dtype::DType;
 use crate::hub::Wanted;
 use crate::input_file;
 use crate::json_text;
-use crate::source::open_checkpoint;
+use crate::source::{fitted, open_checkpoint};
 
 /// Options of `convert`.
 #[derive(Args)]
@@ -70,7 +70,7 @@ pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
     let folder = folder_of(&source);
     let mut checkpoint = open_checkpoint(&source)?;
     if let Ok(config) = GemmaConfig::from_dir(folder) {
-        checkpoint = checkpoint.for_vocabulary(config.vocab_size());
+        checkpoint = fitted(&checkpoint, &config);
     }
     let checkpoint = checkpoint.parameters_only(is_tied(folder)?)?;
     refuse_nesting(folder, &args.destination)?;

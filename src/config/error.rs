@@ -47,7 +47,7 @@ pub enum ConfigError {
         /// The configuration file.
         file: PathBuf,
         /// The missing key.
-        key: &'static str,
+        key: String,
     },
     /// A key's value has the wrong JSON type.
     #[error("{}: key \"{key}\": expected {expected}, found {found}", file.display())]
@@ -55,7 +55,7 @@ pub enum ConfigError {
         /// The configuration file.
         file: PathBuf,
         /// The key.
-        key: &'static str,
+        key: String,
         /// What the key holds in a usable configuration.
         expected: &'static str,
         /// The value found, shortened.
@@ -67,27 +67,47 @@ pub enum ConfigError {
         /// The configuration file.
         file: PathBuf,
         /// The key.
-        key: &'static str,
+        key: String,
         /// The value found, shortened.
         found: String,
         /// What a value must satisfy.
         reason: String,
     },
     /// `model_type` names no architecture that this program knows.
-    #[error("{}: unknown model_type {found:?} (known: gemma)", file.display())]
+    #[error("{}: unknown model_type {found:?} (known: {known})", file.display())]
     UnknownModelType {
         /// The configuration file.
         file: PathBuf,
         /// The type that it names.
         found: String,
+        /// The types that are known, comma separated.
+        known: String,
     },
-    /// `model_type` names a later Gemma, which this program does not run.
-    #[error("{}: model_type \"{found}\" is not supported yet (supported: gemma)", file.display())]
+    /// `model_type` names a Gemma that this program does not run.
+    #[error("{}: model_type \"{found}\" is not supported yet (supported: {known})", file.display())]
     UnsupportedModelType {
         /// The configuration file.
         file: PathBuf,
         /// The type that it names.
         found: String,
+        /// The types that are supported, comma separated.
+        known: String,
+    },
+    /// A key that is not known, and may change what the model computes.
+    #[error(
+        "{}: key \"{key}\" is {found}: not known for model_type \"{model_type}\", and it may change \
+         what the model computes",
+        file.display()
+    )]
+    UnknownKey {
+        /// The configuration file.
+        file: PathBuf,
+        /// The key.
+        key: String,
+        /// Its value, shortened.
+        found: String,
+        /// The type of the model.
+        model_type: &'static str,
     },
     /// An activation function that the reference does not have.
     #[error(

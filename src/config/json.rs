@@ -17,10 +17,13 @@ const MAX_IDS: usize = 1024;
 /// The most characters of a value that a message repeats.
 const MAX_SHOWN: usize = 60;
 
-/// The top-level object of a configuration file. A null value counts as an absent key, unless a
+/// An object of a configuration file. A null value counts as an absent key, unless a
 /// method says otherwise.
+#[derive(Clone)]
 pub(super) struct Object<'a> {
     file: &'a Path,
+    /// What stands before a key's name in messages: `text_config.` in the object under that key.
+    path: String,
     keys: Map<String, Value>,
 }
 
@@ -46,7 +49,11 @@ impl<'a> Object<'a> {
     /// Parses `text`, the content of `file`.
     pub(super) fn parse(file: &'a Path, text: &str) -> Result<Self, ConfigError> {
         match serde_json::from_slice(&json_text::standard(text.as_bytes())) {
-            Ok(Value::Object(keys)) => Ok(Object { file, keys }),
+            Ok(Value::Object(keys)) => Ok(Object {
+                file,
+                path: String::new(),
+                keys,
+            }),
             Ok(other) => Err(ConfigError::NotAnObject {
                 file: file.to_path_buf(),
                 found: shown(&other),
@@ -56,6 +63,11 @@ impl<'a> Object<'a> {
                 source,
             }),
         }
+    }
+
+    /// The names of all keys.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.keys.keys().map(String::as_str)
     }
 
     /// Whether the key exists, whether or not its value is null.
@@ -69,35 +81,36 @@ impl<'a> Object<'a> {
     }
 
     /// The nested object under `key`, where there is one.
-    pub(super) fn object(&self, key: &'static str) -> Result<Option<Object<'a>>, ConfigError> {
+    pub(super) fn object(&self, key: &str) -> Result<Option<Object<'a>>, ConfigError> {
         self.typed(key, "an object", |value| value.as_object().cloned())
             .map(|found| {
                 found.map(|keys| Object {
                     file: self.file,
+                    path: format!("{}{key}.", self.path),
                     keys,
                 })
             })
     }
 
     /// A string.
-    pub(super) fn string(&self, key: &'static str) -> Result<Option<&str>, ConfigError> {
+    pub(super) fn string(&self, key: &str) -> Result<Option<&str>, ConfigError> {
         self.typed(key, "a string", Value::as_str)
     }
 
     /// `true` or `false`.
-    pub(super) fn boolean(&self, key: &'static str) -> Result<Option<bool>, ConfigError> {
+    pub(super) fn boolean(&self, key: &str) -> Result<Option<bool>, ConfigError> {
         self.typed(key, "true or false", Value::as_bool)
     }
 
     /// A number that is finite in float32, the dtype of computations.
-    pub(super) fn number(&self, key: &'static str) -> Result<Option<f64>, ConfigError> {
+    pub(super) fn number(&self, key: &str) -> Result<Option<f64>, ConfigError> {
         self.typed(key, "a number", |value| {
             value.as_f64().filter(|number| (*number as f32).is_finite())
         })
     }
 
     /// A whole number from 1 to `max`.
-    pub(super) fn size(&self, key: &'static str, max: usize) -> Result<Option<usize>, ConfigError> {
+    pub(super) fn size(&self, key: &str, max: usize) -> Result<Option<usize>, ConfigError> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
@@ -113,18 +126,14 @@ impl<'a> Object<'a> {
     }
 
     /// [`Object::size`] of a key that has no default.
-    pub(super) fn required_size(
-        &self,
-        key: &'static str,
-        max: usize,
-    ) -> Result<usize, ConfigError> {
+    pub(super) fn required_size(&self, key: &str, max: usize) -> Result<usize, ConfigError> {
         self.size(key, max)?.ok_or_else(|| self.missing(key))
     }
 
     /// A token id, or a list of them: whole numbers below `vocab_size`.
     pub(super) fn token_ids(
         &self,
-        key: &'static str,
+        key: &str,
         vocab_size: usize,
     ) -> Result<Option<Vec<u32>>, ConfigError> {
         let Some(value) = self.value(key) else {
@@ -157,7 +166,7 @@ impl<'a> Object<'a> {
     /// A single token id below `vocab_size`.
     pub(super) fn token_id(
         &self,
-        key: &'static str,
+        key: &str,
         vocab_size: usize,
     ) -> Result<Option<u32>, ConfigError> {
         match self.value(key) {
@@ -169,29 +178,43 @@ impl<'a> Object<'a> {
     }
 
     /// The error for a missing key that has no default.
-    pub(super) fn missing(&self, key: &'static str) -> ConfigError {
+    pub(super) fn missing(&self, key: &str) -> ConfigError {
         ConfigError::MissingKey {
             file: self.file.to_path_buf(),
-            key,
+            key: self.full(key),
         }
     }
 
     /// The error for a value that no model can have.
-    pub(super) fn bad(
-        &self,
-        key: &'static str,
-        found: &Value,
-        reason: impl Into<String>,
-    ) -> ConfigError {
+    pub(super) fn bad(&self, key: &str, found: &Value, reason: impl Into<String>) -> ConfigError {
         ConfigError::BadValue {
             file: self.file.to_path_buf(),
-            key,
+            key: self.full(key),
             found: shown(found),
             reason: reason.into(),
         }
     }
 
-    fn out_of_vocabulary(&self, key: &'static str, id: &Value, vocab_size: usize) -> ConfigError {
+    /// The error for a key that may change what a model of this type computes, and is not known.
+    pub(super) fn unknown(
+        &self,
+        key: &str,
+        found: &Value,
+        model_type: &'static str,
+    ) -> ConfigError {
+        ConfigError::UnknownKey {
+            file: self.file.to_path_buf(),
+            key: self.full(key),
+            found: shown(found),
+            model_type,
+        }
+    }
+
+    fn full(&self, key: &str) -> String {
+        format!("{}{key}", self.path)
+    }
+
+    fn out_of_vocabulary(&self, key: &str, id: &Value, vocab_size: usize) -> ConfigError {
         self.bad(
             key,
             id,
@@ -202,10 +225,16 @@ impl<'a> Object<'a> {
         )
     }
 
-    fn wrong_type(&self, key: &'static str, expected: &'static str, found: &Value) -> ConfigError {
+    /// The error for a value of another JSON type.
+    pub(super) fn wrong_type(
+        &self,
+        key: &str,
+        expected: &'static str,
+        found: &Value,
+    ) -> ConfigError {
         ConfigError::WrongType {
             file: self.file.to_path_buf(),
-            key,
+            key: self.full(key),
             expected,
             found: shown(found),
         }
@@ -213,7 +242,7 @@ impl<'a> Object<'a> {
 
     fn typed<'s, T>(
         &'s self,
-        key: &'static str,
+        key: &str,
         expected: &'static str,
         read: impl Fn(&'s Value) -> Option<T>,
     ) -> Result<Option<T>, ConfigError> {

@@ -1,23 +1,35 @@
 //! A model's geometry and constants, from its config.json and generation_config.json.
 //!
-//! Keys and defaults are those of `GemmaConfig` in Transformers 4.57. The keys that decide the
-//! shapes of parameters have no default here: a configuration without them was not written for a
-//! Gemma, and a guess would surface later as a shape that does not fit.
+//! Keys and defaults are those of `GemmaConfig` in Transformers 4.57, and of `Gemma2Config`,
+//! `Gemma3TextConfig` and `Gemma4TextConfig` in Transformers 4 and 5. A multimodal configuration is
+//! read for its text model. A key that is not known and that may change what a model computes is an
+//! error.
 
 mod activation;
+mod checks;
 mod error;
+mod gemma4;
+mod generation;
 mod json;
+mod known;
+mod layers;
 mod named;
+mod rope;
+mod values;
 
 use std::path::Path;
 
+use crate::dtype::DType;
 pub use activation::Activation;
 pub use error::ConfigError;
+pub use gemma4::{Experts, PerLayerInputs};
+use generation::Defaults;
+pub use generation::Generation;
 use json::Object;
+pub use layers::LayerConfig;
+use layers::Sizes;
 pub use named::GEOMETRIES;
-use serde_json::Value;
-
-use crate::dtype::DType;
+pub use rope::RopeConfig;
 
 /// The file with the model's configuration.
 pub const CONFIG_FILE: &str = "config.json";
@@ -38,18 +50,23 @@ const MAX_ELEMENTS: usize = isize::MAX as usize / 4;
 /// that makes a parameter overflows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GemmaConfig {
+    generation: Generation,
     vocab_size: usize,
     hidden_size: usize,
     intermediate_size: usize,
-    num_hidden_layers: usize,
+    layers: Vec<LayerConfig>,
     num_attention_heads: usize,
     num_key_value_heads: usize,
     head_dim: usize,
     max_position_embeddings: usize,
     rms_norm_eps: f64,
-    rope_theta: f64,
     tie_word_embeddings: bool,
     attention_bias: bool,
+    query_pre_attn_scalar: f64,
+    per_layer_inputs: Option<PerLayerInputs>,
+    experts: Option<Experts>,
+    score_cap: Option<f64>,
+    logits_cap: Option<f64>,
     activation: Activation,
     eos_token_ids: Vec<u32>,
     pad_token_id: Option<u32>,
@@ -81,39 +98,83 @@ impl GemmaConfig {
     /// # Errors
     /// As [`GemmaConfig::from_dir`].
     pub fn from_json(file: &Path, text: &str) -> Result<Self, ConfigError> {
-        let keys = Object::parse(file, text)?;
-        check_model_type(file, &keys)?;
-        let vocab_size = keys.required_size("vocab_size", MAX_SIZE)?;
-        let num_attention_heads = keys.required_size("num_attention_heads", MAX_SIZE)?;
-        let config = GemmaConfig {
-            vocab_size,
-            hidden_size: keys.required_size("hidden_size", MAX_SIZE)?,
-            intermediate_size: keys.required_size("intermediate_size", MAX_SIZE)?,
-            num_hidden_layers: keys.required_size("num_hidden_layers", MAX_LAYERS)?,
-            num_attention_heads,
-            num_key_value_heads: keys
+        let whole = Object::parse(file, text)?;
+        let (generation, keys) = Generation::of(file, &whole)?;
+        known::check(&keys, generation)?;
+        if let Some(found) = whole.value("quantization_config")
+            && generation != Generation::Gemma1
+        {
+            return Err(whole.unknown("quantization_config", found, generation.model_type()));
+        }
+        let defaults = generation.defaults();
+        let size = |key, default: fn(&Defaults) -> usize, max| match defaults {
+            Some(defaults) => Ok(keys.size(key, max)?.unwrap_or(default(defaults))),
+            None => keys.required_size(key, max),
+        };
+        let vocab_size = size("vocab_size", |d| d.vocab_size, MAX_SIZE)?;
+        let num_attention_heads = size("num_attention_heads", |d| d.num_attention_heads, MAX_SIZE)?;
+        let num_key_value_heads = match defaults {
+            None => keys
                 .size("num_key_value_heads", MAX_SIZE)?
                 .unwrap_or(num_attention_heads),
-            head_dim: keys.required_size("head_dim", MAX_SIZE)?,
+            Some(_) => size("num_key_value_heads", |d| d.num_key_value_heads, MAX_SIZE)?,
+        };
+        let head_dim = size("head_dim", |d| d.head_dim, MAX_SIZE)?;
+        let sizes = Sizes {
+            head_dim,
+            num_key_value_heads,
+            intermediate_size: size("intermediate_size", |d| d.intermediate_size, MAX_SIZE)?,
+        };
+        let layers = size("num_hidden_layers", |d| d.num_hidden_layers, MAX_LAYERS)?;
+        values::refuse_two_way_attention(&keys, generation)?;
+        // The special tokens of a multimodal model may stand beside the text model's object.
+        let about = |key| match keys.has(key) {
+            true => &keys,
+            false => &whole,
+        };
+        let config = GemmaConfig {
+            generation,
+            vocab_size,
+            hidden_size: size("hidden_size", |d| d.hidden_size, MAX_SIZE)?,
+            intermediate_size: sizes.intermediate_size,
+            layers: layers::read(&keys, generation, layers, sizes)?,
+            num_attention_heads,
+            num_key_value_heads,
+            head_dim,
             max_position_embeddings: keys
                 .size("max_position_embeddings", MAX_SIZE)?
-                .unwrap_or(8192),
-            rms_norm_eps: rms_norm_eps(&keys)?,
-            rope_theta: rope_theta(&keys)?,
-            tie_word_embeddings: keys.boolean("tie_word_embeddings")?.unwrap_or(true),
+                .unwrap_or(generation.positions()),
+            rms_norm_eps: values::rms_norm_eps(&keys)?,
+            tie_word_embeddings: about("tie_word_embeddings")
+                .boolean("tie_word_embeddings")?
+                .unwrap_or(true),
             attention_bias: keys.boolean("attention_bias")?.unwrap_or(false),
-            activation: activation(file, &keys)?,
-            eos_token_ids: match keys.token_ids("eos_token_id", vocab_size)? {
+            query_pre_attn_scalar: values::query_pre_attn_scalar(&keys, generation, head_dim)?,
+            score_cap: values::score_cap(&keys, generation)?,
+            per_layer_inputs: match generation {
+                Generation::Gemma4 => gemma4::per_layer_inputs(&keys)?,
+                _ => None,
+            },
+            experts: match generation {
+                Generation::Gemma4 => gemma4::experts(&keys)?,
+                _ => None,
+            },
+            logits_cap: values::logits_cap(&keys, generation)?,
+            activation: values::activation(file, &keys)?,
+            eos_token_ids: match about("eos_token_id").token_ids("eos_token_id", vocab_size)? {
                 Some(ids) => ids,
-                None if keys.has("eos_token_id") || vocab_size <= 1 => Vec::new(),
+                None if about("eos_token_id").has("eos_token_id") || vocab_size <= 1 => Vec::new(),
                 None => vec![1],
             },
-            pad_token_id: match is_no_padding(&keys) {
+            pad_token_id: match values::is_no_padding(about("pad_token_id")) {
                 true => None,
-                false => default_id(&keys, "pad_token_id", vocab_size, 0)?,
+                false => values::default_id(about("pad_token_id"), "pad_token_id", vocab_size, 0)?,
             },
-            bos_token_id: default_id(&keys, "bos_token_id", vocab_size, 2)?,
-            torch_dtype: dtype_hint(&keys)?,
+            bos_token_id: values::default_id(about("bos_token_id"), "bos_token_id", vocab_size, 2)?,
+            torch_dtype: match values::dtype_hint(&keys)? {
+                Some(dtype) => Some(dtype),
+                None => values::dtype_hint(&whole)?,
+            },
         };
         config.check_geometry(&keys)?;
         Ok(config)
@@ -129,7 +190,7 @@ impl GemmaConfig {
         if let Some(ids) = keys.token_ids("eos_token_id", self.vocab_size)? {
             self.eos_token_ids = ids;
         }
-        if is_no_padding(&keys) {
+        if values::is_no_padding(&keys) {
             self.pad_token_id = None;
         } else if let Some(id) = keys.token_id("pad_token_id", self.vocab_size)? {
             self.pad_token_id = Some(id);
@@ -138,6 +199,16 @@ impl GemmaConfig {
             self.bos_token_id = Some(id);
         }
         Ok(())
+    }
+
+    /// The generation of Gemma.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The layers, in order.
+    pub fn layers(&self) -> &[LayerConfig] {
+        &self.layers
     }
 
     /// Rows of the embedding, columns of the logits.
@@ -157,7 +228,7 @@ impl GemmaConfig {
 
     /// Number of decoder layers.
     pub fn num_hidden_layers(&self) -> usize {
-        self.num_hidden_layers
+        self.layers.len()
     }
 
     /// Number of query heads; a multiple of `num_key_value_heads`.
@@ -176,7 +247,33 @@ impl GemmaConfig {
         self.head_dim
     }
 
-    /// The most tokens of a sequence, prompt and continuation together (default 8192).
+    /// Scores are divided by the square root of this.
+    pub fn query_pre_attn_scalar(&self) -> f64 {
+        self.query_pre_attn_scalar
+    }
+
+    /// Scores `s` become `c · tanh(s / c)` where there is a cap `c`.
+    pub fn attn_logit_softcapping(&self) -> Option<f64> {
+        self.score_cap
+    }
+
+    /// The same of logits.
+    pub fn final_logit_softcapping(&self) -> Option<f64> {
+        self.logits_cap
+    }
+
+    /// What layers get beside the residual stream, in some members of Gemma 4.
+    pub fn per_layer_inputs(&self) -> Option<PerLayerInputs> {
+        self.per_layer_inputs
+    }
+
+    /// The experts of each layer, in some members of Gemma 4.
+    pub fn experts(&self) -> Option<Experts> {
+        self.experts
+    }
+
+    /// The most tokens of a sequence, prompt and continuation together (default 8192, and 131,072
+    /// of Gemma 3).
     pub fn max_position_embeddings(&self) -> usize {
         self.max_position_embeddings
     }
@@ -186,10 +283,12 @@ impl GemmaConfig {
         self.rms_norm_eps
     }
 
-    /// Base of the rotary angles: pair `i` of a head turns by `position / rope_theta^(2i /
-    /// head_dim)` (default 10000).
+    /// Base of the rotary angles of layers without a window (of the last layer where all have one);
+    /// Gemma 1 has no other. By default 10000, and 1,000,000 of Gemma 3.
     pub fn rope_theta(&self) -> f64 {
-        self.rope_theta
+        let full = self.layers.iter().find(|layer| layer.window.is_none());
+        let layer = full.or(self.layers.last());
+        layer.map_or(FLAX_ROPE_THETA, |layer| layer.rope.base)
     }
 
     /// Whether logits use the embedding transposed (default), and not an `lm_head/kernel` of their
@@ -265,164 +364,6 @@ impl GemmaConfig {
     /// Whether Flax would compute other rotary angles than this configuration asks for:
     /// Transformers' Flax Gemma does not read `rope_theta` and always uses [`FLAX_ROPE_THETA`].
     pub fn rope_theta_differs_from_flax(&self) -> bool {
-        self.rope_theta != FLAX_ROPE_THETA
+        self.generation == Generation::Gemma1 && self.rope_theta() != FLAX_ROPE_THETA
     }
-
-    /// Checks conditions on several keys. `keys` gives the values for messages.
-    fn check_geometry(&self, keys: &Object) -> Result<(), ConfigError> {
-        if !self
-            .num_attention_heads
-            .is_multiple_of(self.num_key_value_heads)
-        {
-            return Err(keys.bad(
-                "num_key_value_heads",
-                &Value::from(self.num_key_value_heads),
-                format!(
-                    "num_attention_heads ({}) must be a multiple of it",
-                    self.num_attention_heads
-                ),
-            ));
-        }
-        if !self.head_dim.is_multiple_of(2) {
-            return Err(keys.bad(
-                "head_dim",
-                &Value::from(self.head_dim),
-                "it must be even, for rotary positions turn pairs",
-            ));
-        }
-        let query_size = self
-            .num_attention_heads
-            .checked_mul(self.head_dim)
-            .filter(|size| *size <= MAX_SIZE)
-            .ok_or_else(|| {
-                keys.bad(
-                    "head_dim",
-                    &Value::from(self.head_dim),
-                    format!(
-                        "num_attention_heads ({}) times it is more than {MAX_SIZE}",
-                        self.num_attention_heads
-                    ),
-                )
-            })?;
-        for (key, width) in [
-            ("vocab_size", self.vocab_size),
-            ("intermediate_size", self.intermediate_size),
-            ("head_dim", query_size),
-        ] {
-            if width
-                .checked_mul(self.hidden_size)
-                .is_none_or(|elements| elements > MAX_ELEMENTS)
-            {
-                return Err(keys.bad(
-                    key,
-                    keys.value(key).unwrap_or(&Value::Null),
-                    format!(
-                        "it makes a parameter of {width} × {} elements, too large to address",
-                        self.hidden_size
-                    ),
-                ));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn check_model_type(file: &Path, keys: &Object) -> Result<(), ConfigError> {
-    match keys.string("model_type")? {
-        None => Err(keys.missing("model_type")),
-        Some("gemma") => Ok(()),
-        Some(later @ ("gemma2" | "gemma3" | "gemma3_text" | "gemma3n" | "gemma3n_text")) => {
-            Err(ConfigError::UnsupportedModelType {
-                file: file.to_path_buf(),
-                found: later.to_owned(),
-            })
-        }
-        Some(other) => Err(ConfigError::UnknownModelType {
-            file: file.to_path_buf(),
-            found: other.chars().take(64).collect(),
-        }),
-    }
-}
-
-/// Transformers' Flax Gemma obeys `hidden_activation`; without one it takes the tanh approximation
-/// and ignores the legacy `hidden_act`.
-fn activation(file: &Path, keys: &Object) -> Result<Activation, ConfigError> {
-    match keys.string("hidden_activation")? {
-        None => Ok(Activation::GeluTanh),
-        Some(name) => Activation::from_name(name).ok_or_else(|| ConfigError::UnknownActivation {
-            file: file.to_path_buf(),
-            found: name.chars().take(64).collect(),
-            known: Activation::known_names(),
-        }),
-    }
-}
-
-fn rms_norm_eps(keys: &Object) -> Result<f64, ConfigError> {
-    let eps = keys.number("rms_norm_eps")?.unwrap_or(1e-6);
-    if eps < 0.0 {
-        return Err(keys.bad("rms_norm_eps", &Value::from(eps), "it must not be negative"));
-    }
-    Ok(eps)
-}
-
-/// The base stands in `rope_theta`, or, as Transformers 5 writes it, in `rope_parameters`. Scaled
-/// positions, which Flax's Gemma does not have, are refused rather than ignored.
-fn rope_theta(keys: &Object) -> Result<f64, ConfigError> {
-    let parameters = keys.object("rope_parameters")?;
-    for (key, scaling) in [
-        ("rope_scaling", keys.object("rope_scaling")?.as_ref()),
-        ("rope_parameters", parameters.as_ref()),
-    ] {
-        let Some(scaling) = scaling else { continue };
-        for name in ["rope_type", "type"] {
-            if scaling.string(name)?.is_some_and(|kind| kind != "default") {
-                return Err(keys.bad(
-                    key,
-                    keys.value(key).unwrap_or(&Value::Null),
-                    "Gemma's positions are not scaled; only the type \"default\" is supported",
-                ));
-            }
-        }
-    }
-    let nested = match &parameters {
-        Some(parameters) => parameters.number("rope_theta")?,
-        None => None,
-    };
-    let theta = keys
-        .number("rope_theta")?
-        .or(nested)
-        .unwrap_or(FLAX_ROPE_THETA);
-    if theta < 1.0 {
-        return Err(keys.bad("rope_theta", &Value::from(theta), "it must be at least 1"));
-    }
-    Ok(theta)
-}
-
-/// Whether a configuration says by -1, as Llama's do, that there is no padding token.
-fn is_no_padding(keys: &Object) -> bool {
-    let value = keys.value("pad_token_id").and_then(Value::as_i64);
-    value == Some(-1)
-}
-
-/// A token id whose absent key means `default`, and whose null means none.
-fn default_id(
-    keys: &Object,
-    key: &'static str,
-    vocab_size: usize,
-    default: u32,
-) -> Result<Option<u32>, ConfigError> {
-    Ok(match keys.token_id(key, vocab_size)? {
-        Some(id) => Some(id),
-        None if keys.has(key) || default as usize >= vocab_size => None,
-        None => Some(default),
-    })
-}
-
-/// Transformers writes `dtype` since 4.56, and `torch_dtype` before.
-fn dtype_hint(keys: &Object) -> Result<Option<DType>, ConfigError> {
-    let name = match keys.string("dtype")? {
-        Some(name) => Some(name),
-        None => keys.string("torch_dtype")?,
-    };
-    Ok(name.and_then(DType::from_numpy_name))
 }

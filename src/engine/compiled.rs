@@ -94,8 +94,8 @@ fn rope_tables(
     let ropes = spec.gemma.spec().ropes.iter();
     ropes
         .map(|rope| {
-            let RopeTables { tables, half, .. } = RopeTables::new(rope, positions);
-            let dims = [positions as i64, half as i64];
+            let RopeTables { tables, pairs, .. } = RopeTables::new(rope, positions);
+            let dims = [positions as i64, pairs as i64];
             let upload = |values: Vec<f32>| {
                 let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
                 devices.upload(&bytes, hlo::ElementType::F32, &dims)

@@ -231,12 +231,12 @@ impl Engine {
         let results = self.devices.run(&ready.compiled.executable, &all)?;
         let layers = match ready.program.caches() {
             Caches::None => 0,
-            Caches::Made | Caches::Updated { .. } => self.spec.gemma.spec().layers.len(),
+            Caches::Made | Caches::Updated { .. } => self.spec.gemma.spec().caches(),
         };
         let found = results.len();
         Outcome::take(results, layers).ok_or_else(|| Error::UnexpectedResult {
             program: P::NAME,
-            expected: format!("its results and the caches of {layers} layers"),
+            expected: format!("its results and {layers} caches"),
             found: format!("{found} arrays"),
         })
     }

@@ -15,7 +15,7 @@ use crate::dtype::DType;
 use crate::executables::SavedExecutables;
 use crate::kernel::{self, CpuOps};
 use crate::model::{ModelSpec, Ops, Parameter, Xla};
-use crate::pjrt::{Buffer, Client, HostBuffer, NamedValue, Plugin};
+use crate::pjrt::{Buffer, Client, Device, HostBuffer, NamedValue, Plugin};
 use crate::plugin::{self, Platform};
 use crate::sharding::AxisShare;
 
@@ -86,7 +86,10 @@ pub(super) fn prepare(
 fn ops(client: &Client) -> Arc<dyn Ops> {
     match kernel::are_available(client) {
         true => Arc::new(CpuOps),
-        false => Arc::new(Xla::for_platform(client.platform_name())),
+        false => {
+            let kind = client.devices().first().map_or("", Device::kind);
+            Arc::new(Xla::for_device(client.platform_name(), kind))
+        }
     }
 }
 

@@ -33,7 +33,8 @@ impl BatchPrograms {
         let chunk = prompt_chunk(batch);
         let extensions = prompt_tokens.saturating_sub(1) / chunk;
         let prompt = prompt_bucket(prompt_tokens - extensions * chunk);
-        let cache = cache_bucket(prompt + extensions * chunk + new_tokens);
+        let columns = prompt + extensions * chunk;
+        let cache = cache_bucket(columns + new_tokens);
         Self {
             prefill: Prefill {
                 batch,
@@ -46,6 +47,7 @@ impl BatchPrograms {
                 chunk,
                 rows,
                 cache,
+                reach: prompt_bucket(columns).min(cache),
             },
             extensions,
             decode: Decode {
@@ -158,14 +160,17 @@ impl ProgramKey {
     /// How it is compiled, for devices with these ids, one a replica.
     pub fn compile_options(self, spec: &ModelSpec, devices: &[i64]) -> CompileOptions {
         let mut overrides = Vec::new();
-        if !self.excess_precision() {
-            let name = "xla_allow_excess_precision".to_owned();
-            overrides.push((name, OptionValue::Bool(false)));
-            let rounding = spec.ops.rounding_options(spec.compute).iter();
-            overrides.extend(rounding.map(|&(name, value)| {
+        let mut add = |options: &[(&str, &str)]| {
+            overrides.extend(options.iter().map(|&(name, value)| {
                 let value = OptionValue::String(value.to_owned());
                 (name.to_owned(), value)
             }));
+        };
+        add(spec.ops.compile_options());
+        if !self.excess_precision() {
+            add(spec.ops.rounding_options(spec.compute));
+            let name = "xla_allow_excess_precision".to_owned();
+            overrides.push((name, OptionValue::Bool(false)));
         }
         CompileOptions {
             overrides,

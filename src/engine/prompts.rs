@@ -66,9 +66,9 @@ impl<'a> PaddedPrompts<'a> {
 
         if let Some(program) = further {
             let shape = programs.extend;
-            let key_mask = self.key_mask(rows, shape.cache, |index| index);
-            let cache_dims = [shape.batch as i64, shape.cache as i64];
-            let mut key_mask = devices.upload_rows_s32(&key_mask, &cache_dims)?;
+            let key_mask = self.key_mask(rows, shape.reach, |index| index);
+            let mask_dims = [shape.batch as i64, shape.reach as i64];
+            let mut key_mask = devices.upload_rows_s32(&key_mask, &mask_dims)?;
             let dims = [shape.batch as i64, shape.chunk as i64];
             for slot in (columns.end..self.length).step_by(shape.chunk) {
                 let columns = slot..slot + shape.chunk;

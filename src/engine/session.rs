@@ -215,10 +215,11 @@ impl<'a> Session<'a> {
         for (slot, &id) in ids[group * chunk..].iter_mut().zip(part) {
             *slot = id as i32;
         }
-        // The other groups run their part where nobody sees it: after what their rows may use.
+        // The other groups run a part without tokens, and write it where nobody sees it: after what
+        // their rows may use.
         let mut starts = vec![(self.cache - chunk) as i32; groups];
         let mut rows = vec![0; groups];
-        let mut last = vec![0; groups];
+        let mut last = vec![-1; groups];
         starts[group] = start as i32;
         rows[group] = (row % self.rows_on_device) as i32;
         last[group] = (part.len() - 1) as i32;

@@ -81,9 +81,10 @@ impl Ops for CpuOps {
         }
         let [rows, _, count, head_dim] = call.queries.sizes();
         let [_, kv_heads, slots, _] = call.cache.keys.sizes();
-        let (slot, key_mask) = match call.place {
-            Place::Shared { slot, key_mask } => (slot, key_mask),
-            Place::Own { slots: own } => {
+        let (slot, key_mask) = match (call.ring, call.place) {
+            (Some(ring), _) => (ring.last, ring.seen),
+            (None, Place::Shared { slot, key_mask }) => (slot, key_mask),
+            (None, Place::Own { slots: own }) => {
                 let b = own.builder();
                 (own, b.filled(ElementType::S32, &[rows, slots], 1.0))
             }
@@ -118,10 +119,10 @@ fn attributes(heads: &Heads, head_dim: i64) -> CustomCallOptions {
         attributes.push(format!("window = {window} : i64"));
     }
     if let Some(cap) = heads.score_cap {
-        attributes.push(format!("softcap = {cap:e} : f32"));
+        attributes.push(format!("softcap = {cap:.9e} : f32"));
     }
     if heads.score_divisor != (head_dim as f64).sqrt() {
-        attributes.push(format!("scale = {:e} : f32", 1.0 / heads.score_divisor));
+        attributes.push(format!("scale = {:.9e} : f32", 1.0 / heads.score_divisor));
     }
     let backend_config = match attributes.is_empty() {
         true => String::new(),

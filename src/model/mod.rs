@@ -22,8 +22,12 @@ pub use nn::{CachedAttention, Gemma, Heads, LayerCache, Place, RopeTables, Rotar
 pub use ops::{Ops, Xla};
 pub use parameters::{KernelLayout, Parameter, ParameterId, Role};
 pub use ports::Ports;
-pub use spec::{AttentionSpec, GemmaSpec, LayerSpec, MlpSpec, Norms, RopeSpec};
+pub use spec::{
+    AttentionSpec, ExpertsSpec, GemmaSpec, LayerSpec, MlpSpec, NormRounding, NormSpec, Norms,
+    PerLayerSpec, RopeSpec,
+};
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use hlo::{ArrayShape, ElementType};
@@ -55,6 +59,21 @@ pub struct ModelSpec {
 /// what is stored and on what is computed in.
 pub fn parameters(config: &GemmaConfig) -> Vec<Parameter> {
     declare(config, DType::F32, &|_| DType::F32).1
+}
+
+/// The names of parameters that checkpoints may have for a model of this configuration and that it
+/// does not use: keys and values of layers that share the cache of another.
+pub fn unused_parameters(config: &GemmaConfig) -> Vec<String> {
+    let used = parameters(config);
+    let mut spec = GemmaSpec::new(config);
+    for layer in &mut spec.layers {
+        layer.attention.shares_cache = false;
+    }
+    let declarations = Declarations::new(DType::F32, &|_| DType::F32);
+    Gemma::new(&declarations.root(), spec, |layer| layer.to_string());
+    let all = declarations.into_table().into_iter().map(|p| p.name);
+    let used: HashSet<&str> = used.iter().map(|p| p.name.as_str()).collect();
+    all.filter(|name| !used.contains(name.as_str())).collect()
 }
 
 fn declare(
@@ -129,15 +148,26 @@ impl ModelSpec {
         self.ops.decode_rows(self.compute, batch)
     }
 
-    /// The shapes of the caches on a device, a layer each: [rows, kv_heads, length, head_dim].
+    /// The layers that have a cache, in the order of the caches.
+    fn caching(&self) -> impl Iterator<Item = &AttentionSpec> {
+        let attentions = self
+            .gemma
+            .spec()
+            .layers
+            .iter()
+            .map(|layer| &layer.attention);
+        attentions.filter(|attention| !attention.shares_cache)
+    }
+
+    /// The shapes of the caches on a device, one each layer that has one: [rows, kv_heads, length,
+    /// head_dim], with fewer slots in a layer whose window is shorter than `length`.
     pub fn cache_shapes(&self, rows: usize, length: usize) -> Vec<LayerCache<ArrayShape>> {
         let element_type = self.ops.cache_type(self.compute);
-        let layers = self.gemma.spec().layers.iter();
-        layers
-            .map(|layer| {
-                let attention = &layer.attention;
+        self.caching()
+            .map(|attention| {
                 let heads = attention.key_values.units_on_device(self.mesh);
-                let dims = [rows, heads, length, attention.head_dim];
+                let slots = attention.cache_slots(length);
+                let dims = [rows, heads, slots, attention.head_dim];
                 let shape = programs::array(element_type, &dims);
                 LayerCache {
                     keys: shape.clone(),
@@ -154,12 +184,33 @@ impl ModelSpec {
         shapes.map(|shape| shape.byte_size()).sum()
     }
 
-    /// The shapes of the tables of each rotary embedding: [positions, head_dim / 2].
+    /// Bytes of the tokens of one row in the caches on a device, `filled` of them, where layers
+    /// keep no more than their window.
+    pub fn filled_cache_bytes(&self, filled: f64) -> f64 {
+        let one = self.cache_shapes(1, 1).into_iter();
+        let layers = one.zip(self.caching());
+        let bytes = layers.map(|(cache, attention)| {
+            let token: usize = cache.items().iter().map(ArrayShape::byte_size).sum();
+            let kept = attention.window.map_or(filled, |w| filled.min(w as f64));
+            token as f64 * kept
+        });
+        bytes.sum()
+    }
+
+    /// Bytes of the caches on a device if every layer kept all tokens: what windows save is the
+    /// difference to [`cache_bytes`](Self::cache_bytes).
+    pub fn cache_bytes_without_windows(&self, rows: usize, length: usize) -> usize {
+        let one = self.cache_shapes(rows, 1).into_iter();
+        let shapes = one.flat_map(Ports::items);
+        shapes.map(|shape| shape.byte_size() * length).sum()
+    }
+
+    /// The shapes of the tables of each rotary embedding: [positions, pairs].
     pub fn rope_shapes(&self, positions: usize) -> Vec<Rotary<ArrayShape>> {
         let ropes = self.gemma.spec().ropes.iter();
         ropes
             .map(|rope| {
-                let table = programs::array(ElementType::F32, &[positions, rope.head_dim / 2]);
+                let table = programs::array(ElementType::F32, &[positions, rope.pairs]);
                 Rotary {
                     sin: table.clone(),
                     cos: table,

@@ -14,7 +14,10 @@ use crate::sharding::{Axis, AxisShare, Mesh, Split};
 pub enum Role {
     /// An embedding table [vocab, hidden], which is the head as well where the head is tied.
     Embedding,
-    /// The kernel of a projection, [in, out] in the checkpoint.
+    /// A table of which rows are looked up, and nothing else.
+    Table,
+    /// The kernel of a projection, [in, out] in the checkpoint; of experts, with an axis for them
+    /// in the middle, or first.
     Kernel,
     /// The bias of a projection, \[out\].
     Bias,
@@ -60,6 +63,22 @@ impl Parameter {
     /// Whether it is a table of token embeddings.
     pub fn is_embedding(&self) -> bool {
         self.role == Role::Embedding
+    }
+
+    /// Whether a step reads single rows of it alone: a table, and the embedding where the head is
+    /// not `tied` to it.
+    pub fn is_looked_up(&self, tied: bool) -> bool {
+        match self.role {
+            Role::Table => true,
+            Role::Embedding => !tied,
+            Role::Kernel | Role::Bias | Role::Norm => false,
+        }
+    }
+
+    /// Bytes of one row.
+    pub fn row_bytes(&self) -> usize {
+        let row: usize = self.axes.iter().skip(1).map(Axis::size).product();
+        row * self.dtype.size()
     }
 
     /// Whether the device holds the transpose of what the checkpoint has.
@@ -169,7 +188,7 @@ impl<'a> Scope<'a> {
         let name = joined(&self.flax, name);
         let dtype = match role {
             Role::Norm => (self.declarations.stored)(&name),
-            Role::Embedding | Role::Kernel | Role::Bias => self.declarations.compute,
+            Role::Embedding | Role::Table | Role::Kernel | Role::Bias => self.declarations.compute,
         };
         let mut table = self.declarations.table.borrow_mut();
         let id = ParameterId(table.len());
@@ -200,6 +219,12 @@ impl Declared<'_> {
     pub fn pytorch(self, name: &str, axes: &'static str, view: &'static str) -> Self {
         let name = joined(&self.scope.flax, name);
         self.stored_as(Naming::PyTorch, name, Part::whole(axes, view))
+    }
+
+    /// PyTorch calls it `name` at the place of this scope, where it may be a part of an array.
+    pub fn pytorch_part(self, name: &str, part: Part) -> Self {
+        let name = joined(&self.scope.flax, name);
+        self.stored_as(Naming::PyTorch, name, part)
     }
 
     /// DeepMind calls it `name`, at the place of this scope.

@@ -7,6 +7,7 @@ use super::ModelSpec;
 use super::ops::Ops;
 use super::parameters::ParameterId;
 use crate::dtype::DType;
+use crate::sharding::Axis;
 
 /// A pass through the model in one computation. Parameters are values of that computation: entry
 /// parameters outside of the decode loop, elements of the loop's state inside of it.
@@ -111,21 +112,21 @@ impl<'a, 'b> Pass<'a, 'b> {
         }
     }
 
-    /// The first row of the vocabulary that this device holds, a scalar s32; none where it holds
-    /// them all.
-    pub fn vocabulary_offset(&self) -> Option<Tensor<'b>> {
+    /// The first unit of an axis that this device holds, a scalar s32; none where there is one
+    /// device alone. The axis is split evenly, or padded.
+    pub fn first_unit(&self, axis: &Axis) -> Option<Tensor<'b>> {
         let devices = self.model_devices();
         if devices == 1 {
             return None;
         }
         let replica = self.b.replica().convert(ElementType::S32);
         let index = replica % devices as f64;
-        let share = self
-            .spec
-            .gemma
-            .spec()
-            .vocabulary
-            .size_on_device(self.spec.mesh);
-        Some(index * share as f64)
+        Some(index * axis.units_on_device(self.spec.mesh) as f64)
+    }
+
+    /// The first row of the vocabulary that this device holds, a scalar s32; none where it holds
+    /// them all.
+    pub fn vocabulary_offset(&self) -> Option<Tensor<'b>> {
+        self.first_unit(&self.spec.gemma.spec().vocabulary)
     }
 }

@@ -113,7 +113,11 @@ impl NameTable {
     /// PyTorch's name of a parameter by Flax's name, and whether PyTorch has it transposed; none
     /// for a name that the table does not have.
     pub(crate) fn pytorch(&self, name: &str) -> Option<(String, bool)> {
-        for rule in self.rules.iter().filter(|r| r.naming == Naming::PyTorch) {
+        // Arrays of three axes, or of several parameters, are written under Flax's names.
+        let matrix = |axes: &str| axes.chars().filter(|c| *c != ' ').count() <= 2;
+        let rules = self.rules.iter();
+        let rules = rules.filter(|r| r.naming == Naming::PyTorch && matrix(r.axes));
+        for rule in rules {
             for part in &rule.parts {
                 if let Some(number) = matched(&part.name, name) {
                     let stored = filled(&rule.stored, number).replace('/', ".");

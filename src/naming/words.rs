@@ -34,7 +34,8 @@ impl fmt::Display for Naming {
 /// Flax.
 ///
 /// Letters stand for axes: v vocabulary, d width, f width of the MLP, n query heads, k key and
-/// value heads, h width of a head, i and o what goes into a projection and what comes out of it. A
+/// value heads, h width of a head, i and o what goes into a projection and what comes out of it, l
+/// layers, p width of a layer's own input, e experts, s a single number. A
 /// digit is an axis of that size along which several parameters lie. `d (k h)` is a matrix whose
 /// second dimension runs over heads and within them.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -96,8 +96,8 @@ impl Roofline {
             .parameters
             .iter()
             .map(|parameter| {
-                if parameter.is_embedding() && !spec.config.tie_word_embeddings() {
-                    programs.decode.rows * spec.config.hidden_size() * parameter.dtype.size()
+                if parameter.is_looked_up(spec.config.tie_word_embeddings()) {
+                    programs.decode.rows * parameter.row_bytes()
                 } else {
                     parameter.byte_size(spec.mesh)
                 }
@@ -117,6 +117,13 @@ impl Roofline {
 pub(super) fn cache_bytes(spec: &ModelSpec, programs: &BatchPrograms) -> u64 {
     let decode = &programs.decode;
     spec.cache_bytes(decode.rows, decode.cache) as u64
+}
+
+/// Bytes that windows save of a device's keys and values.
+pub(super) fn cache_bytes_saved(spec: &ModelSpec, programs: &BatchPrograms) -> u64 {
+    let decode = &programs.decode;
+    let whole = spec.cache_bytes_without_windows(decode.rows, decode.cache) as u64;
+    whole - cache_bytes(spec, programs)
 }
 
 /// Bytes of a device's parameters and caches: what every program that runs steps has to hold.

@@ -10,11 +10,17 @@
 //! 128 up to v5p; for v6e the scaling book has units of 256 × 256, and the same count gives the
 //! same 1.75 GHz that v5p has.
 
+use crate::model::Xla;
+
 /// A generation of TPU chips.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Chip {
     /// Its name, as topologies begin with it.
     pub name: &'static str,
+    /// What Google Cloud's accelerator types begin with.
+    pub accelerator: &'static str,
+    /// libtpu's name of the device.
+    pub kind: &'static str,
     /// Bytes of its high-bandwidth memory, as published. A program can use a little less, and the
     /// compiler knows how much.
     pub memory: u64,
@@ -37,6 +43,8 @@ const GB: u64 = 1_000_000_000;
 pub const CHIPS: [Chip; 4] = [
     Chip {
         name: "v4",
+        accelerator: "v4",
+        kind: "TPU v4",
         memory: 32 * GIB,
         bandwidth: 1200e9,
         peak: 275e12,
@@ -46,6 +54,8 @@ pub const CHIPS: [Chip; 4] = [
     },
     Chip {
         name: "v5e",
+        accelerator: "v5litepod",
+        kind: "TPU v5 lite",
         memory: 16 * GB,
         bandwidth: 819e9,
         peak: 197e12,
@@ -55,6 +65,8 @@ pub const CHIPS: [Chip; 4] = [
     },
     Chip {
         name: "v5p",
+        accelerator: "v5p",
+        kind: "TPU v5",
         memory: 95 * GB,
         bandwidth: 2765e9,
         peak: 459e12,
@@ -64,6 +76,8 @@ pub const CHIPS: [Chip; 4] = [
     },
     Chip {
         name: "v6e",
+        accelerator: "v6e",
+        kind: "TPU v6 lite",
         memory: 32 * GB,
         bandwidth: 1640e9,
         peak: 918e12,
@@ -74,6 +88,11 @@ pub const CHIPS: [Chip; 4] = [
 ];
 
 impl Chip {
+    /// The operations of a program for it.
+    pub(super) fn ops(&self) -> Xla {
+        Xla::for_device("tpu", self.kind)
+    }
+
     /// Cycles in which the chip reads `bytes` from its memory, at best.
     pub fn cycles_to_read(&self, bytes: u64) -> u64 {
         (bytes as f64 / self.bandwidth * self.clock).round() as u64

@@ -10,7 +10,7 @@ use super::measure::measure;
 use super::report::SmallestMesh;
 use super::topologies::TpuSlice;
 use crate::engine::BatchPrograms;
-use crate::model::{ModelSpec, Xla};
+use crate::model::ModelSpec;
 use crate::sharding::Mesh;
 
 /// What the search is for.
@@ -83,7 +83,9 @@ impl MeshSearch<'_> {
 
     fn candidate(&self, mesh: Mesh) -> Option<Candidate> {
         let request = self.request;
-        let spec = request.source.spec(request.dtype, Xla::TPU, mesh);
+        let spec = request
+            .source
+            .spec(request.dtype, self.slice.chip.ops(), mesh);
         let spec = spec.ok()?;
         let new_tokens = request.max_length - self.prompt_tokens;
         let programs =

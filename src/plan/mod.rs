@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use crate::compile_cache::CompileCache;
 use crate::dtype::DType;
 use crate::engine::BatchPrograms;
-use crate::model::{Distribution, ModelSpec, Xla};
+use crate::model::{Distribution, ModelSpec};
 use crate::pjrt::Plugin;
 use crate::plugin;
 use crate::sharding::Mesh;
@@ -96,7 +96,7 @@ pub fn plan(request: &Request, progress: &(dyn Fn(CompileEvent<'_>) + Sync)) -> 
             devices: slice.chips,
         });
     }
-    let spec = request.source.spec(request.dtype, Xla::TPU, mesh)?;
+    let spec = request.source.spec(request.dtype, slice.chip.ops(), mesh)?;
     let prompt_tokens = request.checked_prompt_tokens(&spec)?;
     let new_tokens = request.max_length - prompt_tokens;
     let programs = BatchPrograms::new(&spec, request.batch_size, prompt_tokens, new_tokens);
@@ -170,6 +170,7 @@ pub fn plan(request: &Request, progress: &(dyn Fn(CompileEvent<'_>) + Sync)) -> 
         bytes_per_device: measures.bytes(),
         parameter_bytes_per_device: distribution.bytes_per_device,
         cache_bytes_per_device: cache_bytes,
+        cache_bytes_saved_by_windows: bound::cache_bytes_saved(&spec, &programs),
         temporaries_per_cache: memory
             .map(|memory| memory.temporaries as f64 / cache_bytes.max(1) as f64),
         memory,

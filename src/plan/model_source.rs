@@ -9,7 +9,7 @@ use crate::dtype::DType;
 use crate::engine::checkpoint_dtype;
 use crate::model::{ModelSpec, Ops};
 use crate::sharding::Mesh;
-use crate::source::{open_checkpoint, open_config};
+use crate::source::{fitted, open_checkpoint, open_config};
 
 /// Where the model's geometry comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl ModelSource {
         let checkpoint = match self {
             ModelSource::Named(_) => None,
             ModelSource::Folder(path) => match open_checkpoint(path) {
-                Ok(checkpoint) => Some(checkpoint.for_vocabulary(config.vocab_size())),
+                Ok(checkpoint) => Some(fitted(&checkpoint, &config)),
                 // A plan needs no weights.
                 Err(checkpoint::Error::NotFound { .. }) => None,
                 Err(error) => return Err(error.into()),

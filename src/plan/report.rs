@@ -54,6 +54,8 @@ pub struct Report {
     pub parameter_bytes_per_device: u64,
     /// Bytes of the caches.
     pub cache_bytes_per_device: u64,
+    /// What the caches would take beyond that if layers with a window kept all tokens.
+    pub cache_bytes_saved_by_windows: u64,
     /// What each program takes; of several that run the prompts, the largest.
     pub memory: PerProgram<Memory>,
     /// Temporaries over the bytes of the caches. Close to 1 where a program copies its caches.

@@ -66,13 +66,20 @@ impl TpuSlice {
         })
     }
 
-    /// The slice of that name.
+    /// Google Cloud's accelerator type of it: `v5litepod-8`, or `v5p-16`, where the number is that
+    /// of cores.
+    pub fn accelerator_type(&self) -> String {
+        let cores = self.chips * self.chip.cores as usize;
+        format!("{}-{cores}", self.chip.accelerator)
+    }
+
+    /// The slice of that name, which is libtpu's or Google Cloud's.
     ///
     /// # Errors
     /// An unknown name; the message lists the known ones.
     pub fn named(name: &str) -> Result<Self> {
         Self::all()
-            .find(|slice| slice.name == name)
+            .find(|slice| slice.name == name || slice.accelerator_type() == name)
             .ok_or_else(|| Error::UnknownTopology {
                 name: name.chars().take(64).collect(),
                 known: Self::all()
@@ -108,6 +115,22 @@ mod tests {
         for slice in TpuSlice::all() {
             assert!(slice.name.starts_with(&format!("{}:", slice.chip.name)));
         }
+    }
+
+    #[test]
+    fn accelerator_types_name_slices_too() {
+        for (accelerator_type, name) in [
+            ("v5litepod-1", "v5e:1x1"),
+            ("v5litepod-8", "v5e:2x4"),
+            ("v6e-4", "v6e:2x2"),
+            ("v5p-8", "v5p:2x2x1"),
+            ("v4-16", "v4:2x2x2"),
+        ] {
+            assert_eq!(TpuSlice::named(accelerator_type).unwrap().name, name);
+        }
+        let mut types: Vec<_> = TpuSlice::all().map(|s| s.accelerator_type()).collect();
+        types.dedup();
+        assert_eq!(types.len(), TpuSlice::all().count());
     }
 
     #[test]

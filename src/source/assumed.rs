@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::checkpoint::open_checkpoint;
+use super::checkpoint::{fitted, open_checkpoint};
 use crate::checkpoint::Checkpoint;
 use crate::config::{ConfigError, GEOMETRIES, GemmaConfig};
 use crate::input_file;
@@ -52,8 +52,7 @@ fn recognised(checkpoint: &Checkpoint) -> Option<(GemmaConfig, &'static str)> {
                 (parameter.name, shape)
             })
             .collect();
-        let checkpoint = checkpoint.for_vocabulary(config.vocab_size());
-        let fits = checkpoint
+        let fits = fitted(checkpoint, &config)
             .compare(&expected)
             .is_ok_and(|found| found.fits());
         fits.then_some((config, name))

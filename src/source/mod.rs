@@ -8,6 +8,6 @@ mod model;
 pub use assumed::open_config;
 #[cfg(feature = "cli")]
 pub(crate) use assumed::tokenizer_folder;
-pub use checkpoint::open_checkpoint;
+pub use checkpoint::{fitted, open_checkpoint};
 pub use loaded::{Completion, LoadedModel};
 pub use model::Model;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::assumed::{open_config, tokenizer_folder};
-use super::checkpoint::open_checkpoint;
+use super::checkpoint::{fitted, open_checkpoint};
 use super::loaded::LoadedModel;
 use crate::checkpoint::Checkpoint;
 use crate::config::GemmaConfig;
@@ -40,7 +40,7 @@ impl Model {
             );
         }
         Ok(Self {
-            checkpoint: open_checkpoint(folder)?.for_vocabulary(config.vocab_size()),
+            checkpoint: fitted(&open_checkpoint(folder)?, &config),
             tokenizer: Tokenizer::from_dir(&tokenizer_folder(folder))?,
             folder: folder.to_path_buf(),
             config,

@@ -101,13 +101,13 @@ fn an_unknown_activation_is_named() {
 fn an_unknown_model_type_is_named() {
     assert_says(
         &refused(with(json!({"model_type": "llama"}))),
-        "unknown model_type \"llama\" (known: gemma)",
+        "unknown model_type \"llama\" (known: gemma, gemma2, ",
     );
 }
 
 #[test]
 fn later_gemmas_are_said_to_be_unsupported() {
-    for later in ["gemma2", "gemma3", "gemma3_text"] {
+    for later in ["gemma3n", "gemma3n_text", "gemma4_unified"] {
         let message = refused(with(json!({"model_type": later})));
         assert_says(
             &message,

@@ -1,5 +1,6 @@
-//! Configurations: the rules of Transformers' GemmaConfig, and what is refused.
+//! Configurations: the rules of Transformers' classes, and what is refused.
 
+mod family;
 mod files;
 mod keys;
 mod mangled;

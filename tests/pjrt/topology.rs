@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use gemma_xla::pjrt::{CompileOptions, ErrorCode, Plugin, Topology};
+use gemma_xla::plan;
 use gemma_xla::plugin::{TPU_COMPILE_VARIABLES, locate};
 use hlo::{BinaryOp, Computation, ElementType};
 
@@ -45,6 +46,11 @@ fn libtpu_compiles_for_a_topology_without_a_tpu() {
 }
 
 fn compile_for_tpus(plugin: &Plugin) {
+    for chip in plan::CHIPS {
+        let slice = plan::TpuSlice::all().find(|slice| slice.chip.name == chip.name);
+        let topology = Topology::create(plugin, slice.unwrap().name, &[]).unwrap();
+        assert_eq!(topology.devices()[0].kind, chip.kind);
+    }
     let topology = Topology::create(plugin, "v5e:2x2", &[]).unwrap();
     assert_eq!(topology.platform_name(), "tpu");
     assert!(!topology.platform_version().is_empty());

@@ -121,6 +121,39 @@ impl Builder {
         self.gather(table, ids, dims)
     }
 
+    /// The slices `ids` \[n\] of `x` along `dim`, in that order: dimension `dim` of the result has
+    /// size n. An id beyond the dimension takes the nearest slice.
+    ///
+    /// # Errors [`Error::ElementType`] where ids are no integers, [`Error::Dimensions`] where `x`
+    /// has no such dimension or the ids are not a vector.
+    pub fn take(&self, x: Value, dim: i64, ids: Value) -> Result<Value> {
+        let (shape, index) = (self.array("gather", x)?, self.array("gather", ids)?);
+        let context = Context {
+            op: "gather",
+            operands: &[&shape, &index],
+        };
+        context.size("dim", dim, &shape.dims)?;
+        if index.rank() != 1 {
+            return Err(context.dimensions("the ids are not a vector"));
+        }
+        let sizes = (0i64..).zip(&shape.dims);
+        let dims = GatherDims {
+            offset_dims: sizes
+                .clone()
+                .map(|(i, _)| i)
+                .filter(|&i| i != dim)
+                .collect(),
+            collapsed_slice_dims: vec![dim],
+            start_index_map: vec![dim],
+            index_vector_dim: 1,
+            slice_sizes: sizes
+                .map(|(i, &size)| if i == dim { 1 } else { size })
+                .collect(),
+            indices_are_sorted: false,
+        };
+        self.gather(x, ids, dims)
+    }
+
     /// The operand with a window of `updates` merged into it at each index by `combine(old,
     /// update)`; a window that would pass the end is left out. The order in which windows are
     /// merged is not defined.

@@ -143,6 +143,11 @@ impl<'b> Tensor<'b> {
         self.apply([ids], |b, x, [ids]| b.take_rows(x, ids))
     }
 
+    /// The slices along `dim` by number: `ids` \[n\] (s32) give n of them.
+    pub fn take(self, dim: i64, ids: Tensor<'b>) -> Self {
+        self.apply([ids], |b, x, [ids]| b.take(x, dim, ids))
+    }
+
     /// The sum over these dimensions.
     pub fn sum(self, dims: &[i64]) -> Self {
         self.apply([], |b, x, []| b.reduce_sum(x, dims))

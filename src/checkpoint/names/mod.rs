@@ -4,10 +4,11 @@
 //! Which names there are is declared by the model's modules, as
 //! [`StoredAs`](crate::naming::StoredAs); here they are applied. Dots between names count as
 //! slashes, what programs wrap a model in as nothing, and the `model/` that all of Flax's names
-//! begin with may be missing. No bytes move: what is stored in another order, or several tensors in
-//! one, becomes views.
+//! begin with may be missing. Of a multimodal model the text model is taken. No bytes move: what is
+//! stored in another order, or several tensors in one, becomes views.
 
 mod notation;
+mod parts;
 mod stacked;
 
 use std::collections::BTreeMap;
@@ -38,18 +39,28 @@ const WRAPPED: [&str; 3] = [
 /// What Flax's names begin with where the model has a head, and do not where it is the model alone.
 const MODEL: &str = "model/";
 
-/// The tensors by Flax's names and in Flax's layouts, and what they were stored by. Tensors that
-/// the table does not name stay as they are.
-pub(super) fn canonical(stored: &Tensors, table: &NameTable) -> Result<(Tensors, Naming)> {
-    let names = plain_names(stored.keys().map(Arc::as_ref));
+/// Tensors by Flax's names.
+pub(super) struct Canonical {
+    pub tensors: Tensors,
+    /// What they were stored by.
+    pub naming: Naming,
+    /// The parts of a multimodal model that are left out, each with the number of its tensors.
+    pub other_parts: Vec<String>,
+}
+
+/// The tensors by Flax's names and in Flax's layouts. Tensors that the table does not name stay as
+/// they are.
+pub(super) fn canonical(stored: &Tensors, table: &NameTable) -> Result<Canonical> {
+    let Plain { names, other_parts } = Plain::of(stored.keys().map(Arc::as_ref));
     let width = names
         .iter()
         .zip(stored.values())
-        .find_map(|(name, tensor)| table.width(name, tensor.shape()));
+        .find_map(|(name, tensor)| table.width(name.as_ref()?, tensor.shape()));
 
     let mut found = Naming::Unknown;
     let mut tensors = Tensors::new();
     for (plain, tensor) in names.into_iter().zip(stored.values()) {
+        let Some(plain) = plain else { continue };
         let plain = &with_model(plain, table);
         if table.is_own(plain) {
             if found == Naming::Unknown {
@@ -86,15 +97,19 @@ pub(super) fn canonical(stored: &Tensors, table: &NameTable) -> Result<(Tensors,
             insert(&mut tensors, tensor.viewed(name, layout))?;
         }
     }
-    Ok((tensors, found))
+    Ok(Canonical {
+        tensors,
+        naming: found,
+        other_parts,
+    })
 }
 
 /// The table that names the most of the stored tensors; the first of equals.
 pub(super) fn best<'t>(stored: &Tensors, tables: &'t [NameTable]) -> Option<&'t NameTable> {
-    let names = plain_names(stored.keys().map(Arc::as_ref));
+    let Plain { names, .. } = Plain::of(stored.keys().map(Arc::as_ref));
     let known = |table: &NameTable| {
         let known = |name: &&String| is_known(&with_model((*name).clone(), table), table);
-        names.iter().filter(known).count()
+        names.iter().flatten().filter(known).count()
     };
     // `max_by_key` gives the last of equals.
     tables.iter().rev().max_by_key(|table| known(table))
@@ -108,32 +123,64 @@ pub(super) fn unstacked(stored: &Tensors, tables: &[NameTable]) -> Result<Option
     stacked::unstacked(stored, tables)
 }
 
-/// The stored names as the table writes them.
-fn plain_names<'n>(stored: impl Iterator<Item = &'n str>) -> Vec<String> {
-    let plain = |name: &str| {
-        let name = name.replace('.', "/");
-        match WRAPPED.iter().any(|part| name.contains(part)) {
-            false => name,
-            true => {
-                let parts = name.split('/').filter(|part| !WRAPPED.contains(part));
-                parts.collect::<Vec<_>>().join("/")
+/// The stored names as a table writes them.
+struct Plain {
+    /// A name for each stored one; none for a tensor of another part of a multimodal model.
+    names: Vec<Option<String>>,
+    /// Those parts.
+    other_parts: Vec<String>,
+}
+
+impl Plain {
+    fn of<'n>(stored: impl Iterator<Item = &'n str>) -> Self {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        let mut names: Vec<Option<String>> = stored
+            .map(|name| {
+                let name = unwrapped(name);
+                match parts::other_part(&name) {
+                    None => Some(name),
+                    Some(part) => {
+                        *counts.entry(part.to_owned()).or_default() += 1;
+                        None
+                    }
+                }
+            })
+            .collect();
+        let common = |names: &[Option<String>]| {
+            let all = |with: &str| names.iter().flatten().all(|name| name.starts_with(with));
+            let found = WRAPPINGS.iter().find(|with| all(with));
+            found.map(|found| found.len())
+        };
+        // They may be within each other: `params/params/…`.
+        while names.iter().any(Option::is_some)
+            && let Some(len) = common(&names)
+        {
+            for name in names.iter_mut().flatten() {
+                name.drain(..len);
             }
         }
-    };
-    let mut names: Vec<String> = stored.map(plain).collect();
-    let common = |names: &[String]| {
-        let is_common = |with: &&&str| names.iter().all(|name| name.starts_with(**with));
-        WRAPPINGS.iter().find(is_common).map(|found| found.len())
-    };
-    // They may be within each other: `params/params/…`.
-    while !names.is_empty()
-        && let Some(len) = common(&names)
-    {
-        for name in &mut names {
-            name.drain(..len);
+        for name in names.iter_mut().flatten() {
+            if let Some(alone) = parts::of_text(name) {
+                *name = alone;
+            }
+        }
+        Self {
+            names,
+            other_parts: parts::described(&counts),
         }
     }
-    names
+}
+
+/// The parts of a stored name joined by slashes, without those of PyTorch's wrappers.
+fn unwrapped(name: &str) -> String {
+    let name = name.replace('.', "/");
+    match WRAPPED.iter().any(|part| name.contains(part)) {
+        false => name,
+        true => {
+            let parts = name.split('/').filter(|part| !WRAPPED.contains(part));
+            parts.collect::<Vec<_>>().join("/")
+        }
+    }
 }
 
 /// The name, or the one with `model/` before it where the table knows only that.

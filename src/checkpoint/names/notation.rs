@@ -12,32 +12,54 @@ pub(super) struct Axes {
 }
 
 impl Axes {
-    /// Reads `2 k d h` against the dimensions of a tensor. `width` is the size that d must have,
-    /// where it is known.
+    /// Reads `2 k d h` against the dimensions of a tensor; `e (2 f) d` has a dimension that runs over
+    /// two axes. `width` is the size that d must have, where it is known.
     pub(super) fn fit(notation: &str, stored: &Layout, width: Option<usize>) -> Option<Self> {
-        let mut letters = Vec::new();
-        let mut parts = None;
-        let symbols: Vec<char> = notation.chars().filter(|c| *c != ' ').collect();
-        let shape = stored.shape();
-        if symbols.len() != shape.len() {
-            return None;
-        }
-        let dimensions = shape.into_iter().zip(&stored.dimensions);
-        for (symbol, (size, axes)) in symbols.into_iter().zip(dimensions) {
-            match (symbol.to_digit(10), axes.as_slice()) {
-                (Some(count), [axis]) if size == count as usize => parts = Some(axis.stride),
-                (Some(_), _) => return None,
-                (None, _) if symbol == 'd' && width.is_some_and(|width| width != size) => {
-                    return None;
-                }
-                (None, axes) => letters.push((symbol, axes.to_vec())),
-            }
-        }
-        Some(Axes {
-            letters,
+        let mut found = Axes {
+            letters: Vec::new(),
             offset: stored.offset,
-            parts,
-        })
+            parts: None,
+        };
+        let mut dimensions = stored.dimensions.iter();
+        let mut symbols = notation.chars().filter(|c| *c != ' ');
+        while let Some(symbol) = symbols.next() {
+            let axes = dimensions.next()?;
+            if symbol != '(' {
+                found.add(symbol, axes, width)?;
+                continue;
+            }
+            let (digit, letter) = (symbols.next()?, symbols.next()?);
+            let outer = digit.to_digit(10)? as usize;
+            let [axis] = axes.as_slice() else {
+                return None;
+            };
+            if symbols.next() != Some(')') || outer == 0 || !axis.size.is_multiple_of(outer) {
+                return None;
+            }
+            let inner = axis.size / outer;
+            let outer = Axis {
+                size: outer,
+                stride: axis.stride * inner,
+            };
+            let inner = Axis {
+                size: inner,
+                ..*axis
+            };
+            found.add(digit, &[outer], width)?;
+            found.add(letter, &[inner], width)?;
+        }
+        dimensions.next().is_none().then_some(found)
+    }
+
+    fn add(&mut self, symbol: char, axes: &[Axis], width: Option<usize>) -> Option<()> {
+        let size: usize = axes.iter().map(|axis| axis.size).product();
+        match (symbol.to_digit(10), axes) {
+            (Some(count), [axis]) if size == count as usize => self.parts = Some(axis.stride),
+            (Some(_), _) => return None,
+            (None, _) if symbol == 'd' && width.is_some_and(|width| width != size) => return None,
+            (None, axes) => self.letters.push((symbol, axes.to_vec())),
+        }
+        Some(())
     }
 
     /// The view that `notation`, such as `d (k h)`, asks for, of the part with this number.
@@ -82,6 +104,16 @@ mod tests {
         assert_eq!((layout.offset, layout.shape()), (105, vec![5, 21]));
         let strides: Vec<usize> = layout.axes().iter().map(|axis| axis.stride).collect();
         assert_eq!(strides, [7, 35, 1]);
+    }
+
+    #[test]
+    fn a_dimension_may_run_over_parts_and_within_them() {
+        let axes = Axes::fit("e (2 f) d", &Layout::stored(&[3, 14, 5]), Some(5)).unwrap();
+        let layout = axes.arrange("d e f", 1);
+        assert_eq!((layout.offset, layout.shape()), (35, vec![5, 3, 7]));
+        let strides: Vec<usize> = layout.axes().iter().map(|axis| axis.stride).collect();
+        assert_eq!(strides, [1, 70, 5]);
+        assert!(Axes::fit("e (2 f) d", &Layout::stored(&[3, 13, 5]), Some(5)).is_none());
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::input_file;
 use crate::json_text;
 use crate::model::{Distribution, ModelSpec, Xla, parameters};
 use crate::sharding::Mesh;
-use crate::source::{open_checkpoint, open_config, tokenizer_folder};
+use crate::source::{fitted, open_checkpoint, open_config, tokenizer_folder};
 use crate::tokenizer;
 
 /// Options of `inspect`.
@@ -73,9 +73,20 @@ struct Report {
     tokenizer: Tokenizer,
     /// How tensors and configuration differ; absent without a configuration.
     fit: Option<Fit>,
+    /// What a row of as many tokens as the model has positions for takes in the caches; absent
+    /// without a configuration.
+    caches: Option<CacheRow>,
     /// How the parameters are split over the devices of a mesh, where one was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     split: Option<MeshSplit>,
+}
+
+#[derive(Serialize)]
+struct CacheRow {
+    tokens: usize,
+    bytes: u64,
+    /// If layers with a window kept all tokens.
+    bytes_without_windows: u64,
 }
 
 #[derive(Serialize)]
@@ -138,6 +149,8 @@ struct Fit {
     untied_head: Option<String>,
     /// What is stored beside the parameters and is not loaded.
     left_out: Vec<String>,
+    /// Parts of a multimodal model that are not loaded.
+    other_parts: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -161,7 +174,7 @@ impl Report {
             Err(error) => (Err(error), None),
         };
         let checkpoint = match (open_checkpoint(model)?, &parsed) {
-            (checkpoint, Ok(config)) => checkpoint.for_vocabulary(config.vocab_size()),
+            (checkpoint, Ok(config)) => fitted(&checkpoint, config),
             (checkpoint, Err(_)) => checkpoint,
         };
         let tensors: Vec<TensorRow> = checkpoint.tensors().map(tensor_row).collect();
@@ -187,6 +200,10 @@ impl Report {
             Ok(config) => Some(fit(&checkpoint, config)?),
             Err(_) => None,
         };
+        let caches = match &parsed {
+            Ok(config) => caches(&checkpoint, config),
+            Err(_) => None,
+        };
         Ok(Report {
             path: checkpoint.path().display().to_string(),
             format: checkpoint.format().to_string(),
@@ -201,6 +218,7 @@ impl Report {
             total,
             config: config(folder, parsed, assumed),
             tokenizer: tokenizer(&tokenizer_folder(folder)),
+            caches,
             fit,
             split,
         })
@@ -216,6 +234,19 @@ fn split(checkpoint: &Checkpoint, config: &GemmaConfig, mesh: Mesh) -> anyhow::R
         mesh: mesh.to_string(),
         devices: mesh.devices(),
         distribution: Distribution::of(&spec),
+    })
+}
+
+/// What a row takes in the caches in the checkpoint's own dtype; none where the checkpoint has no
+/// fitting embedding, which says it.
+fn caches(checkpoint: &Checkpoint, config: &GemmaConfig) -> Option<CacheRow> {
+    let compute = checkpoint_dtype(checkpoint, config).ok()?;
+    let spec = ModelSpec::new(config.clone(), compute, Xla::CPU, Mesh::SINGLE, |_| compute).ok()?;
+    let tokens = config.max_position_embeddings();
+    Some(CacheRow {
+        tokens,
+        bytes: spec.cache_bytes(1, tokens) as u64,
+        bytes_without_windows: spec.cache_bytes_without_windows(1, tokens) as u64,
     })
 }
 
@@ -322,5 +353,6 @@ fn fit(checkpoint: &Checkpoint, config: &GemmaConfig) -> anyhow::Result<Fit> {
             .map(|head| head.stored_name().to_owned()),
         missing: comparison.missing.into_iter().map(named).collect(),
         left_out: comparison.left_out,
+        other_parts: comparison.other_parts,
     })
 }

@@ -94,6 +94,7 @@ fn lines(report: &Report, width: Option<u16>, out: &mut Page) -> std::fmt::Resul
     config(report, out)?;
     tensors(report, width, out)?;
     fit(report, out)?;
+    caches(report, out)?;
     match &report.split {
         Some(split) => mesh(split, width, out),
         None => Ok(()),
@@ -205,6 +206,23 @@ fn tensors(report: &Report, width: Option<u16>, out: &mut Page) -> std::fmt::Res
     Ok(())
 }
 
+fn caches(report: &Report, out: &mut Page) -> std::fmt::Result {
+    let Some(caches) = &report.caches else {
+        return Ok(());
+    };
+    write!(
+        out,
+        "caches      a row of {} tokens takes {} bytes",
+        grouped(caches.tokens as u64),
+        grouped(caches.bytes)
+    )?;
+    if caches.bytes < caches.bytes_without_windows {
+        let all = grouped(caches.bytes_without_windows);
+        write!(out, ", {all} if layers with a window kept all tokens")?;
+    }
+    writeln!(out)
+}
+
 fn fit(report: &Report, out: &mut Page) -> std::fmt::Result {
     let Some(fit) = &report.fit else {
         writeln!(out)?;
@@ -216,6 +234,9 @@ fn fit(report: &Report, out: &mut Page) -> std::fmt::Result {
             out,
             "the tensors are those that the configuration describes"
         )?;
+    }
+    for part in &fit.other_parts {
+        writeln!(out, "left out    {part}, not of the text model")?;
     }
     for name in &fit.left_out {
         writeln!(out, "left out    {name}")?;

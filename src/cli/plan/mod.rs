@@ -31,10 +31,10 @@ pub struct PlanArgs {
     /// Branch, tag or commit of a model on the Hub
     #[arg(long, requires = "model")]
     revision: Option<String>,
-    /// A published model's geometry instead: gemma-2b or gemma-7b
+    /// A published model's geometry instead: gemma-2b, gemma-2-9b, gemma-3-4b, gemma-4-31b, …
     #[arg(long, value_name = "NAME")]
     geometry: Option<String>,
-    /// Slice to plan for, such as v5e:2x2, v5p:2x2x1 or v6e:4x4
+    /// Slice to plan for, such as v5e:2x2, v5p:2x2x1, v6e:4x4 or v5litepod-8
     #[arg(long, value_name = "NAME")]
     topology: String,
     /// Devices to split over: rows of the batch over data, parameters over model

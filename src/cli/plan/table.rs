@@ -118,6 +118,10 @@ fn memory(report: &Report, out: &mut String) -> std::fmt::Result {
     row(&mut table, "parameters", &parameters, size);
     let caches = both(report.cache_bytes_per_device);
     row(&mut table, "caches", &caches, size);
+    if report.cache_bytes_saved_by_windows > 0 {
+        let saved = both(report.cache_bytes_saved_by_windows);
+        row(&mut table, "saved by windows", &saved, size);
+    }
     for (name, part) in [
         ("arguments", (|m| m.arguments) as fn(&Memory) -> u64),
         ("results", |m| m.outputs - m.aliased.min(m.outputs)),

@@ -7,7 +7,9 @@ use super::super::pass::Pass;
 use super::super::spec::{AttentionSpec, GemmaSpec};
 use super::cache::{LayerCache, in_compute_dtype};
 use super::linear::Linear;
+use super::mask::{is_token, mask_bias, within};
 use super::norm::RmsNorm;
+use super::ring::RingView;
 use super::rope::Rotation;
 use crate::dtype::DType;
 use crate::sharding::Axis;
@@ -17,11 +19,12 @@ use crate::sharding::Axis;
 pub struct Attention {
     spec: AttentionSpec,
     q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
+    k_proj: Option<Linear>,
+    v_proj: Option<Linear>,
     o_proj: Linear,
     q_norm: Option<RmsNorm>,
     k_norm: Option<RmsNorm>,
+    v_norm: Option<RmsNorm>,
 }
 
 /// Queries, keys and values of one layer, after the rotation.
@@ -29,8 +32,8 @@ pub struct Attention {
 pub struct Projected<'b> {
     /// [batch, length, heads, head_dim].
     pub queries: Tensor<'b>,
-    /// Keys and values, [batch, kv_heads, length, head_dim].
-    pub cache: LayerCache<Tensor<'b>>,
+    /// Keys and values, [batch, kv_heads, length, head_dim]; none of a layer that uses another's.
+    pub cache: Option<LayerCache<Tensor<'b>>>,
 }
 
 const NAME: &str = "self_attn";
@@ -44,9 +47,10 @@ impl Attention {
         let scope = scope.child(NAME, "attn");
         let hidden = gemma.hidden;
         let head = Axis::whole("head", "head_dim", spec.head_dim);
-        let head_norm = |name, deepmind| {
-            let norm = || RmsNorm::new(&scope, name, head, gemma.norm_epsilon, deepmind);
-            spec.head_norms.then(norm)
+        let own = !spec.shares_cache;
+        let head_norm = |name, deepmind: &[&str], there: bool| {
+            let norm = || RmsNorm::new(&scope, name, head, gemma.norm, deepmind);
+            there.then(norm)
         };
         let (queries, keys) = (spec.queries, spec.key_values);
         let linear =
@@ -60,15 +64,22 @@ impl Attention {
                 [hidden, queries],
                 &[("q_einsum/w", Part::whole("n d h", "d (n h)")), fused(0)],
             ),
-            k_proj: linear("k_proj", [hidden, keys], &[pair(0), fused(1)]),
-            v_proj: linear("v_proj", [hidden, keys], &[pair(1), fused(2)]),
+            k_proj: own.then(|| {
+                let alone = ("k_einsum/w", Part::whole("k d h", "d (k h)"));
+                linear("k_proj", [hidden, keys], &[pair(0), fused(1), alone])
+            }),
+            v_proj: (own && !spec.keys_as_values)
+                .then(|| linear("v_proj", [hidden, keys], &[pair(1), fused(2)])),
             o_proj: linear(
                 "o_proj",
                 [queries, hidden],
                 &[("attn_vec_einsum/w", Part::whole("n h d", "(n h) d"))],
             ),
-            q_norm: head_norm("q_norm", "_query_norm"),
-            k_norm: head_norm("k_norm", "_key_norm"),
+            q_norm: head_norm("q_norm", &["_query_norm", "query_norm"], spec.head_norms),
+            k_norm: head_norm("k_norm", &["_key_norm", "key_norm"], own && spec.head_norms),
+            v_norm: spec
+                .value_norm
+                .then(|| RmsNorm::unweighted("v_norm", gemma.norm)),
             spec: spec.clone(),
         }
     }
@@ -95,25 +106,30 @@ impl Attention {
     }
 
     /// The keys of `x` [batch · length, hidden], rotated, and its values: [batch, kv_heads, length,
-    /// head_dim].
+    /// head_dim]. None where the layer uses the cache of another.
     pub fn key_values<'b>(
         &self,
         pass: &Pass<'_, 'b>,
         x: Tensor<'b>,
         batch: usize,
         rotations: &[Rotation<'b>],
-    ) -> LayerCache<Tensor<'b>> {
-        pass.scoped(NAME, || {
+    ) -> Option<LayerCache<Tensor<'b>>> {
+        let k_proj = self.k_proj.as_ref()?;
+        Some(pass.scoped(NAME, || {
             let heads = |x| self.split_heads(pass, x, batch, self.spec.key_values);
-            let keys = heads(self.k_proj.forward(pass, x));
-            let values = heads(self.v_proj.forward(pass, x));
+            let keys = heads(k_proj.forward(pass, x));
+            let values = match &self.v_proj {
+                Some(v_proj) => heads(v_proj.forward(pass, x)),
+                None => keys,
+            };
             let keys = normed(&self.k_norm, pass, keys);
+            let values = normed(&self.v_norm, pass, values);
             let heads_first = |x: Tensor<'b>| x.transpose(&[0, 2, 1, 3]);
             LayerCache {
                 keys: heads_first(rotations[self.spec.rope].rotate(pass, keys)),
                 values: heads_first(values),
             }
-        })
+        }))
     }
 
     fn split_heads<'b>(
@@ -190,8 +206,10 @@ pub struct CachedAttention<'b> {
     pub queries: Tensor<'b>,
     /// [rows, kv_heads, slots, head_dim], as caches are kept.
     pub cache: LayerCache<Tensor<'b>>,
-    /// The slots that rows see.
+    /// The slots that rows see where the cache has one for every place.
     pub place: Place<'b>,
+    /// Those that they see where the cache is a ring.
+    pub ring: Option<RingView<'b>>,
 }
 
 /// Where the rows of a decode step stand in the caches.
@@ -211,23 +229,45 @@ pub enum Place<'b> {
     },
 }
 
+impl<'b> Place<'b> {
+    /// The place of each row's token, s32 \[rows\].
+    pub fn of_rows(self, rows: i64) -> Tensor<'b> {
+        match self {
+            Place::Shared { slot, .. } => slot.broadcast(&[rows], &[]),
+            Place::Own { slots } => slots,
+        }
+    }
+}
+
 impl Heads {
     /// [`Ops::attend_cached`](super::super::Ops::attend_cached) by XLA, in dots of at least
     /// `query_rows` rows for each key and value head.
     pub fn attend_cached<'b>(&self, call: CachedAttention<'b>, query_rows: usize) -> Tensor<'b> {
-        let b = call.queries.builder();
         let [rows, _, slots, _] = call.cache.keys.sizes();
-        let slot = b.indices(&[rows, slots], 1);
-        let visible = match call.place {
-            Place::Shared {
-                slot: last,
-                key_mask,
-            } => slot.at_most(last.everywhere_in(key_mask)) & is_token(key_mask),
-            Place::Own { slots: last } => slot.at_most(last.broadcast(&[rows, slots], &[0])),
+        let visible = match call.ring {
+            Some(ring) => is_token(ring.seen),
+            None => self.visible(call.place, [rows, slots]),
         };
         let bias = mask_bias(visible.reshape(&[rows, 1, slots]), self.compute);
         let cache = in_compute_dtype(call.cache, self.compute.into());
         self.attend_in_rows(call.queries, cache, bias, query_rows)
+    }
+
+    /// The slots that rows see, pred [rows, slots].
+    fn visible<'b>(&self, place: Place<'b>, dims: [i64; 2]) -> Tensor<'b> {
+        let b = match place {
+            Place::Shared { slot, .. } | Place::Own { slots: slot } => slot.builder(),
+        };
+        let slot = b.indices(&dims, 1);
+        let last = match place {
+            Place::Shared { slot: last, .. } => last.everywhere_in(slot),
+            Place::Own { slots: last } => last.broadcast(&dims, &[0]),
+        };
+        let visible = match place {
+            Place::Shared { key_mask, .. } => slot.at_most(last) & is_token(key_mask),
+            Place::Own { .. } => slot.at_most(last),
+        };
+        within(self.window, last, slot, visible)
     }
 
     /// Attention as below, in dots of as many rows as there are queries.
@@ -323,32 +363,4 @@ fn softmax(x: Tensor<'_>) -> Tensor<'_> {
     let max = x.greatest(&[last]);
     let exp = (x - max.broadcast(&dims, &kept)).exp();
     exp / exp.sum(&[last]).broadcast(&dims, &kept)
-}
-
-/// Where a mask of tokens (s32, 1 for a token and 0 for padding) has a token: pred.
-pub fn is_token(mask: Tensor<'_>) -> Tensor<'_> {
-    mask.greater(0.0)
-}
-
-/// The mask of a whole prompt, [batch, length, length] (pred): a query sees the keys that are not
-/// padding and not after it. `attention_mask` [batch, length] is s32, 1 for a token and 0 for
-/// padding.
-pub fn causal_mask(attention_mask: Tensor<'_>) -> Tensor<'_> {
-    let b = attention_mask.builder();
-    let [batch, length] = attention_mask.sizes();
-    let dims = [batch, length, length];
-    let causal = b.indices(&dims, 1).at_least(b.indices(&dims, 2));
-    causal & is_token(attention_mask).broadcast(&dims, &[0, 2])
-}
-
-/// The additive bias of a mask (pred): 0 where it holds, else the lowest finite value of the
-/// compute dtype, in float32.
-pub fn mask_bias(mask: Tensor<'_>, compute: DType) -> Tensor<'_> {
-    let lowest = match compute {
-        DType::F32 => f32::MIN,
-        DType::F16 => half::f16::MIN.to_f32(),
-        DType::BF16 => half::bf16::MIN.to_f32(),
-    };
-    let full = |value| mask.builder().filled(ElementType::F32, &mask.dims(), value);
-    mask.select(full(0.0), full(f64::from(lowest)))
 }

@@ -6,6 +6,7 @@ use hlo::Tensor;
 
 use super::super::pass::Pass;
 use super::super::ports::ports;
+use super::ring::Ring;
 
 ports! {
     /// Keys and values of one layer.
@@ -19,7 +20,7 @@ ports! {
 }
 
 /// Keys or values, computed in the compute dtype, as the cache keeps them.
-fn as_cached<'b>(pass: &Pass<'_, 'b>, x: Tensor<'b>) -> Tensor<'b> {
+pub(super) fn as_cached<'b>(pass: &Pass<'_, 'b>, x: Tensor<'b>) -> Tensor<'b> {
     x.bits_as(pass.ops.cache_type(pass.dtype()))
 }
 
@@ -32,7 +33,7 @@ pub fn in_compute_dtype<'b>(
 }
 
 /// Grows what a prefill computed, [batch, kv_heads, prompt, head_dim], to a cache of `rows` rows
-/// and that length, with zeros.
+/// and that length, with zeros. Of a longer prompt a ring of that length is left.
 pub fn fill_cache<'b>(
     pass: &Pass<'_, 'b>,
     cache: LayerCache<Tensor<'b>>,
@@ -41,6 +42,10 @@ pub fn fill_cache<'b>(
 ) -> LayerCache<Tensor<'b>> {
     cache.map(|_, x| {
         let x = as_cached(pass, x);
+        let x = match Ring::of(Some(length), x.size(2) as usize) {
+            Some(ring) => ring.of_prompt(x),
+            None => x,
+        };
         let [batch, _, prompt, _] = x.sizes();
         match [rows as i64 - batch, 0, length as i64 - prompt, 0] {
             [0, 0, 0, 0] => x,

@@ -40,23 +40,9 @@ impl Embedding {
     pub fn forward<'b>(&self, pass: &Pass<'_, 'b>, ids: Tensor<'b>) -> Tensor<'b> {
         pass.scoped(NAME, || {
             let tokens = ids.dims().iter().product();
-            self.rows(pass, ids.reshape(&[tokens])) * self.scale
+            let vocabulary = &pass.spec.gemma.spec().vocabulary;
+            rows(pass, self.table, vocabulary, ids.reshape(&[tokens])) * self.scale
         })
-    }
-
-    /// The table's rows for `ids` [rows]: [rows, hidden]. Over a model axis, the device that holds
-    /// a row gives it and the others give zeros, so the sum over devices is the row to the bit.
-    fn rows<'b>(&self, pass: &Pass<'_, 'b>, ids: Tensor<'b>) -> Tensor<'b> {
-        let table = pass.parameter(self.table);
-        let Some(offset) = pass.vocabulary_offset() else {
-            return pass.ops.take_rows(table, ids);
-        };
-        let local = ids - offset.everywhere_in(ids);
-        let x = pass.ops.take_rows(table, local);
-        let held = local.at_least(0.0) & local.less(table.size(0) as f64);
-        let zeros = pass.b.filled(x.element_type(), &x.dims(), 0.0);
-        let held = held.broadcast(&x.dims(), &[0]);
-        pass.sum_over_model(held.select(x, zeros))
     }
 
     /// This device's logits of `x` [rows, hidden] with the table as head: [rows, its share of the
@@ -66,4 +52,25 @@ impl Embedding {
         let x = x.convert(to);
         pass.ops.matmul(x, pass.parameter(self.table), 1, to)
     }
+}
+
+/// Rows `ids` \[rows\] of a table that is split over `vocabulary`: [rows, width]. Over a model
+/// axis, the device that holds a row gives it and the others give zeros, so the sum over devices is
+/// the row to the bit.
+pub(super) fn rows<'b>(
+    pass: &Pass<'_, 'b>,
+    table: ParameterId,
+    vocabulary: &Axis,
+    ids: Tensor<'b>,
+) -> Tensor<'b> {
+    let table = pass.parameter(table);
+    let Some(offset) = pass.first_unit(vocabulary) else {
+        return pass.ops.take_rows(table, ids);
+    };
+    let local = ids - offset.everywhere_in(ids);
+    let x = pass.ops.take_rows(table, local);
+    let held = local.at_least(0.0) & local.less(table.size(0) as f64);
+    let zeros = pass.b.filled(x.element_type(), &x.dims(), 0.0);
+    let held = held.broadcast(&x.dims(), &[0]);
+    pass.sum_over_model(held.select(x, zeros))
 }

@@ -5,16 +5,18 @@ use hlo::{ElementType, Tensor};
 use super::super::parameters::{ParameterId, Scope};
 use super::super::pass::Pass;
 use super::super::spec::GemmaSpec;
-use super::block::Block;
+use super::block::{Block, Stream};
 use super::embedding::Embedding;
 use super::linear::Linear;
 use super::norm::RmsNorm;
+use super::per_layer::PerLayerInputs;
 
 /// A Gemma.
 #[derive(Clone, Debug)]
 pub struct Gemma {
     spec: GemmaSpec,
     embed_tokens: Embedding,
+    per_layer_inputs: Option<PerLayerInputs>,
     /// The layers, in order.
     pub layers: Vec<Block>,
     norm: RmsNorm,
@@ -31,13 +33,17 @@ impl Gemma {
         let scope = root.child("model", "");
         Self {
             embed_tokens: Embedding::new(&scope, spec.vocabulary, spec.hidden),
+            per_layer_inputs: spec
+                .per_layer_inputs
+                .as_ref()
+                .map(|inputs| PerLayerInputs::new(&scope, &spec, inputs)),
             layers: spec
                 .layers
                 .iter()
                 .enumerate()
-                .map(|(number, layer)| Block::new(&scope, &index(number), &spec, layer))
+                .map(|(number, layer)| Block::new(&scope, (number, &index(number)), &spec, layer))
                 .collect(),
-            norm: RmsNorm::new(&scope, "norm", spec.hidden, spec.norm_epsilon, "final_norm"),
+            norm: RmsNorm::new(&scope, "norm", spec.hidden, spec.norm, &["final_norm"]),
             lm_head: (!spec.tied_head)
                 .then(|| Linear::new(root, "lm_head", [spec.hidden, spec.vocabulary], false, &[])),
             spec,
@@ -59,9 +65,16 @@ impl Gemma {
         self.lm_head.as_ref().map(Linear::kernel)
     }
 
-    /// Embeds `ids` [batch, length] (s32): [batch · length, hidden] in the compute dtype.
-    pub fn embed<'b>(&self, pass: &Pass<'_, 'b>, ids: Tensor<'b>) -> Tensor<'b> {
-        self.embed_tokens.forward(pass, ids)
+    /// Embeds `ids` [batch, length] (s32): the stream of batch · length tokens, in the compute
+    /// dtype.
+    pub fn embed<'b>(&self, pass: &Pass<'_, 'b>, ids: Tensor<'b>) -> Stream<'b> {
+        let x = self.embed_tokens.forward(pass, ids);
+        let tokens = x.size(0);
+        let inputs = self.per_layer_inputs.as_ref();
+        Stream {
+            x,
+            inputs: inputs.map(|inputs| inputs.forward(pass, ids.reshape(&[tokens]), x)),
+        }
     }
 
     /// The final norm of `x` [rows, hidden].
@@ -78,6 +91,13 @@ impl Gemma {
             let logits = match &self.lm_head {
                 None => self.embed_tokens.logits(pass, x),
                 Some(head) => head.forward(pass, x),
+            };
+            let logits = match self.spec.logits_cap {
+                None => logits,
+                Some(cap) => {
+                    let capped = cap * (logits.convert(ElementType::F32) / cap).tanh();
+                    capped.convert(pass.compute())
+                }
             };
             let Some(offset) = pass.vocabulary_offset() else {
                 return logits;

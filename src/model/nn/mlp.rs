@@ -19,8 +19,14 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    pub(in crate::model) fn new(scope: &Scope<'_>, hidden: Axis, spec: &MlpSpec) -> Self {
-        let scope = scope.child("mlp", "mlp");
+    /// The MLP of a layer, which DeepMind calls `deepmind`.
+    pub(in crate::model) fn new(
+        scope: &Scope<'_>,
+        hidden: Axis,
+        spec: &MlpSpec,
+        deepmind: &str,
+    ) -> Self {
+        let scope = scope.child("mlp", deepmind);
         // DeepMind stores gate and up in one array, either way round; the flat form of its trees
         // has the MLP's arrays under a `w` of their own.
         let gating = |part| {
@@ -60,7 +66,7 @@ impl Mlp {
 }
 
 /// An activation in the element type of `x`, operation by operation as `jax.nn` has it.
-fn activate(activation: Activation, x: Tensor<'_>) -> Tensor<'_> {
+pub(super) fn activate(activation: Activation, x: Tensor<'_>) -> Tensor<'_> {
     match activation {
         // ½x(1 + tanh(√(2/π)(x + 0.044715x³))), Hendrycks and Gimpel 2016.
         Activation::GeluTanh => {

@@ -3,7 +3,7 @@
 use hlo::{ArrayShape, Tensor};
 
 use super::super::ModelSpec;
-use super::super::nn::{LayerCache, Tokens, in_compute_dtype, mask_bias, update_row};
+use super::super::nn::{LayerCache, Masks, Ring, Tokens, in_compute_dtype, update_row, within};
 use super::super::pass::Pass;
 use super::super::ports::ports;
 use super::prompt::{Prompt, PromptResults, rotations};
@@ -35,7 +35,8 @@ ports! {
         row,
         /// The position of the part's first token, which is its slot, s32 \[1\].
         start,
-        /// The index in the part of its last token, s32 \[1\].
+        /// The index in the part of its last token, s32 \[1\]; −1 for a part without tokens, which
+        /// leaves rings as they are.
         last,
     }
 }
@@ -84,26 +85,47 @@ impl Program for Admit {
         let offset = pass.b.indices(&[1, chunk], 1);
         let position = offset + start.everywhere_in(offset);
         let slot = pass.b.indices(&[1, chunk, cache], 2);
-        let visible = slot.at_most(position.broadcast(&[1, chunk, cache], &[0, 1]));
+        let visible = Masks::by_window(pass.spec.gemma.spec(), |window| {
+            match Ring::of(window, self.cache) {
+                None => {
+                    let own = position.broadcast(&[1, chunk, cache], &[0, 1]);
+                    within(window, own, slot, slot.at_most(own))
+                }
+                Some(ring) => ring.visible([1, chunk], start, None),
+            }
+        });
         let prompt = Prompt {
             tokens: Tokens {
                 batch: 1,
                 rotations: rotations(arguments.ropes, position),
             },
-            bias: mask_bias(visible, pass.dtype()),
+            length: self.chunk,
+            masks: Masks::biased(visible, pass.dtype()),
             last: Some(last),
         };
         let mut caches = Vec::new();
         let x = pass.spec.gemma.embed(pass, inputs.input_ids);
-        let token = prompt.next_token(pass, x, |layer, new| {
-            let cache = update_row(pass, arguments.caches[layer], new, row, start);
+        let token = prompt.next_token(pass, x, |attention, new| {
+            let old = arguments.caches[attention.cache];
+            let of_row = |cache: LayerCache<Tensor<'b>>| -> LayerCache<Tensor<'b>> {
+                let zero = pass.b.integer(0);
+                cache.map(|_, x| {
+                    let [_, heads, slots, head_dim] = x.sizes();
+                    x.dynamic_slice(&[row, zero, zero, zero], &[1, heads, slots, head_dim])
+                })
+            };
+            let (seen, cache) = match Ring::of(attention.window, self.cache) {
+                None => {
+                    let cache = update_row(pass, old, new, row, start);
+                    (of_row(cache), cache)
+                }
+                Some(ring) => {
+                    let [seen, left] = ring.extend(pass, of_row(old), new, [start, start + last]);
+                    (seen, update_row(pass, old, left, row, pass.b.integer(0)))
+                }
+            };
             caches.push(cache);
-            let zero = pass.b.integer(0);
-            let of_row: LayerCache<Tensor<'b>> = cache.map(|_, x| {
-                let [_, heads, slots, head_dim] = x.sizes();
-                x.dynamic_slice(&[row, zero, zero, zero], &[1, heads, slots, head_dim])
-            });
-            in_compute_dtype(of_row, pass.compute())
+            in_compute_dtype(seen, pass.compute())
         });
         let token = pass.gather_over_data(token);
         Outcome {

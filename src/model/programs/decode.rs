@@ -123,7 +123,14 @@ impl Program for Decode {
             key_mask: inputs.key_mask,
         };
         let clock = [all_done(pass, inputs.done), inputs.limit];
-        let end = run::<Self>(pass, clock, carried, arguments.ropes, arguments.caches);
+        let end = run(
+            self,
+            pass,
+            clock,
+            carried,
+            arguments.ropes,
+            arguments.caches,
+        );
         Outcome {
             results: DecodeResults {
                 tokens: pass.gather_over_data(end.carried.tokens),
@@ -140,7 +147,7 @@ impl Loop for Decode {
     type Carried<T> = Carried<T>;
 
     /// Runs each row's last token and chooses the next.
-    fn step<'b>(pass: &Pass<'_, 'b>, state: LoopState<'b, Self>) -> LoopState<'b, Self> {
+    fn step<'b>(&self, pass: &Pass<'_, 'b>, state: LoopState<'b, Self>) -> LoopState<'b, Self> {
         let Carried {
             slot,
             position,
@@ -151,8 +158,14 @@ impl Loop for Decode {
             ..
         } = state.carried;
         let place = Place::Shared { slot, key_mask };
-        let (chosen, caches) =
-            next_token(pass, &state.ropes, &state.caches, [token, position], place);
+        let (chosen, caches) = next_token(
+            pass,
+            &state.ropes,
+            &state.caches,
+            [token, position],
+            place,
+            self.cache,
+        );
 
         let token = done.select(pass.padding(&chosen.dims()), chosen);
         let done = done | is_eos(pass, token);

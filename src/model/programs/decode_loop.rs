@@ -5,7 +5,7 @@ use hlo::Tensor;
 use super::super::ModelSpec;
 use super::super::greedy::greedy;
 use super::super::nn::{
-    CachedAttention, Kept, LayerCache, Place, Rotary, Tokens, update_cache, update_rows,
+    CachedAttention, Kept, LayerCache, Place, Ring, Rotary, Tokens, update_cache, update_rows,
 };
 use super::super::pass::Pass;
 use super::super::ports::{Ports, ports};
@@ -18,7 +18,7 @@ pub(super) trait Loop: Program {
     type Carried<T>: Ports<Item = T>;
 
     /// One step. It leaves the clock's step and limit alone.
-    fn step<'b>(pass: &Pass<'_, 'b>, state: LoopState<'b, Self>) -> LoopState<'b, Self>;
+    fn step<'b>(&self, pass: &Pass<'_, 'b>, state: LoopState<'b, Self>) -> LoopState<'b, Self>;
 }
 
 /// The state of a program's loop.
@@ -66,7 +66,7 @@ impl<'b, C: Ports<Item = Tensor<'b>>> State<'b, C> {
                 clock: Clock::take(&mut all)?,
                 carried: C::take(&mut all)?,
                 ropes: take_many(&mut all, gemma.ropes.len())?,
-                caches: take_many(&mut all, gemma.layers.len())?,
+                caches: take_many(&mut all, gemma.caches())?,
                 parameters: all.collect(),
             })
         })();
@@ -74,8 +74,9 @@ impl<'b, C: Ports<Item = Tensor<'b>>> State<'b, C> {
     }
 }
 
-/// Runs steps of `P` until its clock has finished or reached its limit: the state then.
+/// Runs steps of `program` until its clock has finished or reached its limit: the state then.
 pub(super) fn run<'b, P: Loop>(
+    program: &P,
     pass: &Pass<'_, 'b>,
     [finished, limit]: [Tensor<'b>; 2],
     carried: P::Carried<Tensor<'b>>,
@@ -103,7 +104,7 @@ pub(super) fn run<'b, P: Loop>(
         |b, state| {
             let state = LoopState::<P>::unpack(spec, state);
             let pass = Pass::new(b, spec, state.parameters.clone());
-            let mut next = P::step(&pass, state);
+            let mut next = program.step(&pass, state);
             next.clock.step = next.clock.step + 1.0;
             next.pack()
         },
@@ -113,13 +114,14 @@ pub(super) fn run<'b, P: Loop>(
 
 /// Runs one token of each row, `token` at `position` (both s32 \[rows\]), through all layers, and
 /// writes its keys and values where the rows stand: the greedy next token, s32 \[rows\], and the
-/// caches.
+/// caches, which have `length` where a layer has no shorter window.
 pub(super) fn next_token<'b>(
     pass: &Pass<'_, 'b>,
     ropes: &[Rotary<Tensor<'b>>],
     caches: &[LayerCache<Tensor<'b>>],
     [token, position]: [Tensor<'b>; 2],
     place: Place<'b>,
+    length: usize,
 ) -> (Tensor<'b>, Vec<LayerCache<Tensor<'b>>>) {
     let gemma = &pass.spec.gemma;
     let rows = token.size(0);
@@ -128,24 +130,30 @@ pub(super) fn next_token<'b>(
         batch: rows as usize,
         rotations: rotations(ropes.to_vec(), column(position)),
     };
-    let mut updated = Vec::with_capacity(caches.len());
-    let mut x = gemma.embed(pass, column(token));
-    for (block, &old) in gemma.layers.iter().zip(caches) {
-        x = block.forward(pass, x, &tokens, Kept::All, |attention, new| {
-            let cache = match place {
-                Place::Shared { slot, .. } => update_cache(pass, old, new.cache, slot),
-                Place::Own { slots } => update_rows(pass, old, new.cache, slots),
-            };
-            updated.push(cache);
+    let mut updated: Vec<LayerCache<Tensor<'b>>> = Vec::with_capacity(caches.len());
+    let mut stream = gemma.embed(pass, column(token));
+    for block in &gemma.layers {
+        stream = block.forward(pass, stream, &tokens, Kept::All, |attention, new| {
+            let spec = attention.spec();
+            let ring = Ring::of(spec.window, length);
+            let write = |places| ring.map_or(places, |ring| ring.slot(places));
+            if let Some(new) = new.cache {
+                let old = caches[spec.cache];
+                updated.push(match place {
+                    Place::Shared { slot, .. } => update_cache(pass, old, new, write(slot)),
+                    Place::Own { slots } => update_rows(pass, old, new, write(slots)),
+                });
+            }
             let call = CachedAttention {
                 queries: new.queries,
-                cache,
+                cache: updated[spec.cache],
                 place,
+                ring: ring.map(|ring| ring.view(place.of_rows(rows), position)),
             };
             attention.attend_cached(pass, call)
         });
     }
-    let logits = gemma.logits(pass, gemma.final_norm(pass, x));
+    let logits = gemma.logits(pass, gemma.final_norm(pass, stream.x));
     (greedy(pass, logits), updated)
 }
 

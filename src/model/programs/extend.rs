@@ -3,7 +3,9 @@
 use hlo::{ArrayShape, Tensor};
 
 use super::super::ModelSpec;
-use super::super::nn::{LayerCache, Tokens, in_compute_dtype, is_token, mask_bias, update_cache};
+use super::super::nn::{
+    LayerCache, Masks, Ring, Tokens, in_compute_dtype, is_token, update_cache, within,
+};
 use super::super::pass::Pass;
 use super::super::ports::ports;
 use super::prompt::{Prompt, PromptResults, rotations};
@@ -22,6 +24,9 @@ pub struct Extend {
     pub rows: usize,
     /// Length of the caches.
     pub cache: usize,
+    /// Slots at the front of the caches that the prompts take, padding included: what follows them
+    /// is empty, and is not attended to.
+    pub reach: usize,
 }
 
 ports! {
@@ -31,7 +36,7 @@ ports! {
         input_ids,
         /// The position of each token in its prompt, s32 [batch, chunk]; anything for padding.
         position,
-        /// The prompts' attention mask, s32 [batch, cache]; anything past them.
+        /// The prompts' attention mask, s32 [batch, reach]; anything past them.
         key_mask,
         /// The cache slot of the first of these tokens, s32.
         slot,
@@ -49,6 +54,7 @@ impl Program for Extend {
             ("chunk", self.chunk),
             ("rows", self.rows),
             ("cache", self.cache),
+            ("reach", self.reach),
         ]
     }
 
@@ -67,7 +73,7 @@ impl Program for Extend {
         ExtendInputs {
             input_ids: s32(&[self.batch, self.chunk]),
             position: s32(&[self.batch, self.chunk]),
-            key_mask: s32(&[self.batch, self.cache]),
+            key_mask: s32(&[self.batch, self.reach]),
             slot: s32(&[]),
         }
     }
@@ -83,17 +89,44 @@ impl Program for Extend {
                 batch: self.batch,
                 rotations: rotations(arguments.ropes, inputs.position),
             },
-            bias: mask_bias(self.visible(inputs.key_mask, inputs.slot), pass.dtype()),
+            length: self.chunk,
+            masks: Masks::new(
+                pass.spec.gemma.spec(),
+                pass.dtype(),
+                |window| match Ring::of(window, self.cache) {
+                    None => self.visible(inputs.key_mask, inputs.slot, window),
+                    Some(ring) => {
+                        let sizes = [self.batch as i64, self.chunk as i64];
+                        ring.visible(sizes, inputs.slot, Some(is_token(inputs.key_mask)))
+                    }
+                },
+            ),
             last: None,
         };
         let mut caches = Vec::new();
         let x = pass.spec.gemma.embed(pass, inputs.input_ids);
-        let token = prompt.next_token(pass, x, |layer, new| {
-            let cache = update_cache(pass, arguments.caches[layer], new, inputs.slot);
+        let token = prompt.next_token(pass, x, |attention, new| {
+            let old = arguments.caches[attention.cache];
+            let of_batch = |cache: LayerCache<Tensor<'b>>| -> LayerCache<Tensor<'b>> {
+                cache.map(|_, x| x.slice(0, 0, self.batch as i64))
+            };
+            let (seen, cache) = match Ring::of(attention.window, self.cache) {
+                None => {
+                    let cache = update_cache(pass, old, new, inputs.slot);
+                    let seen = of_batch(cache).map(|_, x| match self.reach == self.cache {
+                        true => x,
+                        false => x.slice(2, 0, self.reach as i64),
+                    });
+                    (seen, cache)
+                }
+                Some(ring) => {
+                    let last = inputs.slot + (self.chunk - 1) as f64;
+                    let [seen, left] = ring.extend(pass, of_batch(old), new, [inputs.slot, last]);
+                    (seen, update_cache(pass, old, left, pass.b.integer(0)))
+                }
+            };
             caches.push(cache);
-            let of_batch: LayerCache<Tensor<'b>> =
-                cache.map(|_, x| x.slice(0, 0, self.batch as i64));
-            in_compute_dtype(of_batch, pass.compute())
+            in_compute_dtype(seen, pass.compute())
         });
         let token = pass.gather_over_data(token);
         Outcome {
@@ -104,14 +137,20 @@ impl Program for Extend {
 }
 
 impl Extend {
-    /// Which slots of the cache each token sees, [batch, chunk, cache] (pred): those up to its own
-    /// that hold no padding.
-    fn visible<'b>(&self, key_mask: Tensor<'b>, slot: Tensor<'b>) -> Tensor<'b> {
+    /// Which slots of the caches each token sees, [batch, chunk, reach] (pred): those up to its own
+    /// that hold no padding and are in the window.
+    fn visible<'b>(
+        &self,
+        key_mask: Tensor<'b>,
+        slot: Tensor<'b>,
+        window: Option<usize>,
+    ) -> Tensor<'b> {
         let b = key_mask.builder();
-        let dims = [self.batch as i64, self.chunk as i64, self.cache as i64];
+        let dims = [self.batch as i64, self.chunk as i64, self.reach as i64];
         let query = b.indices(&dims, 1);
         let own = query + slot.everywhere_in(query);
-        let causal = b.indices(&dims, 2).at_most(own);
+        let key = b.indices(&dims, 2);
+        let causal = within(window, own, key, key.at_most(own));
         causal & is_token(key_mask).broadcast(&dims, &[0, 2])
     }
 }

@@ -83,14 +83,18 @@ impl Program for Forward {
         let prompt = Prompt::whole(pass, arguments.ropes, inputs.attention_mask);
         let reported = |x| gemma.reported(pass, x, self.batch);
         let mut hidden_states = Vec::new();
-        let mut x = gemma.embed(pass, inputs.input_ids);
+        let mut stream = gemma.embed(pass, inputs.input_ids);
+        let mut seen = Vec::new();
         for block in &gemma.layers {
-            hidden_states.push(reported(x));
-            x = block.forward(pass, x, &prompt.tokens, Kept::All, |attention, new| {
-                attention.attend(pass, new.queries, new.cache, prompt.bias)
+            hidden_states.push(reported(stream.x));
+            stream = block.forward(pass, stream, &prompt.tokens, Kept::All, |attention, new| {
+                seen.extend(new.cache);
+                let spec = attention.spec();
+                let bias = prompt.masks.of(spec.window);
+                attention.attend(pass, new.queries, seen[spec.cache], bias)
             });
         }
-        let normed = gemma.final_norm(pass, x);
+        let normed = gemma.final_norm(pass, stream.x);
         hidden_states.push(reported(normed));
         let logits = gemma.whole_logits(pass, gemma.logits(pass, normed));
         Outcome {

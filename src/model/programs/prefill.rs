@@ -3,7 +3,7 @@
 use hlo::{ArrayShape, Tensor};
 
 use super::super::ModelSpec;
-use super::super::nn::{Rotary, Tokens, causal_mask, fill_cache, mask_bias};
+use super::super::nn::{Masks, Rotary, Tokens, causal_mask, fill_cache};
 use super::super::pass::Pass;
 use super::super::ports::ports;
 use super::prompt::{Prompt, PromptResults, rotations};
@@ -18,7 +18,8 @@ pub struct Prefill {
     pub prompt: usize,
     /// Rows of the caches, at least `batch`; those past it are zero.
     pub rows: usize,
-    /// Length of the caches, at least `prompt`; slots past it are zero.
+    /// Length of the caches, at least `prompt`; slots past it are zero. Layers with a shorter
+    /// window have a ring.
     pub cache: usize,
 }
 
@@ -55,7 +56,10 @@ impl<'b> Prompt<'b> {
                 batch: mask.size(0) as usize,
                 rotations: rotations(ropes, positions),
             },
-            bias: mask_bias(causal_mask(mask), pass.dtype()),
+            length: mask.size(1) as usize,
+            masks: Masks::new(pass.spec.gemma.spec(), pass.dtype(), |window| {
+                causal_mask(mask, window)
+            }),
             last: None,
         }
     }
@@ -96,8 +100,9 @@ impl Program for Prefill {
         let prompt = Prompt::whole(pass, arguments.ropes, inputs.attention_mask);
         let mut caches = Vec::new();
         let x = pass.spec.gemma.embed(pass, inputs.input_ids);
-        let token = prompt.next_token(pass, x, |_, new| {
-            caches.push(fill_cache(pass, new, self.rows, self.cache));
+        let token = prompt.next_token(pass, x, |attention, new| {
+            let slots = attention.cache_slots(self.cache);
+            caches.push(fill_cache(pass, new, self.rows, slots));
             new
         });
         let token = pass.gather_over_data(token);

@@ -3,9 +3,10 @@
 use hlo::Tensor;
 
 use super::super::greedy::greedy;
-use super::super::nn::{Kept, LayerCache, Rotary, Rotation, Tokens};
+use super::super::nn::{Block, Kept, LayerCache, Masks, Rotary, Rotation, Stream, Tokens};
 use super::super::pass::Pass;
 use super::super::ports::ports;
+use super::super::spec::AttentionSpec;
 
 ports! {
     /// What a program that runs prompts gives.
@@ -19,8 +20,10 @@ ports! {
 pub(super) struct Prompt<'b> {
     /// The tokens.
     pub tokens: Tokens<'b>,
-    /// The additive mask, [batch, length, keys] in float32.
-    pub bias: Tensor<'b>,
+    /// Tokens that are run of each prompt, padding included.
+    pub length: usize,
+    /// What they see.
+    pub masks: Masks<'b>,
     /// Which token of each row is the last of its prompt: the last one of the row, or the one at
     /// this index (s32).
     pub last: Option<Tensor<'b>>,
@@ -36,17 +39,16 @@ pub(super) fn rotations<'b>(
 }
 
 impl<'b> Prompt<'b> {
-    /// Runs all layers on embedded tokens `x` [batch · length, hidden]: the greedy next token of
-    /// each row, s32 \[batch\].
+    /// Runs all layers on embedded tokens: the greedy next token of each row, s32 \[batch\].
     ///
-    /// `extend` turns each layer's new keys and values into those to attend over. After the last
-    /// layer's only the last token of a row continues, or the last few where the device would
-    /// rather have more rows.
+    /// `extend` turns a layer's new keys and values into those to attend over, which layers that
+    /// share its cache do too. After the last layer's that has any, only the last token of a row
+    /// continues, or the last few where the device would rather have more rows.
     pub fn next_token(
         &self,
         pass: &Pass<'_, 'b>,
-        mut x: Tensor<'b>,
-        mut extend: impl FnMut(usize, LayerCache<Tensor<'b>>) -> LayerCache<Tensor<'b>>,
+        mut stream: Stream<'b>,
+        mut extend: impl FnMut(&AttentionSpec, LayerCache<Tensor<'b>>) -> LayerCache<Tensor<'b>>,
     ) -> Tensor<'b> {
         let gemma = &pass.spec.gemma;
         let batch = self.tokens.batch;
@@ -55,21 +57,31 @@ impl<'b> Prompt<'b> {
         let (kept, count) = match self.last {
             Some(index) => (Kept::At(index, wanted), wanted),
             None => {
-                let count = wanted.min(self.bias.size(1) as usize);
+                let count = wanted.min(self.length);
                 (Kept::Last(count), count)
             }
         };
-        let mut layers = gemma.layers.iter().enumerate().peekable();
-        while let Some((layer, block)) = layers.next() {
-            let kept = match layers.peek() {
-                Some(_) => Kept::All,
-                None => kept,
+        let own = |block: &Block| !block.self_attn.spec().shares_cache;
+        let last_own = gemma.layers.iter().rposition(own).unwrap_or(0);
+        let mut seen = Vec::new();
+        for (layer, block) in gemma.layers.iter().enumerate() {
+            let asking = match layer < last_own {
+                true => Kept::All,
+                false => kept,
             };
-            x = block.forward(pass, x, &self.tokens, kept, |attention, new| {
-                let bias = kept.of(self.bias);
-                attention.attend(pass, new.queries, extend(layer, new.cache), bias)
+            let (tokens, kept) = match layer <= last_own {
+                true => (self.tokens.clone(), asking),
+                // The others are gone already.
+                false => (self.tokens.kept(asking), Kept::All),
+            };
+            stream = block.forward(pass, stream, &tokens, kept, |attention, new| {
+                let spec = attention.spec();
+                let bias = asking.of(self.masks.of(spec.window));
+                seen.extend(new.cache.map(|cache| extend(spec, cache)));
+                attention.attend(pass, new.queries, seen[spec.cache], bias)
             });
         }
+        let x = stream.x;
         let logits = gemma.logits(pass, gemma.final_norm(pass, x));
         let (batch, count) = (batch as i64, count as i64);
         greedy(pass, logits)

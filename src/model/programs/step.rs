@@ -124,7 +124,14 @@ impl Program for Step {
             tokens: pass.padding(&[self.rows as i64, self.chunk as i64]),
         };
         let clock = [all_done(pass, inputs.done), inputs.limit];
-        let end = run::<Self>(pass, clock, carried, arguments.ropes, arguments.caches);
+        let end = run(
+            self,
+            pass,
+            clock,
+            carried,
+            arguments.ropes,
+            arguments.caches,
+        );
         Outcome {
             results: StepResults {
                 tokens: pass.gather_over_data(end.carried.tokens),
@@ -139,7 +146,7 @@ impl Loop for Step {
     type Carried<T> = Carried<T>;
 
     /// Runs each row's last token and chooses the next.
-    fn step<'b>(pass: &Pass<'_, 'b>, state: LoopState<'b, Self>) -> LoopState<'b, Self> {
+    fn step<'b>(&self, pass: &Pass<'_, 'b>, state: LoopState<'b, Self>) -> LoopState<'b, Self> {
         let Carried {
             until_any,
             position,
@@ -151,8 +158,14 @@ impl Loop for Step {
             ..
         } = state.carried;
         let place = Place::Own { slots: position };
-        let (chosen, caches) =
-            next_token(pass, &state.ropes, &state.caches, [token, position], place);
+        let (chosen, caches) = next_token(
+            pass,
+            &state.ropes,
+            &state.caches,
+            [token, position],
+            place,
+            self.cache,
+        );
 
         let token = done.select(pass.padding(&chosen.dims()), chosen);
         let moved = |x: Tensor<'b>, by: f64| done.select(x, x + by);
