@@ -108,7 +108,8 @@ impl Checkpoint {
         Self::from_msgpack(file, open(file)?)
     }
 
-    /// Opens one npz file. Compressed arrays are unpacked to a temporary file without a name.
+    /// Opens one npz file. Compressed arrays are unpacked to a temporary file without a name, large
+    /// ones when they are first read.
     ///
     /// # Errors
     /// Where the file cannot be read, or is malformed, and where it cannot be unpacked.
@@ -393,9 +394,13 @@ fn parse_npz<S: ReadAt + 'static>(file: &Path, source: S) -> Result<Content> {
         problem: error.problem,
     })?;
     let archive = data_file(file, source);
-    let unpacked = match parsed.unpacked {
-        Some((unpacked, size)) => data_file(file, OpenFile::new(unpacked, size)),
-        None => Arc::clone(&archive),
+    let unpacked = match (parsed.unpacked, parsed.packed) {
+        (Some((unpacked, size)), _) => data_file(file, OpenFile::new(unpacked, size)),
+        (None, Some(packed)) => {
+            let unpacked = npz::Unpacked::new(Arc::clone(&archive), packed);
+            data_file(file, unpacked)
+        }
+        (None, None) => Arc::clone(&archive),
     };
     let tensor = |array: npz::Array| {
         let data = if array.unpacked { &unpacked } else { &archive };

@@ -11,6 +11,9 @@ use crate::json_text;
 
 /// The largest configuration file that is read. Real ones have a few kilobytes.
 const MAX_FILE: u64 = 1 << 24;
+/// The most token ids of a list. Each is compared with every new token; published models have
+/// three.
+const MAX_IDS: usize = 1024;
 /// The most characters of a value that a message repeats.
 const MAX_SHOWN: usize = 60;
 
@@ -168,6 +171,10 @@ impl<'a> Object<'a> {
                 .ok_or_else(|| self.out_of_vocabulary(key, id, vocab_size))?;
             if seen.insert(id) {
                 ids.push(id);
+            }
+            if ids.len() > MAX_IDS {
+                let reason = format!("it has more than {MAX_IDS} different token ids");
+                return Err(self.bad(key, value, reason));
             }
         }
         Ok(Some(ids))

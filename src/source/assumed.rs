@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::model::{fitted, open_checkpoint};
+use super::checkpoint::{fitted, open_checkpoint};
 use crate::checkpoint::Checkpoint;
 use crate::config::{ConfigError, GEOMETRIES, GemmaConfig};
 use crate::input_file;

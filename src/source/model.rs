@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::assumed::{open_config, tokenizer_folder};
+use super::checkpoint::{fitted, open_checkpoint};
 use super::loaded::LoadedModel;
 use crate::chat::{BuiltIn, ChatTemplate};
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::Checkpoint;
 use crate::config::{GemmaConfig, Generation, GenerationConfig};
 use crate::engine::{Engine, LoadOptions, Result};
-use crate::model::{name_tables, unused_parameters};
 use crate::tokenizer::Tokenizer;
 
 /// A model in a folder: its configuration, checkpoint and tokenizer, opened but not yet on a
@@ -21,23 +21,6 @@ pub struct Model {
     generation: GenerationConfig,
     checkpoint: Checkpoint,
     tokenizer: Option<Tokenizer>,
-}
-
-/// Opens the weights in a folder, or those in a file, by Flax's names and in Flax's layouts,
-/// whatever they are stored by.
-///
-/// # Errors
-/// As [`Checkpoint::open`] and [`Checkpoint::canonical`].
-pub fn open_checkpoint(path: &Path) -> checkpoint::Result<Checkpoint> {
-    Checkpoint::open(path)?.canonical(&name_tables())
-}
-
-/// The checkpoint without what a model of this configuration has no use for: rows that pad the
-/// embedding, and keys and values of layers that share the cache of another.
-#[must_use]
-pub fn fitted(checkpoint: &Checkpoint, config: &GemmaConfig) -> Checkpoint {
-    let checkpoint = checkpoint.for_vocabulary(config.vocab_size());
-    checkpoint.without(&unused_parameters(config))
 }
 
 impl Model {

@@ -372,6 +372,38 @@ fn packed_bytes_that_are_damaged() {
 }
 
 #[test]
+fn a_large_archive_is_unpacked_when_it_is_read() {
+    let small = Array::counting("y", DType::F32, &[10]);
+    let array = Array {
+        name: "x".to_owned(),
+        dtype: DType::F32,
+        shape: vec![17 << 20],
+        bytes: vec![0; 68 << 20],
+    };
+    let file = npz(&[array, small.clone()], Deflated);
+    let checkpoint = open(file.clone()).unwrap();
+    assert_eq!(checkpoint.get("x").unwrap().shape(), [17 << 20]);
+    let y = checkpoint.get("y").unwrap();
+    assert_eq!(Array::of(y), small);
+
+    // What is damaged shows then, and names the file and the member.
+    let mut damaged = file;
+    let at = 30 + "x.npy".len() + 200;
+    damaged[at] ^= 0x55;
+    let checkpoint = open(damaged).unwrap();
+    let x = checkpoint.get("x").unwrap();
+    let error = x.read_at(0, &mut [0; 4]).unwrap_err();
+    let mut message = error.to_string();
+    if let Some(source) = std::error::Error::source(&error) {
+        message = format!("{message}: {source}");
+    }
+    assert!(
+        message.contains("\"x\"") && message.contains("\"x.npy\""),
+        "{message}"
+    );
+}
+
+#[test]
 fn what_is_no_archive() {
     for bytes in [&b""[..], b"PK", &[0; 100]] {
         refused(bytes.to_vec(), &["not a valid zip archive"]);

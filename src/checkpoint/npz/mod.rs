@@ -1,25 +1,30 @@
 //! npz files: zip archives whose members are npy files, as `numpy.savez` and
 //! `numpy.savez_compressed` write them.
 //!
-//! Stored members are views of the archive. Deflated members are unpacked once, when the archive
-//! is opened, to one unnamed temporary file, and are views of that. How many bytes that takes is
-//! bounded before the first one is written: by the sizes in the archive's directory, by each
+//! Stored members are views of the archive. Deflated members are unpacked once to one unnamed
+//! temporary file, and are views of that: those of a small archive when it is opened, so that damage
+//! shows at once, and those of a large one when the first of their bytes is read. How many bytes
+//! that takes is bounded before the first one is written: by the sizes in the archive's directory, by each
 //! array's own header, and by how far deflate can compress.
 
 mod archive;
 mod limits;
 mod npy;
 mod problem;
+mod unpacked;
 
 use std::fs::File;
 
 pub use problem::NpzProblem;
+pub(super) use unpacked::{Packed, Unpacked};
 
 use self::archive::{Archive, Member};
 use super::element::{Element, Unread};
 use super::positional::ReadAt;
 use super::tensor::{Stored, byte_len};
 
+/// The most bytes that are unpacked when an archive is opened.
+const MAX_AT_ONCE: u64 = 1 << 26;
 /// What numpy appends to an array's name.
 const SUFFIX: &str = ".npy";
 
@@ -62,6 +67,8 @@ pub(super) struct Parsed {
     pub(super) unread: Vec<Unread>,
     /// The unpacked members and the number of their bytes, where any were compressed.
     pub(super) unpacked: Option<(File, u64)>,
+    /// Or the members that are to be unpacked, where they are large.
+    pub(super) packed: Option<Packed>,
 }
 
 /// Finds every array in the archive, in its directory's order. No name occurs twice.
@@ -82,7 +89,12 @@ pub(super) fn parse(source: &dyn ReadAt) -> Result<Parsed, ParseError> {
             unpacked_len = unpacked_len.saturating_add(size);
         }
     }
-    if !packed.is_empty() {
+    if unpacked_len > MAX_AT_ONCE {
+        parsed.packed = Some(Packed {
+            members: packed,
+            len: unpacked_len,
+        });
+    } else if !packed.is_empty() {
         parsed.unpacked = Some((archive.unpack(&packed, unpacked_len)?, unpacked_len));
     }
     Ok(parsed)
