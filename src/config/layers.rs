@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::json::Object;
 use super::rope::{self, RopeConfig};
-use super::{ConfigError, Generation, MAX_SIZE, gemma4};
+use super::{ConfigError, Generation, MAX_SIZE};
 
 /// What can differ between the layers of a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,7 +37,7 @@ pub(super) struct Sizes {
 /// Gemma 3 and 4: of so many layers the last has no window.
 const PATTERN: usize = 6;
 
-/// The layers of a model of `count`.
+/// The layers of a model of `count`, before Gemma 4's keys are applied.
 pub(super) fn read(
     keys: &Object<'_>,
     generation: Generation,
@@ -62,11 +62,7 @@ pub(super) fn read(
         keys_as_values: false,
         shared_cache: None,
     });
-    let mut layers: Vec<_> = layers.collect();
-    if generation == Generation::Gemma4 {
-        gemma4::apply(keys, &mut layers)?;
-    }
-    Ok(layers)
+    Ok(layers.collect())
 }
 
 fn window(keys: &Object<'_>, generation: Generation) -> Result<usize, ConfigError> {

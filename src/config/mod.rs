@@ -127,19 +127,24 @@ impl GemmaConfig {
             num_key_value_heads,
             intermediate_size: size("intermediate_size", |d| d.intermediate_size, MAX_SIZE)?,
         };
-        let layers = size("num_hidden_layers", |d| d.num_hidden_layers, MAX_LAYERS)?;
+        let count = size("num_hidden_layers", |d| d.num_hidden_layers, MAX_LAYERS)?;
         values::refuse_two_way_attention(&keys, generation)?;
         // The special tokens of a multimodal model may stand beside the text model's object.
         let about = |key| match keys.has(key) {
             true => &keys,
             false => &whole,
         };
+        let hidden_size = size("hidden_size", |d| d.hidden_size, MAX_SIZE)?;
+        let mut layers = layers::read(&keys, generation, count, sizes)?;
+        if generation == Generation::Gemma4 {
+            gemma4::apply(&keys, &mut layers)?;
+        }
         let config = GemmaConfig {
             generation,
             vocab_size,
-            hidden_size: size("hidden_size", |d| d.hidden_size, MAX_SIZE)?,
+            hidden_size,
             intermediate_size: sizes.intermediate_size,
-            layers: layers::read(&keys, generation, layers, sizes)?,
+            layers,
             num_attention_heads,
             num_key_value_heads,
             head_dim,

@@ -16,8 +16,8 @@ mod rope;
 
 pub use attention::{CachedAttention, Heads, Place};
 pub use block::{Block, Kept, Stream, Tokens};
-pub use cache::{LayerCache, fill_cache, in_compute_dtype, update_cache, update_row, update_rows};
+pub use cache::{LayerCache, in_compute_dtype, update_cache, update_row, update_rows};
 pub use gemma::Gemma;
 pub use mask::{Masks, causal_mask, is_token, within};
-pub use ring::Ring;
+pub use ring::{Ring, fill_cache};
 pub use rope::{RopeTables, Rotary, Rotation};

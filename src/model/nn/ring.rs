@@ -130,3 +130,25 @@ impl Ring {
         }
     }
 }
+
+/// Grows what a prefill computed, [batch, kv_heads, prompt, head_dim], to a cache of `rows` rows
+/// and that length, with zeros. Of a longer prompt a ring of that length is left.
+pub fn fill_cache<'b>(
+    pass: &Pass<'_, 'b>,
+    cache: LayerCache<Tensor<'b>>,
+    rows: usize,
+    length: usize,
+) -> LayerCache<Tensor<'b>> {
+    cache.map(|_, x| {
+        let x = as_cached(pass, x);
+        let x = match Ring::of(Some(length), x.size(2) as usize) {
+            Some(ring) => ring.of_prompt(x),
+            None => x,
+        };
+        let [batch, _, prompt, _] = x.sizes();
+        match [rows as i64 - batch, 0, length as i64 - prompt, 0] {
+            [0, 0, 0, 0] => x,
+            high => x.pad_high(&high),
+        }
+    })
+}
