@@ -81,6 +81,7 @@ impl WholeFile {
     ///
     /// # Errors
     /// What the system says.
+    #[cfg(feature = "cli")]
     pub(crate) fn is_empty(&self) -> io::Result<bool> {
         Ok(self.file.as_file().metadata()?.len() == 0)
     }

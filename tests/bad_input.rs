@@ -320,7 +320,8 @@ fn wrong_usage_exits_with_2() {
 fn a_tokenizer_that_makes_its_library_panic_is_one_line_and_nothing_else() {
     let whole = fs::read_to_string(data("gemma-small/tokenizer.json")).expect("read");
     let edits: [&dyn Fn(&mut serde_json::Value); 2] = [
-        // A template with a token that it does not declare: encoding panics.
+        // A template with a token that it does not declare: encoding panics, where the tokenizer's
+        // class obeys the template.
         &|tokenizer| {
             tokenizer["post_processor"] = json!({
                 "type": "TemplateProcessing",
@@ -342,7 +343,10 @@ fn a_tokenizer_that_makes_its_library_panic_is_one_line_and_nothing_else() {
         let mut tokenizer = serde_json::from_str(&whole).expect("JSON");
         edit(&mut tokenizer);
         let model = copy_of("gemma-small");
-        fs::write(model.path().join("tokenizer.json"), tokenizer.to_string()).expect("written");
+        let write = |name: &str, text: String| fs::write(model.path().join(name), text);
+        write("tokenizer.json", tokenizer.to_string()).expect("written");
+        let class = json!({"tokenizer_class": "PreTrainedTokenizerFast"});
+        write("tokenizer_config.json", class.to_string()).expect("written");
         let mut command = gemma_xla();
         command.args(["generate", "eeee", "--max-new-tokens", "2", "--model"]);
         command.arg(model.path());

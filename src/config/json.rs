@@ -13,7 +13,7 @@ use crate::json_text;
 const MAX_FILE: u64 = 1 << 24;
 /// The most token ids of a list. Each is compared with every new token; published models have
 /// three.
-const MAX_IDS: usize = 1024;
+const MAX_IDS: usize = 4096;
 /// The most characters of a value that a message repeats.
 const MAX_SHOWN: usize = 60;
 
