@@ -38,6 +38,24 @@ fn take_rows_takes_the_nearest_row_for_an_id_beyond_the_table() {
 }
 
 #[test]
+fn take_takes_slices_of_any_dimension() {
+    let mut program = Program::new("take");
+    program.case(
+        "columns, one twice and ids beyond both ends",
+        [six(), s32s(&[2, 0, 2, 9, -1], &[5])],
+        f32s(&[3.0, 1.0, 3.0, 3.0, 1.0, 6.0, 4.0, 6.0, 6.0, 4.0], &[2, 5]),
+        |b, [x, ids]| b.take(x, 1, ids),
+    );
+    program.case(
+        "rows",
+        [six(), s32s(&[1], &[1])],
+        f32s(&[4.0, 5.0, 6.0], &[1, 3]),
+        |b, [x, ids]| b.take(x, 0, ids),
+    );
+    program.run();
+}
+
+#[test]
 fn gather_takes_points_rows_and_columns() {
     let mut program = Program::new("gather");
     let points = GatherDims {

@@ -124,7 +124,8 @@ impl Builder {
     /// The slices `ids` \[n\] of `x` along `dim`, in that order: dimension `dim` of the result has
     /// size n. An id beyond the dimension takes the nearest slice.
     ///
-    /// # Errors [`Error::ElementType`] where ids are no integers, [`Error::Dimensions`] where `x`
+    /// # Errors
+    /// [`Error::ElementType`] where ids are not integers, [`Error::Dimensions`] where `x`
     /// has no such dimension or the ids are not a vector.
     pub fn take(&self, x: Value, dim: i64, ids: Value) -> Result<Value> {
         let (shape, index) = (self.array("gather", x)?, self.array("gather", ids)?);

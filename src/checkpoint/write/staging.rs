@@ -99,15 +99,15 @@ impl Staging {
         };
         check_replaceable(destination, self.force)?;
         make_readable(self.folder.path()).map_err(failed)?;
-        let exists = destination.try_exists().map_err(failed)?;
-        // One step, so that whenever the process is killed, the destination is whole, and another
-        // process that writes the same destination is not replaced unless that is wanted.
-        let flags = match exists {
+        // Without force, what another process puts there from now on is not replaced either.
+        let replaces = self.force && destination.try_exists().map_err(failed)?;
+        // One step, so that whenever the process is killed, the destination is whole.
+        let flags = match replaces {
             true => RenameFlags::EXCHANGE,
             false => RenameFlags::NOREPLACE,
         };
         match renameat_with(CWD, self.folder.path(), CWD, destination, flags) {
-            Ok(()) if exists => {
+            Ok(()) if replaces => {
                 // The old folder has the temporary name now.
                 let _ = self.folder.close();
                 return sync_folder_of(destination).map_err(failed);
@@ -126,7 +126,7 @@ impl Staging {
             }
             Err(error) => return Err(failed(error.into())),
         }
-        let replaced = match exists {
+        let replaced = match replaces {
             false => None,
             true => {
                 let aside = tempfile::Builder::new()
