@@ -110,8 +110,9 @@ fn four_chips_of_v5e_share_a_model() {
     );
     assert_eq!(replicated[0]["copies"], 4);
 
-    let cycles = number(&small, "/estimated_cycles/decode");
-    assert!(cycles <= 1.8e6, "{cycles}");
+    // The sum of estimates is less than the time in which the bytes are read, so the bound counts.
+    let ratio = number(&small, "/roofline_ratio");
+    assert!(ratio <= 1.15, "{ratio}");
     // Two sums a layer, and one for the embedding.
     assert_eq!(step_collectives(&small, "all-reduce"), 2 * 18 + 1);
     assert_eq!(step_collectives(&large, "all-reduce"), 2 * 28 + 1);
