@@ -67,12 +67,12 @@ impl Ops for CpuOps {
             return Xla::CPU.matmul(x, w, contracting, to);
         }
         let result = ArrayShape::new(to, &[rows, w.size(0)]);
-        x.custom_call(MATMUL, &[w], result, CustomCallOptions::default())
+        row_major(x, MATMUL, &[w], result, String::new())
     }
 
     fn take_rows<'b>(&self, table: Tensor<'b>, ids: Tensor<'b>) -> Tensor<'b> {
         let result = ArrayShape::new(table.element_type(), &[ids.size(0), table.size(1)]);
-        table.custom_call(TAKE_ROWS, &[ids], result, CustomCallOptions::default())
+        row_major(table, TAKE_ROWS, &[ids], result, String::new())
     }
 
     fn attend_cached<'b>(&self, heads: &Heads, call: CachedAttention<'b>) -> Tensor<'b> {
@@ -93,9 +93,14 @@ impl Ops for CpuOps {
         let queries = call.queries.reshape(&dims);
         let operands = [call.cache.keys, call.cache.values, key_mask, slot];
         let result = ArrayShape::new(heads.compute.into(), &dims);
-        queries
-            .custom_call(ATTENTION, &operands, result, attributes(heads, head_dim))
-            .reshape(&[rows, count * head_dim])
+        row_major(
+            queries,
+            ATTENTION,
+            &operands,
+            result,
+            attributes(heads, head_dim),
+        )
+        .reshape(&[rows, count * head_dim])
     }
 
     fn argmax<'b>(&self, x: Tensor<'b>) -> (Tensor<'b>, Tensor<'b>) {
@@ -107,7 +112,7 @@ impl Ops for CpuOps {
             Shape::array(x.element_type(), &[rows]),
             Shape::array(ElementType::S32, &[rows]),
         ]);
-        let both = x.custom_call(ARGMAX, &[], results, CustomCallOptions::default());
+        let both = row_major(x, ARGMAX, &[], results, String::new());
         (both.element(0), both.element(1))
     }
 
@@ -120,13 +125,32 @@ impl Ops for CpuOps {
             Shape::array(x.element_type(), &[rows, k]),
             Shape::array(ElementType::S32, &[rows, k]),
         ]);
-        let both = x.custom_call(TOP_K, &[], results, CustomCallOptions::default());
+        let both = row_major(x, TOP_K, &[], results, String::new());
         (both.element(0), both.element(1))
     }
 }
 
+/// Calls a kernel. Its arrays are row-major, and that is binding: without it the compiler gives a
+/// result the layout that its user prefers, and a kernel does not know of that.
+fn row_major<'b>(
+    x: Tensor<'b>,
+    target: &str,
+    others: &[Tensor<'b>],
+    result: impl Into<Shape>,
+    backend_config: String,
+) -> Tensor<'b> {
+    let operands = std::iter::once(&x).chain(others);
+    let layouts = operands.map(|operand| operand.shape().map(Shape::from));
+    let options = CustomCallOptions {
+        backend_config,
+        operand_layouts: layouts.collect(),
+        ..CustomCallOptions::default()
+    };
+    x.custom_call(target, others, result, options)
+}
+
 /// What attention is to do otherwise than by default.
-fn attributes(heads: &Heads, head_dim: i64) -> CustomCallOptions {
+fn attributes(heads: &Heads, head_dim: i64) -> String {
     let mut attributes = Vec::new();
     if let Some(window) = heads.window {
         attributes.push(format!("window = {window} : i64"));
@@ -137,13 +161,9 @@ fn attributes(heads: &Heads, head_dim: i64) -> CustomCallOptions {
     if heads.score_divisor != (head_dim as f64).sqrt() {
         attributes.push(format!("scale = {:.9e} : f32", 1.0 / heads.score_divisor));
     }
-    let backend_config = match attributes.is_empty() {
+    match attributes.is_empty() {
         true => String::new(),
         false => format!("{{{}}}", attributes.join(", ")),
-    };
-    CustomCallOptions {
-        backend_config,
-        ..CustomCallOptions::default()
     }
 }
 

@@ -42,7 +42,7 @@ pub struct CustomCallOptions {
     /// The calling convention.
     pub api_version: CustomCallApi,
     /// The operands' shapes in the layouts that the target takes them in; the result's layout is
-    /// then binding too. Without, the compiler chooses row-major layouts.
+    /// then binding too. Without, the compiler chooses them.
     pub operand_layouts: Option<Vec<Shape>>,
     /// Whether the call must stay although nobody uses its result.
     pub has_side_effect: bool,

@@ -381,13 +381,7 @@ fn greatest<'b>(pass: &Pass<'_, 'b>, x: Tensor<'b>, count: usize) -> (Tensor<'b>
         return (values, ids);
     };
     let ids = ids + offset.everywhere_in(ids);
-    // Gathered along a dimension of its own: the devices' rows then lie as they were sent.
-    let [rows, each] = values.sizes();
-    let [values, ids] = [values, ids].map(|x| {
-        let all = pass.gather_over_model(x.reshape(&[1, rows, each]), 0);
-        let devices = all.size(0);
-        all.transpose(&[1, 0, 2]).reshape(&[rows, devices * each])
-    });
+    let [values, ids] = [values, ids].map(|x| pass.gather_over_model(x, 1));
     let (values, ids) = values.ranked(ids);
     (values.slice(1, 0, count), ids.slice(1, 0, count))
 }
