@@ -4,7 +4,7 @@ use hlo::{ArrayShape, Tensor};
 
 use super::super::ModelSpec;
 use super::super::choice::{Choice, Choosing};
-use super::super::nn::{LayerCache, Masks, Ring, Tokens, in_compute_dtype, update_row, within};
+use super::super::nn::{LayerCache, Masks, Ring, Tokens, within};
 use super::super::pass::Pass;
 use super::super::ports::ports;
 use super::prompt::{Prompt, PromptResults, rotations};
@@ -128,18 +128,11 @@ impl Program for Admit {
                     x.dynamic_slice(&[row, zero, zero, zero], &[1, heads, slots, head_dim])
                 })
             };
-            let (seen, cache) = match Ring::of(attention.window, self.cache) {
-                None => {
-                    let cache = update_row(pass, old, new, row, start);
-                    (of_row(cache), cache)
-                }
-                Some(ring) => {
-                    let [seen, left] = ring.extend(pass, of_row(old), new, [start, start + last]);
-                    (seen, update_row(pass, old, left, row, pass.b.integer(0)))
-                }
-            };
+            let ring = Ring::of(attention.window, self.cache);
+            let place = (Some(row), start);
+            let [seen, cache] = prompt.write(pass, ring, [old, new], place, of_row);
             caches.push(cache);
-            in_compute_dtype(seen, pass.compute())
+            seen
         });
         Outcome {
             results: PromptResults { token },

@@ -8,7 +8,7 @@ use super::super::greedy::{all_done, is_eos};
 use super::super::nn::Place;
 use super::super::pass::Pass;
 use super::super::ports::ports;
-use super::decode_loop::{Clock, Loop, LoopState, Start, State, logits, run, write_column};
+use super::decode_loop::{Clock, Loop, LoopState, Start, State, run, write_column};
 use super::{Arguments, Caches, Outcome, Program, array, s32};
 
 /// Generates, up to `chunk` tokens a row, in a loop on the device.
@@ -173,16 +173,7 @@ impl Loop for Decode {
             ..
         } = state.carried;
         let place = Place::Shared { slot, key_mask };
-        let (logits, caches) = logits(
-            pass,
-            &state.ropes,
-            &state.caches,
-            [token, position],
-            place,
-            self.cache,
-        );
-        let step = state.clock.step;
-        let chosen = state.choice.choose(pass, self.choice, logits, step);
+        let chosen = state.next_token(pass, self.choice, [token, position], place, self.cache);
 
         let token = done.select(pass.padding(&chosen.dims()), chosen);
         let done = done | is_eos(pass, token);
@@ -199,7 +190,6 @@ impl Loop for Decode {
                 done,
                 ..state.carried
             },
-            caches,
             ..state
         }
     }

@@ -3,7 +3,7 @@
 use hlo::Tensor;
 
 use super::super::ModelSpec;
-use super::super::choice::ChoiceState;
+use super::super::choice::{Choice, ChoiceState};
 use super::super::nn::{
     CachedAttention, Kept, LayerCache, Place, Ring, Rotary, Tokens, update_cache, update_rows,
 };
@@ -57,6 +57,22 @@ impl<'b, C: Ports<Item = Tensor<'b>>> State<'b, C> {
         all.extend(self.caches.into_iter().flat_map(Ports::items));
         all.extend(self.parameters);
         all
+    }
+
+    /// Runs one token of each row, `token` at `position` (both s32 \[rows\]), in the caches of
+    /// `length`, and chooses the next, s32 \[rows\]. Caches and choice are then those after it.
+    pub fn next_token(
+        &mut self,
+        pass: &Pass<'_, 'b>,
+        choice: Choice,
+        [token, position]: [Tensor<'b>; 2],
+        place: Place<'b>,
+        length: usize,
+    ) -> Tensor<'b> {
+        let (ropes, caches) = (&self.ropes, &self.caches);
+        let (logits, caches) = logits(pass, ropes, caches, [token, position], place, length);
+        self.caches = caches;
+        self.choice.choose(pass, choice, logits, self.clock.step)
     }
 
     /// Reads what [`pack`](Self::pack) wrote of a model and a choice like this.
@@ -126,7 +142,7 @@ pub(super) fn run<'b, P: Loop>(
 /// Runs one token of each row, `token` at `position` (both s32 \[rows\]), through all layers, and
 /// writes its keys and values where the rows stand: this device's logits [rows, share of the
 /// vocabulary], and the caches, which have `length` where a layer has no shorter window.
-pub(super) fn logits<'b>(
+fn logits<'b>(
     pass: &Pass<'_, 'b>,
     ropes: &[Rotary<Tensor<'b>>],
     caches: &[LayerCache<Tensor<'b>>],

@@ -4,9 +4,7 @@ use hlo::{ArrayShape, Tensor};
 
 use super::super::ModelSpec;
 use super::super::choice::{Choice, Choosing};
-use super::super::nn::{
-    LayerCache, Masks, Ring, Tokens, in_compute_dtype, is_token, update_cache, within,
-};
+use super::super::nn::{LayerCache, Masks, Ring, Tokens, is_token, within};
 use super::super::pass::Pass;
 use super::super::ports::ports;
 use super::prompt::{Prompt, PromptResults, rotations};
@@ -121,26 +119,20 @@ impl Program for Extend {
         let choosing = (self.choosing(), arguments.choice);
         let (token, choice) = prompt.next_token(pass, x, choosing, |attention, new| {
             let old = arguments.caches[attention.cache];
-            let of_batch = |cache: LayerCache<Tensor<'b>>| -> LayerCache<Tensor<'b>> {
-                cache.map(|_, x| x.slice(0, 0, self.batch as i64))
+            let ring = Ring::of(attention.window, self.cache);
+            let of_prompts = |cache: LayerCache<Tensor<'b>>| -> LayerCache<Tensor<'b>> {
+                cache.map(|_, x| {
+                    let of_batch = x.slice(0, 0, self.batch as i64);
+                    match ring.is_some() || self.reach == self.cache {
+                        true => of_batch,
+                        false => of_batch.slice(2, 0, self.reach as i64),
+                    }
+                })
             };
-            let (seen, cache) = match Ring::of(attention.window, self.cache) {
-                None => {
-                    let cache = update_cache(pass, old, new, inputs.slot);
-                    let seen = of_batch(cache).map(|_, x| match self.reach == self.cache {
-                        true => x,
-                        false => x.slice(2, 0, self.reach as i64),
-                    });
-                    (seen, cache)
-                }
-                Some(ring) => {
-                    let last = inputs.slot + (self.chunk - 1) as f64;
-                    let [seen, left] = ring.extend(pass, of_batch(old), new, [inputs.slot, last]);
-                    (seen, update_cache(pass, old, left, pass.b.integer(0)))
-                }
-            };
+            let place = (None, inputs.slot);
+            let [seen, cache] = prompt.write(pass, ring, [old, new], place, of_prompts);
             caches.push(cache);
-            in_compute_dtype(seen, pass.compute())
+            seen
         });
         Outcome {
             results: PromptResults { token },

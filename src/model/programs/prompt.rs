@@ -4,7 +4,10 @@ use hlo::Tensor;
 
 use super::super::choice::{Choice, ChoiceInputs, ChoiceResults, Choosing, choose_once};
 use super::super::greedy::greedy;
-use super::super::nn::{Block, Kept, LayerCache, Masks, Rotary, Rotation, Stream, Tokens};
+use super::super::nn::{
+    Block, Kept, LayerCache, Masks, Ring, Rotary, Rotation, Stream, Tokens, in_compute_dtype,
+    update_cache, update_row,
+};
 use super::super::pass::Pass;
 use super::super::ports::ports;
 use super::super::spec::AttentionSpec;
@@ -85,6 +88,39 @@ impl<'b> Prompt<'b> {
             }
         };
         (pass.gather_over_data(token), report)
+    }
+
+    /// Writes a layer's new keys and values into its old cache, which may be a ring, from the place
+    /// `start` (s32) on: those of one prompt into the row `row` (s32), or those of all rows. What
+    /// the tokens attend over, in the compute dtype, and the new cache; `of_prompts` gives the part
+    /// of a cache that is the prompts'.
+    pub fn write(
+        &self,
+        pass: &Pass<'_, 'b>,
+        ring: Option<Ring>,
+        [old, new]: [LayerCache<Tensor<'b>>; 2],
+        (row, start): (Option<Tensor<'b>>, Tensor<'b>),
+        of_prompts: impl Fn(LayerCache<Tensor<'b>>) -> LayerCache<Tensor<'b>>,
+    ) -> [LayerCache<Tensor<'b>>; 2] {
+        let write = |new, slot| match row {
+            Some(row) => update_row(pass, old, new, row, slot),
+            None => update_cache(pass, old, new, slot),
+        };
+        let [seen, cache] = match ring {
+            None => {
+                let cache = write(new, start);
+                [of_prompts(cache), cache]
+            }
+            Some(ring) => {
+                let last = match self.last {
+                    Some(index) => start + index,
+                    None => start + (self.length - 1) as f64,
+                };
+                let [seen, left] = ring.extend(pass, of_prompts(old), new, [start, last]);
+                [seen, write(left, pass.b.integer(0))]
+            }
+        };
+        [in_compute_dtype(seen, pass.compute()), cache]
     }
 
     /// Runs all layers on embedded tokens: [batch · kept, hidden], where only the `kept` tokens

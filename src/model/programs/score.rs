@@ -5,7 +5,7 @@ use hlo::{ArrayShape, ElementType, Tensor};
 use super::super::ModelSpec;
 use super::super::choice::{ChoiceResults, at, log_sum_exp};
 use super::super::greedy::greedy;
-use super::super::nn::{Kept, Masks, Ring, Tokens, in_compute_dtype, update_cache, within};
+use super::super::nn::{Kept, Masks, Ring, Tokens, within};
 use super::super::pass::Pass;
 use super::super::ports::ports;
 use super::prompt::{Prompt, rotations};
@@ -114,19 +114,11 @@ impl Program for Score {
         let x = pass.spec.gemma.embed(pass, inputs.input_ids);
         let x = texts.hidden(pass, x, Kept::All, |attention, new| {
             let old = arguments.caches[attention.cache];
-            let (seen, cache) = match Ring::of(attention.window, self.cache) {
-                None => {
-                    let cache = update_cache(pass, old, new, inputs.start);
-                    (cache, cache)
-                }
-                Some(ring) => {
-                    let last = inputs.start + (self.chunk - 1) as f64;
-                    let [seen, left] = ring.extend(pass, old, new, [inputs.start, last]);
-                    (seen, update_cache(pass, old, left, pass.b.integer(0)))
-                }
-            };
+            let ring = Ring::of(attention.window, self.cache);
+            let place = (None, inputs.start);
+            let [seen, cache] = texts.write(pass, ring, [old, new], place, |cache| cache);
             caches.push(cache);
-            in_compute_dtype(seen, pass.compute())
+            seen
         });
         let targets = inputs.targets.reshape(&[batch * chunk]);
         let [logprob, best] = scores(pass, x, targets).map(|x| {
