@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
+use super::admission::Admission;
 use super::batch::{Tell, or_break};
 use super::buckets::{cache_bucket, prompt_bucket, prompt_chunk};
 use super::choice::Chooser;
@@ -13,7 +14,7 @@ use super::generation::{
     Event, FinishReason, GenerateOptions, GenerateSummary, Generation, Job, Stop, TokenLogprob,
 };
 use super::program_key::CHUNK;
-use super::session::{Admission, RowId, Session, SessionOptions};
+use super::session::{RowId, Session, SessionOptions};
 
 /// Replies that are waited for together, for each row: prompts of like length are run near each
 /// other among them. They bound what is kept in memory.

@@ -1,6 +1,7 @@
 //! Loads a model, compiles its programs and runs them. The only place that knows files, model and
 //! devices.
 
+mod admission;
 mod batch;
 mod buckets;
 mod choice;
@@ -21,6 +22,7 @@ mod prompts;
 mod score;
 mod session;
 
+pub use admission::{Admission, Admitted};
 pub use buckets::cache_lengths;
 pub use core::{Engine, Times};
 pub use error::{Error, Result};
@@ -33,4 +35,4 @@ pub use numerics::NotFinite;
 pub use options::LoadOptions;
 pub use program_key::{BatchPrograms, ProgramKey};
 pub use score::{Score, ScoreRequest, Window, windows};
-pub use session::{Admission, Admitted, RowId, Session, SessionOptions, Stepped};
+pub use session::{RowId, Session, SessionOptions, Stepped};
