@@ -9,8 +9,11 @@ mod common;
 
 use common::{copy_of, data, edit_json, fails_naming, gemma_xla};
 use gemma_xla::dtype::DType;
-use gemma_xla::engine::{Engine, GenerateOptions, LoadOptions, Session, SessionOptions};
+use gemma_xla::engine::{
+    Admission, Admitted, Engine, GenerateOptions, LoadOptions, Session, SessionOptions,
+};
 use gemma_xla::parity::{Reference, Tolerance, compare};
+use gemma_xla::sampling::Key;
 use gemma_xla::sharding::Mesh;
 use gemma_xla::source::{LoadedModel, Model};
 use serde_json::{Value, json};
@@ -109,6 +112,13 @@ fn expected(reference: &Reference, pad: u32) -> Vec<Vec<u32>> {
 fn in_session(session: &mut Session<'_>, prompt: &[u32], new_tokens: usize) -> Vec<u32> {
     let admitted = session.admit(prompt, new_tokens).expect("it is admitted");
     let admitted = admitted.expect("a free row");
+    let tokens = finish(session, &admitted);
+    session.free(admitted.row);
+    tokens
+}
+
+/// What a session generates after a prompt that it has admitted.
+fn finish(session: &mut Session<'_>, admitted: &Admitted) -> Vec<u32> {
     let mut tokens = vec![admitted.token];
     let mut finished = admitted.finished;
     while finished.is_none() {
@@ -120,8 +130,41 @@ fn in_session(session: &mut Session<'_>, prompt: &[u32], new_tokens: usize) -> V
             }
         }
     }
-    session.free(admitted.row);
     tokens
+}
+
+/// A conversation that goes on, and one that goes back to before what the window has.
+#[test]
+fn a_row_runs_again_what_its_window_no_longer_has() {
+    for name in ["gemma3", "gemma4-e"] {
+        let model = load(name, Mesh::SINGLE);
+        let mut options = SessionOptions::default();
+        options.rows = 1;
+        options.max_length = 96;
+        options.prefill_chunk = 16;
+        let open = || Session::new(model.engine(), &options).expect("a session");
+        let mut session = open();
+        let prompt: Vec<u32> = (0..20).map(|i| 3 + i * 7 % 40).collect();
+        let admitted = session.admit(&prompt, 12).expect("it is admitted");
+        let admitted = admitted.expect("a free row");
+        let reply = finish(&mut session, &admitted);
+        let longer = [&prompt[..], &reply, &[5, 9, 21]].concat();
+        let other = [&prompt[..10], &[30, 31, 4, 8]].concat();
+        // All but the last token of the reply is in the caches.
+        let kept = prompt.len() + reply.len() - 1;
+        for (prompt, kept) in [(longer, kept), (other, 0)] {
+            let admission = Admission {
+                prompt: &prompt,
+                new_tokens: 12,
+                key: Key::from_seed(0),
+            };
+            let row = admitted.row;
+            let (again, admitted) = session.readmit(row, admission).expect("it is admitted");
+            assert_eq!(again, kept, "{name}");
+            let found = finish(&mut session, &admitted.expect("a row"));
+            assert_eq!(found, in_session(&mut open(), &prompt, 12), "{name}");
+        }
+    }
 }
 
 #[test]
