@@ -143,14 +143,9 @@ impl Checkpoint {
         warn_of_other_parts(self);
         Ok(Checkpoint {
             inner: Arc::new(Inner {
-                path: self.inner.path.clone(),
-                format: self.inner.format,
-                naming: self.inner.naming,
-                names: self.inner.names.clone(),
-                files: self.inner.files.clone(),
                 tensors,
                 left_out,
-                other_parts: self.inner.other_parts.clone(),
+                ..Inner::clone(&self.inner)
             }),
         })
     }

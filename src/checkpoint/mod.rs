@@ -109,6 +109,7 @@ pub struct Checkpoint {
     inner: Arc<Inner>,
 }
 
+#[derive(Clone)]
 struct Inner {
     path: PathBuf,
     format: Format,
@@ -169,14 +170,11 @@ impl Checkpoint {
         cut_embedding(&mut tensors, table, naming, Sizes::default())?;
         Ok(Checkpoint {
             inner: Arc::new(Inner {
-                path: self.inner.path.clone(),
-                format: self.inner.format,
                 naming,
                 names: table.clone(),
-                files: self.inner.files.clone(),
                 tensors,
-                left_out: self.inner.left_out.clone(),
                 other_parts,
+                ..Inner::clone(&self.inner)
             }),
         })
     }
@@ -185,50 +183,29 @@ impl Checkpoint {
     /// Gemma 1 and 2 have up to 128 more rows, which are left out.
     #[must_use]
     pub fn for_vocabulary(&self, tokens: usize) -> Self {
-        let inner = &self.inner;
-        let mut tensors = inner.tensors.clone();
+        let mut inner = Inner::clone(&self.inner);
         let sizes = Sizes {
             vocabulary: Some(tokens),
         };
-        if cut_embedding(&mut tensors, &inner.names, inner.naming, sizes).is_err() {
+        if cut_embedding(&mut inner.tensors, &inner.names, inner.naming, sizes).is_err() {
             return self.clone();
         }
         Checkpoint {
-            inner: Arc::new(Inner {
-                path: inner.path.clone(),
-                format: inner.format,
-                naming: inner.naming,
-                names: inner.names.clone(),
-                files: inner.files.clone(),
-                tensors,
-                left_out: inner.left_out.clone(),
-                other_parts: inner.other_parts.clone(),
-            }),
+            inner: Arc::new(inner),
         }
     }
 
     /// The same checkpoint without tensors of these names, which are counted as left out.
     #[must_use]
     pub fn without(&self, names: &[String]) -> Self {
-        let inner = &self.inner;
-        let mut tensors = inner.tensors.clone();
-        let mut left_out = inner.left_out.clone();
+        let mut inner = Inner::clone(&self.inner);
         for name in names {
-            if let Some((name, _)) = tensors.remove_entry(name.as_str()) {
-                left_out.push(name.to_string());
+            if let Some((name, _)) = inner.tensors.remove_entry(name.as_str()) {
+                inner.left_out.push(name.to_string());
             }
         }
         Checkpoint {
-            inner: Arc::new(Inner {
-                path: inner.path.clone(),
-                format: inner.format,
-                naming: inner.naming,
-                names: inner.names.clone(),
-                files: inner.files.clone(),
-                tensors,
-                left_out,
-                other_parts: inner.other_parts.clone(),
-            }),
+            inner: Arc::new(inner),
         }
     }
 
