@@ -10,7 +10,7 @@ const MOST_BYTES: u64 = 1 << 32;
 
 impl Reference {
     /// What `model` computes of `prompts`, padded on the left to the longest of them, and
-    /// `max_new_tokens` greedy tokens after each.
+    /// `max_new_tokens` greedy tokens after each, or as many as the model has positions for.
     ///
     /// # Errors
     /// No prompt, prompts that are too long or too many to be compared at once, an id outside of
@@ -37,8 +37,16 @@ impl Reference {
                 ),
             });
         }
+        if batch == 0 {
+            return Err(Error::Argument {
+                argument: "input",
+                problem: "there is no prompt to compare".to_owned(),
+            });
+        }
+        let positions = config.max_position_embeddings();
+        let new = max_new_tokens.min(positions.saturating_sub(length));
         let options = GenerateOptions {
-            max_new_tokens,
+            max_new_tokens: new,
             batch_size: batch,
             ..GenerateOptions::default()
         };
@@ -53,7 +61,7 @@ impl Reference {
             metadata: facts(model),
             ..Reference::default()
         };
-        let mut sequences = Vec::with_capacity(batch * (length + max_new_tokens));
+        let mut sequences = Vec::with_capacity(batch * (length + new));
         for generation in &generations {
             let prompt = &prompts[generation.index];
             let padding = length - prompt.len();
@@ -66,7 +74,7 @@ impl Reference {
             reference.attention_mask.resize(begin + length, 1);
             sequences.extend_from_slice(&reference.input_ids[begin..]);
             sequences.extend(generation.token_ids.iter().map(|&id| id as i32));
-            sequences.resize((begin / length + 1) * (length + max_new_tokens), pad);
+            sequences.resize((begin / length + 1) * (length + new), pad);
         }
         let forward = engine.forward(
             batch,
@@ -76,7 +84,7 @@ impl Reference {
         )?;
         reference.logits = Some((config.vocab_size(), forward.logits));
         reference.hidden_states = Some((config.hidden_size(), forward.hidden_states));
-        reference.sequences = Some((length + max_new_tokens, sequences));
+        reference.sequences = Some((length + new, sequences));
         Ok(reference)
     }
 }
