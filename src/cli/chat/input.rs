@@ -32,7 +32,11 @@ impl Input {
         }
         // Standard input and output, and not the controlling terminal, since one of them may be
         // another.
-        let config = Config::builder().behavior(Behavior::Stdio).build();
+        let config = Config::builder()
+            .behavior(Behavior::Stdio)
+            // The marks around each change of the line; a line is small enough without.
+            .enable_synchronized_output(false)
+            .build();
         let history = MemHistory::with_config(&config);
         let editor = Editor::with_history(config, history);
         Ok(Self {
