@@ -22,7 +22,7 @@ mod prompts;
 mod score;
 mod session;
 
-pub use admission::{Admission, Admitted};
+pub use admission::{Admission, Admitted, Prefilled};
 pub use buckets::cache_lengths;
 pub use core::{Engine, Times};
 pub use error::{Error, Result};

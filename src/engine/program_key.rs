@@ -3,7 +3,9 @@
 use super::buckets::{cache_bucket, prompt_bucket, prompt_chunk};
 use super::choice::Chooser;
 use crate::executables::SavedProgram;
-use crate::model::programs::{self, Admit, Decode, Extend, Forward, Prefill, Program, Score, Step};
+use crate::model::programs::{
+    self, Admit, AdmitScored, Decode, Extend, Forward, Prefill, Program, Score, Step,
+};
 use crate::model::{Choice, ModelSpec};
 use crate::pjrt::{CompileOptions, OptionValue};
 use crate::sampling::SamplingOptions;
@@ -158,6 +160,7 @@ program_keys! {
     Decode,
     Forward,
     Admit,
+    AdmitScored,
     Step,
     Score,
 }
