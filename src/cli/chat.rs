@@ -16,7 +16,7 @@ use super::sampling::SamplingArgs;
 use super::terminal::{self, Results};
 use super::{Outcome, signals};
 use crate::chat::Message;
-use crate::engine::FinishReason;
+use crate::engine::{FinishReason, Workload};
 use crate::input_file;
 use crate::source::{Conversation, ConversationOptions, Model, Turn};
 use crate::whole_file::{Mode, WholeFile};
@@ -79,7 +79,9 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<Outcome> {
         let messages = [Message::new("system", system), Message::new("user", "")];
         template.render(&messages, true).context("--system")?;
     }
-    let loaded = load_opened(model, &arguments.options())?;
+    let mut load = arguments.options();
+    load.workload = Some(Workload::Session(options.session()));
+    let loaded = load_opened(model, &load)?;
 
     let interrupted = signals::interactive();
     let conversation = Conversation::new(&loaded, template, &options)?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::Args;
 
 use super::Outcome;
@@ -35,6 +36,11 @@ pub fn run(args: &ParityArgs) -> anyhow::Result<Outcome> {
     let mut model = args.model.clone();
     // A comparison across dtypes is possible, but only on request.
     model.dtype = model.dtype.or_else(|| reference.dtype());
+    // What is wrong with it is said before anything runs.
+    let page = match &args.report {
+        Some(path) => Some((path, Output::open("--report", Some(path))?)),
+        None => None,
+    };
     let loaded = model.load()?;
     let engine = loaded.engine();
     let mut tolerance = Tolerance::for_dtype(engine.spec().compute);
@@ -46,9 +52,9 @@ pub fn run(args: &ParityArgs) -> anyhow::Result<Outcome> {
         tolerance.relative = relative;
     }
     let report = compare(engine, &reference, tolerance)?;
-    if let Some(path) = &args.report {
-        let mut file = Output::open("--report", Some(path))?;
-        file.writer().write_all(report.to_html().as_bytes())?;
+    if let Some((path, mut file)) = page {
+        let written = file.writer().write_all(report.to_html().as_bytes());
+        written.with_context(|| format!("--report {}", path.display()))?;
         file.finish()?;
     }
     if args.json {

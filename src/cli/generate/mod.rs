@@ -18,7 +18,7 @@ use super::numerics::Numerics;
 use super::output::{LineOptions, Output, OutputFormat};
 use super::sampling::{ReplyArgs, SamplingArgs};
 use super::{Outcome, signals, terminal};
-use crate::engine::{self, Engine, GenerateOptions, GenerateSummary, Job};
+use crate::engine::{self, Engine, GenerateOptions, GenerateSummary, Job, Workload};
 use crate::sampling::StopStrings;
 use crate::source::Model;
 use printer::{Printer, Stop};
@@ -235,6 +235,12 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
     };
     let mut options = model_args.options();
     options.executables.clone_from(&args.executables);
+    let lengths = begun.iter().filter_map(|item| item.ids.as_ref().ok());
+    let lengths = lengths.map(Vec::len).collect();
+    options.workload = Some(match is_job {
+        true => Workload::Jobs(lengths, generate.clone()),
+        false => Workload::Prompts(lengths, generate.clone()),
+    });
     let loaded = load_opened(model, &options)?;
     let engine = loaded.engine();
     if !engine.is_first_process() {
