@@ -9,11 +9,8 @@ mod common;
 
 use common::{copy_of, data, edit_json, fails_naming, gemma_xla};
 use gemma_xla::dtype::DType;
-use gemma_xla::engine::{
-    Admission, Admitted, Engine, GenerateOptions, LoadOptions, Session, SessionOptions,
-};
+use gemma_xla::engine::{Admitted, Engine, GenerateOptions, LoadOptions, Session, SessionOptions};
 use gemma_xla::parity::{Reference, Tolerance, compare};
-use gemma_xla::sampling::Key;
 use gemma_xla::sharding::Mesh;
 use gemma_xla::source::{LoadedModel, Model};
 use serde_json::{Value, json};
@@ -119,8 +116,8 @@ fn in_session(session: &mut Session<'_>, prompt: &[u32], new_tokens: usize) -> V
 
 /// What a session generates after a prompt that it has admitted.
 fn finish(session: &mut Session<'_>, admitted: &Admitted) -> Vec<u32> {
-    let mut tokens = vec![admitted.token];
-    let mut finished = admitted.finished;
+    let mut tokens = Vec::new();
+    let mut finished = None;
     while finished.is_none() {
         let stepped = session.step(7, false).expect("it steps");
         for (row, new, end) in stepped.rows {
@@ -142,6 +139,7 @@ fn a_row_runs_again_what_its_window_no_longer_has() {
         options.rows = 1;
         options.max_length = 96;
         options.prefill_chunk = 16;
+        options.reuse_prefixes = true;
         let open = || Session::new(model.engine(), &options).expect("a session");
         let mut session = open();
         let prompt: Vec<u32> = (0..20).map(|i| 3 + i * 7 % 40).collect();
@@ -153,15 +151,11 @@ fn a_row_runs_again_what_its_window_no_longer_has() {
         // All but the last token of the reply is in the caches.
         let kept = prompt.len() + reply.len() - 1;
         for (prompt, kept) in [(longer, kept), (other, 0)] {
-            let admission = Admission {
-                prompt: &prompt,
-                new_tokens: 12,
-                key: Key::from_seed(0),
-            };
-            let row = admitted.row;
-            let (again, admitted) = session.readmit(row, admission).expect("it is admitted");
-            assert_eq!(again, kept, "{name}");
-            let found = finish(&mut session, &admitted.expect("a row"));
+            session.free(admitted.row);
+            let again = session.admit(&prompt, 12).expect("it is admitted");
+            let again = again.expect("a free row");
+            assert_eq!(again.reused, kept, "{name}");
+            let found = finish(&mut session, &again);
             assert_eq!(found, in_session(&mut open(), &prompt, 12), "{name}");
         }
     }

@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, VecDeque};
 use common::data;
 use gemma_xla::dtype::DType;
 use gemma_xla::engine::{
-    Engine, Error, FinishReason, GenerateOptions, LoadOptions, RowId, Session, SessionOptions,
+    Admission, Engine, Error, FinishReason, GenerateOptions, LoadOptions, RowId, ScoreRequest,
+    Session, SessionOptions, TokenLogprob,
 };
 use gemma_xla::parity::Reference;
+use gemma_xla::sampling::{Key, SamplingOptions};
 use gemma_xla::sharding::Mesh;
 use gemma_xla::source::{LoadedModel, Model};
 use proptest::prelude::*;
@@ -55,11 +57,7 @@ fn through(
             let (prompt, new_tokens) = &prompts[index];
             if let Some(admitted) = session.admit(prompt, *new_tokens).expect("it is admitted") {
                 waiting.pop_front();
-                tokens[index].push(admitted.token);
-                match admitted.finished {
-                    None => drop(running.insert(admitted.row, index)),
-                    Some(_) => session.free(admitted.row),
-                }
+                running.insert(admitted.row, index);
             }
         }
         assert_eq!(session.free_rows(), rows - running.len());
@@ -181,12 +179,12 @@ fn a_row_that_is_freed_before_its_end_leaves_nothing_behind() {
     session.free(admitted.row);
 
     let short = (vec![5, 9, 4], 12);
-    let admitted = session
+    session
         .admit(&short.0, short.1)
         .expect("it runs")
         .expect("a free row");
-    let mut tokens = vec![admitted.token];
-    let mut finished = admitted.finished;
+    let mut tokens: Vec<u32> = Vec::new();
+    let mut finished = None;
     while finished.is_none() {
         let stepped = session.step(32, false).expect("it steps");
         let (_, new, end) = &stepped.rows[0];
@@ -247,4 +245,291 @@ fn what_does_not_fit_is_refused() {
         Err(Error::TokenOutOfRange { .. })
     ));
     assert_eq!(session.free_rows(), 1);
+}
+
+/// What a row of a session became.
+#[derive(Debug, Default, PartialEq)]
+struct Reply {
+    token_ids: Vec<u32>,
+    logprobs: Vec<TokenLogprob>,
+    scores: Vec<TokenLogprob>,
+}
+
+/// Runs all admissions together, each with options of its own; new ones come between the steps.
+fn together(session: &mut Session<'_>, admissions: &[Admission<'_>]) -> Vec<Reply> {
+    let mut waiting: VecDeque<usize> = (0..admissions.len()).collect();
+    let mut running: BTreeMap<RowId, usize> = BTreeMap::new();
+    let mut replies: Vec<Reply> = admissions.iter().map(|_| Reply::default()).collect();
+    while !waiting.is_empty() || !running.is_empty() {
+        if let Some(&index) = waiting.front()
+            && let Some(admitted) = session.begin(&admissions[index]).expect("it begins")
+        {
+            waiting.pop_front();
+            running.insert(admitted.row, index);
+        }
+        if let Some(prefilled) = session.prefill().expect("it runs") {
+            for (row, scores) in prefilled.scores {
+                replies[running[&row]].scores.extend(scores);
+            }
+        }
+        let stepped = session.step(2, true).expect("it steps");
+        for ((row, new, finished), logprobs) in stepped.rows.into_iter().zip(stepped.logprobs) {
+            let reply = &mut replies[running[&row]];
+            reply.token_ids.extend(new);
+            reply.logprobs.extend(logprobs);
+            if finished.is_some() {
+                running.remove(&row);
+                session.free(row);
+            }
+        }
+    }
+    replies
+}
+
+fn sampled(change: impl FnOnce(&mut SamplingOptions)) -> SamplingOptions {
+    let mut options = SamplingOptions::default();
+    options.do_sample = true;
+    change(&mut options);
+    options
+}
+
+/// Rows with sampling options of their own, of each of a session's programs.
+fn settings() -> Vec<SamplingOptions> {
+    vec![
+        SamplingOptions::default(),
+        sampled(|_| {}),
+        sampled(|o| (o.temperature, o.top_k) = (0.7, 5)),
+        sampled(|o| (o.top_p, o.top_k) = (0.8, 0)),
+        sampled(|o| (o.min_p, o.top_k, o.temperature) = (0.05, 0, 1.3)),
+        sampled(|o| (o.repetition_penalty, o.presence_penalty) = (1.3, 0.5)),
+        sampled(|o| o.logit_bias = [(7, 4.0), (9, f32::NEG_INFINITY)].into()),
+        {
+            let mut options = SamplingOptions::default();
+            options.logprobs = Some(3);
+            options.frequency_penalty = 1.5;
+            options.min_new_tokens = 4;
+            options
+        },
+    ]
+}
+
+#[test]
+fn a_row_with_options_of_its_own_has_the_tokens_of_its_prompt_alone() {
+    for (name, mesh) in [
+        ("gemma-small", Mesh::SINGLE),
+        ("random-mha", Mesh { data: 2, model: 2 }),
+    ] {
+        let model = load(name, mesh);
+        let engine = model.engine();
+        let settings = settings();
+        let prompts: Vec<Vec<u32>> = (0..settings.len() as u32)
+            .map(|at| {
+                (0..3 + 5 * at)
+                    .map(|i| 3 + (i * 13 + at * 7) % 90)
+                    .collect()
+            })
+            .collect();
+        let mut size = options(3, 64, 16);
+        size.own_sampling = true;
+        let mut session = Session::new(engine, &size).expect("a session");
+        session.compile().expect("it compiles");
+        let compiled = engine.times();
+        let admissions: Vec<Admission<'_>> = prompts
+            .iter()
+            .zip(&settings)
+            .enumerate()
+            .map(|(at, (prompt, sampling))| {
+                let key = Key::from_seed(at as u64);
+                let mut admission = Admission::new(prompt, 9, key);
+                admission.sampling = Some(sampling);
+                admission
+            })
+            .collect();
+        let replies = together(&mut session, &admissions);
+        let after = engine.times();
+        let times = (after.compile, after.cached);
+        assert_eq!(
+            times,
+            (compiled.compile, compiled.cached),
+            "nothing is compiled"
+        );
+        for (at, reply) in replies.iter().enumerate() {
+            let mut alone = GenerateOptions::default();
+            alone.batch_size = 1;
+            alone.max_new_tokens = 9;
+            alone.sampling = settings[at].clone();
+            alone.sampling.seed = at as u64;
+            let found = engine.generate(&prompts[at..=at], &alone).expect("it runs");
+            assert_eq!(reply.token_ids, found[0].token_ids, "{name}, prompt {at}");
+            assert_eq!(reply.logprobs.len(), found[0].logprobs.len());
+            for (one, other) in reply.logprobs.iter().zip(&found[0].logprobs) {
+                assert!((one.logprob - other.logprob).abs() < 1e-4);
+                assert_eq!(one.top.len(), 3);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_scored_prompt_has_the_probabilities_that_score_gives() {
+    for (name, mesh) in [
+        ("gemma-small", Mesh::SINGLE),
+        ("random-mha", Mesh { data: 2, model: 2 }),
+    ] {
+        let model = load(name, mesh);
+        let engine = model.engine();
+        let mut size = options(2, 64, 16);
+        (size.own_sampling, size.reuse_prefixes) = (true, true);
+        let mut session = Session::new(engine, &size).expect("a session");
+        let prompts: Vec<Vec<u32>> = [1, 2, 17, 40]
+            .map(|length| (0..length).map(|i| 3 + i * 11 % 70).collect())
+            .to_vec();
+        let admissions: Vec<Admission<'_>> = prompts
+            .iter()
+            .map(|prompt| {
+                let mut admission = Admission::new(prompt, 1, Key::from_seed(0));
+                admission.score = Some(2);
+                admission
+            })
+            .collect();
+        for (prompt, reply) in prompts.iter().zip(together(&mut session, &admissions)) {
+            assert_eq!(reply.token_ids.len(), 1);
+            assert_eq!(reply.scores.len(), prompt.len() - 1);
+            if prompt.len() == 1 {
+                continue;
+            }
+            let request = ScoreRequest {
+                context: prompt[..1].to_vec(),
+                continuation: prompt[1..].to_vec(),
+            };
+            let scores = engine.score(&[request], 1).expect("it runs");
+            for (place, found) in reply.scores.iter().enumerate() {
+                let expected = scores[0].token_logprobs[place];
+                assert_eq!(found.token_id, prompt[place + 1]);
+                assert!(
+                    (found.logprob - expected).abs() < 1e-4,
+                    "{name}: {found:?} {expected}"
+                );
+                assert_eq!(found.top.len(), 2);
+                assert!(found.top[0].1 >= found.top[1].1 && found.top[0].1 >= found.logprob);
+            }
+            let greedy = reply
+                .scores
+                .iter()
+                .all(|token| token.top[0].0 == token.token_id);
+            assert_eq!(greedy, scores[0].is_greedy);
+        }
+    }
+}
+
+#[test]
+fn a_row_chooses_among_the_tokens_that_it_is_allowed() {
+    for (name, mesh) in [
+        ("gemma-small", Mesh::SINGLE),
+        ("random-mha", Mesh { data: 1, model: 2 }),
+    ] {
+        let model = load(name, mesh);
+        let engine = model.engine();
+        let vocabulary = engine.spec().config.vocab_size();
+        let mut size = options(2, 64, 16);
+        size.own_sampling = true;
+        let mut session = Session::new(engine, &size).expect("a session");
+        let free = session
+            .admit(&[5, 9, 4], 6)
+            .expect("it runs")
+            .expect("a row");
+        let bound = session
+            .admit(&[5, 9, 4], 6)
+            .expect("it runs")
+            .expect("a row");
+        let mut found: BTreeMap<RowId, Vec<u32>> = BTreeMap::new();
+        for wanted in [[30, 31], [vocabulary as u32 - 1, 40]]
+            .iter()
+            .cycle()
+            .take(6)
+        {
+            let mut bits = vec![0_u32; vocabulary.div_ceil(32)];
+            for id in wanted {
+                bits[*id as usize / 32] |= 1 << (id % 32);
+            }
+            session.allow(bound.row, Some(bits)).expect("it is allowed");
+            let stepped = session.step(8, false).expect("it steps");
+            assert!(stepped.steps <= 1);
+            for (row, new, _) in stepped.rows {
+                if row == bound.row {
+                    assert!(wanted.contains(&new[0]), "{new:?} of {wanted:?}");
+                }
+                found.entry(row).or_default().extend(new);
+            }
+        }
+        assert_eq!(found[&bound.row].len(), 6);
+        assert_eq!(found[&free.row], alone(engine, &(vec![5, 9, 4], 6)));
+    }
+}
+
+#[test]
+fn a_prompt_takes_what_a_freed_row_has_of_it() {
+    let model = load("gemma-small", Mesh::SINGLE);
+    let engine = model.engine();
+    let mut size = options(3, 64, 16);
+    size.reuse_prefixes = true;
+    let mut session = Session::new(engine, &size).expect("a session");
+    let first: Vec<u32> = (0..20).map(|i| 3 + i * 7 % 40).collect();
+    let second: Vec<u32> = (0..20).map(|i| 4 + i * 5 % 40).collect();
+    let rows = [&first, &second].map(|prompt| {
+        let admitted = session.admit(prompt, 4).expect("it runs").expect("a row");
+        assert_eq!(admitted.reused, 0);
+        admitted.row
+    });
+    while session.step(8, false).expect("it steps").steps > 0 {}
+    rows.map(|row| session.free(row));
+    let longer = [&second[..], &[8, 9, 10]].concat();
+    let forked = [&first[..12], &[8, 9, 10]].concat();
+    for (prompt, row, reused) in [(longer, rows[1], 20), (forked, rows[0], 12)] {
+        let admitted = session.admit(&prompt, 7).expect("it runs").expect("a row");
+        assert_eq!((admitted.row, admitted.reused), (row, reused));
+        let mut tokens: Vec<u32> = Vec::new();
+        while tokens.len() < 7 {
+            let stepped = session.step(3, false).expect("it steps");
+            let of_row = stepped
+                .rows
+                .into_iter()
+                .find(|(row, ..)| *row == admitted.row);
+            let (_, new, finished) = of_row.expect("it runs");
+            tokens.extend(new);
+            if finished.is_some() {
+                break;
+            }
+        }
+        assert_eq!(tokens, alone(engine, &(prompt, 7)));
+    }
+}
+
+#[test]
+fn options_that_a_session_was_not_made_for_are_refused() {
+    let model = load("gemma-small", Mesh::SINGLE);
+    let engine = model.engine();
+    let mut size = options(1, 40, 16);
+    let refused = |session: &mut Session<'_>, sampling: &SamplingOptions| {
+        let mut admission = Admission::new(&[5, 9], 3, Key::from_seed(0));
+        admission.sampling = Some(sampling);
+        let error = session.begin(&admission).expect_err("it is refused");
+        assert_eq!(session.free_rows(), 1);
+        error.to_string()
+    };
+    let mut session = Session::new(engine, &size).expect("a session");
+    let error = refused(&mut session, &SamplingOptions::default());
+    assert!(error.contains("own_sampling"), "{error}");
+    let taken = session.admit(&[5], 1).expect("it runs").expect("a row");
+    assert!(session.allow(taken.row, None).is_err());
+    size.own_sampling = true;
+    let mut session = Session::new(engine, &size).expect("a session");
+    for (sampling, name) in [
+        (sampled(|o| o.top_k = 257), "top_k"),
+        (sampled(|o| o.top_p = 0.0), "top_p"),
+        (sampled(|o| o.no_repeat_ngram_size = 3), "sampling"),
+    ] {
+        let error = refused(&mut session, &sampling);
+        assert!(error.contains(name), "{error}");
+    }
 }

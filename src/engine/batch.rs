@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use super::choice::{Chooser, ChoosingRow, Reports};
+use super::choice::{Chooser, ChoosingRow, Reports, choice_inputs};
 use super::core::{DeviceCaches, Engine};
 use super::devices::PerDevice;
 use super::error::{Error, Result};
@@ -102,9 +102,8 @@ impl<'a> BatchRun<'a> {
 
         let choice = || {
             let choosing = self.choosing_rows(rows, |row| row);
-            let devices = self.engine.devices();
-            self.chooser
-                .inputs(devices, programs.prefill.choosing(), &choosing)
+            let (devices, vocabulary) = (self.engine.devices(), self.vocabulary());
+            choice_inputs(devices, vocabulary, programs.prefill.choosing(), &choosing)
         };
         let prefilled = prompts.prefill(self.engine, &programs, rows, choice)?;
         let (first_tokens, mut caches) = (prefilled.tokens, prefilled.caches);
@@ -184,9 +183,8 @@ impl<'a> BatchRun<'a> {
         };
         let layout = self.rows_layout;
         let choosing = self.choosing_rows(layout.decode_rows(), |row| layout.decode_row(row));
-        let choice = self
-            .chooser
-            .inputs(devices, input.program.choosing(), &choosing)?;
+        let choosing_now = input.program.choosing();
+        let choice = choice_inputs(devices, self.vocabulary(), choosing_now, &choosing)?;
         let outcome = engine.call(&program, inputs, choice.as_ref(), caches)?;
         let steps = devices.read_s32(&outcome.results.steps)?;
         let steps = steps.first().copied().unwrap_or(0);
@@ -230,6 +228,8 @@ impl<'a> BatchRun<'a> {
                 prompt,
                 state,
                 width,
+                chooser: self.chooser,
+                allowed: None,
             });
         }
         choosing
@@ -246,7 +246,8 @@ impl<'a> BatchRun<'a> {
         let eos = self.engine.spec().config.eos_token_ids();
         let before = self.rows[row].token_ids.len();
         let new = self.rows[row].accept(tokens, eos, |step, token| {
-            reports.map(|reports| reports.of(reported_row, step, token))
+            let (reports, top) = (reports?, self.options.sampling.logprobs?);
+            Some(reports.of(reported_row, step, token, top))
         });
         if (self.options.stream || self.options.watch) && !new.is_empty() {
             let number = self.first + row;
@@ -290,6 +291,10 @@ impl<'a> BatchRun<'a> {
             tell(Event::Finished(generation))?;
         }
         ControlFlow::Continue(())
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.engine.spec().gemma.spec().vocabulary.size()
     }
 
     fn pad(&self) -> i32 {

@@ -1,4 +1,4 @@
-//! What programs need to choose tokens, from the options of a run and the state of its rows.
+//! What programs need to choose tokens, from the options and the state of their rows.
 
 use hlo::ArrayShape;
 
@@ -6,13 +6,18 @@ use super::devices::{Devices, PerDevice};
 use super::error::Result;
 use super::generation::{Row, TokenLogprob};
 use crate::model::{Choice, ChoiceInputs, ChoiceResults, Choosing, Draw, ModelSpec, Words};
-use crate::sampling::{Key, SamplingOptions};
+use crate::sampling::{Key, MAX_LOGPROBS, SamplingOptions};
 
 /// The fewest candidates that a program is compiled for. Other values of top-k below it run in the
 /// same program.
 const FEWEST_CANDIDATES: usize = 64;
+/// The most tokens that a row with sampling options of its own may draw from, unless it draws from
+/// the whole vocabulary.
+const MOST_CANDIDATES: usize = 256;
+/// The most single tokens whose logits such a row may change. OpenAI's interface allows 300.
+const MOST_BIASES: usize = 1024;
 
-/// How the tokens of a run are chosen.
+/// How the tokens of a row are chosen.
 #[derive(Clone, Debug)]
 pub(super) struct Chooser {
     options: SamplingOptions,
@@ -30,6 +35,10 @@ pub(super) struct ChoosingRow<'a> {
     pub state: &'a Row,
     /// The length of its prompt as Flax counts it, padding included.
     pub width: usize,
+    pub chooser: &'a Chooser,
+    /// The tokens that may be chosen, a bit each, the lowest first; all of them where there is
+    /// nothing.
+    pub allowed: Option<&'a [u32]>,
 }
 
 impl Chooser {
@@ -48,6 +57,8 @@ impl Chooser {
                 let count = options.top_k.min(vocabulary).max(FEWEST_CANDIDATES);
                 count.next_power_of_two().min(vocabulary)
             }),
+            whole: options.top_k == 0,
+            mixed: false,
             filtered: options.top_p < 1.0 || options.min_p > 0.0,
         });
         // The lists' sizes are powers of two, so that few programs are compiled.
@@ -70,6 +81,7 @@ impl Chooser {
             },
             ngram: options.no_repeat_ngram_size,
             logprobs: options.logprobs,
+            allowed: false,
         };
         Self {
             choice,
@@ -84,6 +96,68 @@ impl Chooser {
         self.choice
     }
 
+    /// Choices that together are enough for rows with options of their own, the cheapest first: the
+    /// first that [covers](Choice::covers) what all rows need is the one to run. What these options
+    /// ask of every row is part of each.
+    pub fn choices_for_any(&self, vocabulary: usize) -> Vec<Choice> {
+        let own = self.choice;
+        let greedy = Choice {
+            not_first: own.not_first,
+            forced: own.forced,
+            words: own.words,
+            ngram: own.ngram,
+            ..Choice::GREEDY
+        };
+        let draw = |whole| {
+            Some(Draw {
+                candidates: Some(MOST_CANDIDATES.min(vocabulary)),
+                whole,
+                mixed: true,
+                filtered: true,
+            })
+        };
+        let all = Choice {
+            draw: draw(true),
+            penalties: true,
+            biases: MOST_BIASES.max(own.biases),
+            late_eos: true,
+            logprobs: Some(MAX_LOGPROBS.min(vocabulary)),
+            ..greedy
+        };
+        let drawn = Choice {
+            draw: draw(false),
+            ..greedy
+        };
+        vec![
+            greedy,
+            drawn,
+            all,
+            Choice {
+                allowed: true,
+                ..all
+            },
+        ]
+    }
+
+    /// Why the last of [`choices_for_any`](Self::choices_for_any) is not enough for a row.
+    pub fn beyond(&self, most: Choice) -> Option<(&'static str, String)> {
+        let own = self.choice;
+        let candidates = |choice: Choice| choice.draw.and_then(|draw| draw.candidates);
+        if candidates(own) > candidates(most) {
+            let (top_k, most) = (self.options.top_k, candidates(most).unwrap_or(0));
+            let problem = format!("{top_k} is above {most}; 0 draws from all tokens");
+            return Some(("top_k", problem));
+        }
+        if self.biases.len() > most.biases {
+            let problem = format!("{} tokens are more than {}", self.biases.len(), most.biases);
+            return Some(("logit_bias", problem));
+        }
+        (!most.covers(own)).then(|| {
+            let problem = "they differ from the session's in what it was not compiled for";
+            ("sampling", problem.to_owned())
+        })
+    }
+
     /// The key of a generation by itself: reply `sequence` to the prompt at `index`.
     pub fn own_key(&self, index: usize, sequence: usize) -> Key {
         let key = Key::from_seed(self.options.seed).fold_in(index as u32);
@@ -96,76 +170,6 @@ impl Chooser {
     /// The key of a batch that is generated together.
     pub fn batch_key(&self) -> Key {
         Key::from_seed(self.options.seed)
-    }
-
-    /// What a program needs for these rows of all groups of the data axis; none stands for a row
-    /// that nobody looks at.
-    pub fn inputs(
-        &self,
-        devices: &Devices,
-        choosing: Choosing,
-        rows: &[Option<ChoosingRow<'_>>],
-    ) -> Result<ChoiceInputs<PerDevice>> {
-        let shapes = choosing.inputs();
-        let options = &self.options;
-        let upload = |shape: Option<ArrayShape>, words: &dyn Fn() -> Vec<u32>| {
-            let Some(shape) = shape else { return Ok(None) };
-            let bytes: Vec<u8> = words().iter().flat_map(|word| word.to_le_bytes()).collect();
-            let (element_type, dims) = (shape.element_type, &shape.dims);
-            devices.upload_rows(&bytes, element_type, dims).map(Some)
-        };
-        let each = |shape, value: &dyn Fn(&ChoosingRow<'_>) -> i32| {
-            let of = |row: &Option<ChoosingRow<'_>>| row.as_ref().map_or(-1, value) as u32;
-            upload(shape, &|| rows.iter().map(of).collect())
-        };
-        let same = |shape, value: f32| upload(shape, &|| vec![value.to_bits(); rows.len()]);
-        let pairs = |shape, value: &dyn Fn(&ChoosingRow<'_>) -> [u32; 2]| {
-            let of = |row: &Option<ChoosingRow<'_>>| row.as_ref().map_or([0, 0], value);
-            upload(shape, &|| rows.iter().flat_map(of).collect())
-        };
-        let list = |shape: Option<ArrayShape>, values: Vec<u32>, fill: u32| {
-            let Some(shape) = shape else { return Ok(None) };
-            let mut bytes: Vec<u8> = values.iter().flat_map(|word| word.to_le_bytes()).collect();
-            while bytes.len() < shape.byte_size() {
-                bytes.extend(fill.to_le_bytes());
-            }
-            let (element_type, dims) = (shape.element_type, &shape.dims);
-            devices.upload(&bytes, element_type, dims).map(Some)
-        };
-        let none = -1_i32 as u32;
-        let top_k = options.top_k.min(i32::MAX as usize) as i32;
-        let (ids, added): (Vec<u32>, Vec<u32>) =
-            self.biases.iter().map(|&(id, b)| (id, b.to_bits())).unzip();
-        Ok(ChoiceInputs {
-            key: pairs(shapes.key, &|row| row.state.keys.state().0)?,
-            counter: pairs(shapes.counter, &|row| {
-                let counter = row.state.counter;
-                [(counter >> 32) as u32, counter as u32]
-            })?,
-            temperature: same(shapes.temperature, options.temperature)?,
-            top_k: each(shapes.top_k, &|_| top_k)?,
-            top_p: same(shapes.top_p, options.top_p)?,
-            min_p: same(shapes.min_p, options.min_p)?,
-            repetition: same(shapes.repetition, options.repetition_penalty)?,
-            presence: same(shapes.presence, options.presence_penalty)?,
-            frequency: same(shapes.frequency, options.frequency_penalty)?,
-            bias_ids: list(shapes.bias_ids, ids, none)?,
-            bias: list(shapes.bias, added, 0)?,
-            not_first: list(
-                shapes.not_first,
-                options.begin_suppress_tokens.clone(),
-                none,
-            )?,
-            late_eos: each(shapes.late_eos, &|row| self.late_eos(row))?,
-            forced_at: each(shapes.forced_at, &|row| self.forced(row).0)?,
-            forced: each(shapes.forced, &|row| self.forced(row).1)?,
-            words: list(shapes.words, self.word_table(), none)?,
-            history: upload(shapes.history, &|| history(rows, choosing.length))?,
-            tokens: each(shapes.tokens, &|row| {
-                (row.prompt.len() + row.state.token_ids.len()) as i32
-            })?,
-            generated: each(shapes.generated, &|row| row.state.token_ids.len() as i32)?,
-        })
     }
 
     /// New tokens before which no end-of-sequence token comes. Flax takes `min_length` as a length
@@ -191,9 +195,8 @@ impl Chooser {
         }
     }
 
-    /// The words [count, length], each at the end of its row.
-    fn word_table(&self) -> Vec<u32> {
-        let Words { count, length } = self.choice.words;
+    /// The words in a table [count, length], each at the end of its line.
+    fn word_table(&self, Words { count, length }: Words) -> Vec<u32> {
         let mut table = vec![-2_i32 as u32; count * length];
         for (line, word) in table.chunks_exact_mut(length.max(1)).zip(&self.words) {
             line[length - word.len()..].copy_from_slice(word);
@@ -204,6 +207,118 @@ impl Chooser {
         }
         table
     }
+}
+
+/// What a program needs for these rows of all groups of the data axis, where the vocabulary has so
+/// many entries; none stands for a row that nobody looks at.
+pub(super) fn choice_inputs(
+    devices: &Devices,
+    vocabulary: usize,
+    choosing: Choosing,
+    rows: &[Option<ChoosingRow<'_>>],
+) -> Result<ChoiceInputs<PerDevice>> {
+    let shapes = choosing.inputs(vocabulary);
+    let bytes =
+        |words: Vec<u32>| -> Vec<u8> { words.iter().flat_map(|word| word.to_le_bytes()).collect() };
+    let upload = |shape: Option<ArrayShape>, bytes: &dyn Fn(&ArrayShape) -> Vec<u8>| {
+        let Some(shape) = shape else { return Ok(None) };
+        let (element_type, dims) = (shape.element_type, &shape.dims);
+        devices
+            .upload_rows(&bytes(&shape), element_type, dims)
+            .map(Some)
+    };
+    type Value<'v, T> = &'v dyn Fn(&ChoosingRow<'_>) -> T;
+    let whole = |shape, otherwise: i32, value: Value<'_, i32>| {
+        let of = |row: &Option<ChoosingRow<'_>>| row.as_ref().map_or(otherwise, value) as u32;
+        upload(shape, &|_| bytes(rows.iter().map(of).collect()))
+    };
+    let real = |shape, otherwise: f32, value: &dyn Fn(&SamplingOptions) -> f32| {
+        let of = |row: &Option<ChoosingRow<'_>>| {
+            let value = row.map_or(otherwise, |row| value(&row.chooser.options));
+            value.to_bits()
+        };
+        upload(shape, &|_| bytes(rows.iter().map(of).collect()))
+    };
+    let pairs = |shape, value: Value<'_, [u32; 2]>| {
+        let of = |row: &Option<ChoosingRow<'_>>| row.as_ref().map_or([0, 0], value);
+        upload(shape, &|_| bytes(rows.iter().flat_map(of).collect()))
+    };
+    // A list for each row, with `fill` after its end.
+    let lists = |shape, fill: u32, value: Value<'_, Vec<u32>>| {
+        upload(shape, &|shape: &ArrayShape| {
+            let length = shape.dims[1..].iter().product::<i64>() as usize;
+            let all = rows.iter().flat_map(|row| {
+                let mut list = row.as_ref().map(value).unwrap_or_default();
+                list.resize(length, fill);
+                list
+            });
+            bytes(all.collect())
+        })
+    };
+    let none = -1_i32 as u32;
+    let temperature = |options: &SamplingOptions| match options.is_greedy() {
+        true => 0.0,
+        false => options.temperature,
+    };
+    let top_k = |row: &ChoosingRow<'_>| row.chooser.options.top_k.min(i32::MAX as usize) as i32;
+    let bias_ids = |row: &ChoosingRow<'_>| row.chooser.biases.iter().map(|&(id, _)| id).collect();
+    let biases = |row: &ChoosingRow<'_>| {
+        row.chooser
+            .biases
+            .iter()
+            .map(|(_, b)| b.to_bits())
+            .collect()
+    };
+    Ok(ChoiceInputs {
+        key: pairs(shapes.key, &|row| row.state.keys.state().0)?,
+        counter: pairs(shapes.counter, &|row| {
+            let counter = row.state.counter;
+            [(counter >> 32) as u32, counter as u32]
+        })?,
+        temperature: real(shapes.temperature, 1.0, &temperature)?,
+        top_k: whole(shapes.top_k, -1, &top_k)?,
+        top_p: real(shapes.top_p, 1.0, &|options| options.top_p)?,
+        min_p: real(shapes.min_p, 0.0, &|options| options.min_p)?,
+        repetition: real(shapes.repetition, 1.0, &|options| {
+            options.repetition_penalty
+        })?,
+        presence: real(shapes.presence, 0.0, &|options| options.presence_penalty)?,
+        frequency: real(shapes.frequency, 0.0, &|options| options.frequency_penalty)?,
+        bias_ids: lists(shapes.bias_ids, none, &bias_ids)?,
+        bias: lists(shapes.bias, 0, &biases)?,
+        not_first: lists(shapes.not_first, none, &|row| {
+            row.chooser.options.begin_suppress_tokens.clone()
+        })?,
+        late_eos: whole(shapes.late_eos, -1, &|row| row.chooser.late_eos(row))?,
+        forced_at: whole(shapes.forced_at, -1, &|row| row.chooser.forced(row).0)?,
+        forced: whole(shapes.forced, -1, &|row| row.chooser.forced(row).1)?,
+        words: lists(shapes.words, none, &|row| {
+            row.chooser.word_table(choosing.choice.words)
+        })?,
+        allowed: upload(shapes.allowed, &|_| allowed(rows, vocabulary))?,
+        history: upload(shapes.history, &|_| bytes(history(rows, choosing.length)))?,
+        tokens: whole(shapes.tokens, -1, &|row| {
+            (row.prompt.len() + row.state.token_ids.len()) as i32
+        })?,
+        generated: whole(shapes.generated, -1, &|row| {
+            row.state.token_ids.len() as i32
+        })?,
+    })
+}
+
+/// Whether each row may have each token, [rows, vocabulary], a byte each.
+fn allowed(rows: &[Option<ChoosingRow<'_>>], vocabulary: usize) -> Vec<u8> {
+    let mut allowed = vec![1; rows.len() * vocabulary];
+    for (line, row) in allowed.chunks_exact_mut(vocabulary).zip(rows) {
+        let Some(bits) = row.as_ref().and_then(|row| row.allowed) else {
+            continue;
+        };
+        for (id, allowed) in line.iter_mut().enumerate() {
+            let word = bits.get(id / 32).copied().unwrap_or(0);
+            *allowed = (word >> (id % 32)) as u8 & 1;
+        }
+    }
+    allowed
 }
 
 /// The tokens of rows, [rows, length]; -1 after them.
@@ -259,14 +374,15 @@ impl Reports {
         }))
     }
 
-    /// What was reported of a token.
-    pub fn of(&self, row: usize, step: usize, token_id: u32) -> TokenLogprob {
+    /// What was reported of a token, with at most `count` of the most likely ones.
+    pub fn of(&self, row: usize, step: usize, token_id: u32, count: usize) -> TokenLogprob {
         let place = row * self.steps + step;
         let top = self.top.get(place * self.count..(place + 1) * self.count);
+        let top = top.unwrap_or_default();
         TokenLogprob {
             token_id,
             logprob: self.logprobs.get(place).copied().unwrap_or(f32::NAN),
-            top: top.unwrap_or_default().to_vec(),
+            top: top[..count.min(top.len())].to_vec(),
         }
     }
 }

@@ -194,24 +194,26 @@ impl<'a> ContinuousRun<'a> {
             .collect();
         let admissions: Vec<Admission<'_>> = replies
             .iter()
-            .map(|reply| Admission {
-                prompt: &reply.prompt,
-                new_tokens: reply.limit,
-                key: self.chooser.own_key(reply.index, reply.sequence),
+            .map(|reply| {
+                let key = self.chooser.own_key(reply.index, reply.sequence);
+                Admission::new(&reply.prompt, reply.limit, key)
             })
             .collect();
         let Some(session) = &mut self.session else {
             return Ok(ControlFlow::Continue(()));
         };
-        for admitted in session.admit_all(&admissions)? {
+        let mut rows = Vec::with_capacity(admissions.len());
+        for admission in &admissions {
+            rows.extend(session.begin(admission)?.map(|admitted| admitted.row));
+        }
+        let took = session.prefill_all()?;
+        let each = took / (rows.len().max(1) as u32);
+        for row in rows {
             let Some(reply) = self.waiting.pop_front() else {
                 break;
             };
-            self.running.insert(admitted.row, reply);
-            or_break!(tell(Event::Prefilled(admitted.took)));
-            let logprobs = admitted.logprob.into_iter().collect();
-            let (row, finished) = (admitted.row, admitted.finished);
-            or_break!(self.accept(row, &[admitted.token], logprobs, finished, tell));
+            self.running.insert(row, reply);
+            or_break!(tell(Event::Prefilled(each)));
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -290,5 +292,6 @@ pub(super) fn session_options(
         max_length: (cache_bucket(wanted + chunk) - chunk).min(positions),
         prefill_chunk: chunk,
         sampling: options.sampling.clone(),
+        ..SessionOptions::default()
     }
 }

@@ -23,7 +23,7 @@ mod score;
 mod session;
 mod workload;
 
-pub use admission::{Admission, Admitted};
+pub use admission::{Admission, Admitted, Prefilled};
 pub use buckets::cache_lengths;
 pub use core::{Engine, Times};
 pub use error::{Error, Result};

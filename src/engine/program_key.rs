@@ -2,7 +2,9 @@
 
 use super::buckets::{cache_bucket, prompt_bucket, prompt_chunk};
 use crate::executables::SavedProgram;
-use crate::model::programs::{self, Admit, Decode, Extend, Forward, Prefill, Program, Score, Step};
+use crate::model::programs::{
+    self, Admit, AdmitScored, Decode, Extend, Forward, Prefill, Program, Score, Step,
+};
 use crate::model::{Choice, ModelSpec};
 use crate::pjrt::{CompileOptions, OptionValue};
 
@@ -157,6 +159,7 @@ program_keys! {
     Decode,
     Forward,
     Admit,
+    AdmitScored,
     Step,
     Score,
 }

@@ -1,17 +1,18 @@
 //! A session on the devices: rows, each with its own length, that prompts are admitted to, that
 //! step together, and that are freed one by one.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::buckets::cache_bucket;
-use super::choice::{Chooser, ChoosingRow, Reports};
+use super::choice::{Chooser, ChoosingRow, Reports, choice_inputs};
 use super::core::{DeviceCaches, Engine};
 use super::error::{Error, Result};
 use super::generation::{FinishReason, Row, TokenLogprob};
 use super::memory::{self, Parameters};
 use super::program_key::CHUNK;
 use crate::model::programs::{Program, Step, StepInputs};
-use crate::model::{LayerCache, ModelSpec};
+use crate::model::{Choice, LayerCache, ModelSpec};
 use crate::sampling::SamplingOptions;
 
 /// The shortest part of a prompt that a program is compiled for.
@@ -29,9 +30,16 @@ pub struct SessionOptions {
     pub max_length: usize,
     /// Tokens of a prompt that are run at once, at most; by default 64.
     pub prefill_chunk: usize,
-    /// How tokens are chosen; greedily by default. Its stop texts and number of replies are for
-    /// whoever admits prompts.
+    /// How tokens are chosen where an admission does not say; greedily by default. Its stop texts
+    /// and number of replies are for whoever admits prompts.
     pub sampling: SamplingOptions,
+    /// Whether admissions may have sampling options, scores and sets of allowed tokens of their
+    /// own, which takes more programs. Not by default.
+    pub own_sampling: bool,
+    /// Whether a prompt gets the free row that has most of its beginning, which is then not run
+    /// again. Not by default: a prompt's keys and values are then rounded as those of the reply
+    /// that computed them, so that in 16 bits its tokens can depend on what came before.
+    pub reuse_prefixes: bool,
 }
 
 impl Default for SessionOptions {
@@ -41,6 +49,8 @@ impl Default for SessionOptions {
             max_length: 1024,
             prefill_chunk: 64,
             sampling: SamplingOptions::default(),
+            own_sampling: false,
+            reuse_prefixes: false,
         }
     }
 }
@@ -79,7 +89,8 @@ pub struct RowId(pub(super) usize);
 pub struct Stepped {
     /// New tokens of each row that generated, and why it has ended, if it has.
     pub rows: Vec<(RowId, Vec<u32>, Option<FinishReason>)>,
-    /// What is reported of the new tokens of each of those rows, where that was asked for.
+    /// What is reported of the new tokens of each of those rows; nothing where that was not asked
+    /// for.
     pub logprobs: Vec<Vec<TokenLogprob>>,
     /// Steps run.
     pub steps: usize,
@@ -99,21 +110,104 @@ pub struct Session<'a> {
     pub(super) cache: usize,
     pub(super) caches: DeviceCaches,
     pub(super) rows: Vec<State>,
-    pub(super) chooser: Chooser,
+    /// How tokens are chosen where an admission does not say.
+    pub(super) chooser: Arc<Chooser>,
+    /// The choices that steps are compiled for, the cheapest first.
+    choices: Vec<Choice>,
+    pub(super) own_sampling: bool,
+    pub(super) reuse_prefixes: bool,
+    /// Prompts admitted so far.
+    pub(super) admitted: u64,
 }
 
 /// A row.
 #[derive(Clone, Debug)]
 pub(super) enum State {
-    Free,
-    Taken {
-        /// Tokens whose keys and values are in the caches.
-        length: usize,
-        /// The last token, which is not yet.
-        token: i32,
-        prompt: Vec<u32>,
-        generated: Row,
+    /// Without a prompt.
+    Free {
+        /// The tokens whose keys and values are still in the caches.
+        kept: Vec<u32>,
     },
+    /// With a prompt.
+    Taken(Box<Taken>),
+}
+
+/// What a row with a prompt has.
+#[derive(Clone, Debug)]
+pub(super) struct Taken {
+    /// Its place among the prompts admitted.
+    pub number: u64,
+    pub prompt: Vec<u32>,
+    /// Tokens whose keys and values are in the caches.
+    pub length: usize,
+    pub generated: Row,
+    pub chooser: Arc<Chooser>,
+    /// How many of the most likely tokens are reported in each place of the prompt.
+    pub scored: Option<usize>,
+    /// The tokens that may come next, a bit each; all where there is nothing.
+    allowed: Option<Vec<u32>>,
+}
+
+impl Taken {
+    /// A row for a prompt, of which `length` tokens are in the caches.
+    pub fn new(
+        number: u64,
+        prompt: Vec<u32>,
+        length: usize,
+        generated: Row,
+        chooser: Arc<Chooser>,
+        scored: Option<usize>,
+    ) -> Self {
+        Self {
+            number,
+            prompt,
+            length,
+            generated,
+            chooser,
+            scored,
+            allowed: None,
+        }
+    }
+
+    /// Whether tokens of the prompt are to be run before a step, which runs the last of them.
+    pub fn is_arriving(&self) -> bool {
+        self.length + 1 < self.prompt.len()
+    }
+
+    /// The first token that is not in the caches.
+    fn next_token(&self) -> u32 {
+        let reply = self.length.checked_sub(self.prompt.len());
+        let next = match reply {
+            None => self.prompt.get(self.length),
+            Some(place) => self.generated.token_ids.get(place),
+        };
+        next.copied().unwrap_or(0)
+    }
+
+    /// The tokens that are in the caches.
+    fn cached(self) -> Vec<u32> {
+        let mut tokens = self.prompt;
+        tokens.extend(self.generated.token_ids);
+        tokens.truncate(self.length);
+        tokens
+    }
+
+    fn needs(&self) -> Choice {
+        Choice {
+            allowed: self.allowed.is_some(),
+            ..self.chooser.choice()
+        }
+    }
+
+    fn choosing(&self) -> ChoosingRow<'_> {
+        ChoosingRow {
+            prompt: &self.prompt,
+            state: &self.generated,
+            width: self.prompt.len(),
+            chooser: &self.chooser,
+            allowed: self.allowed.as_deref(),
+        }
+    }
 }
 
 impl<'a> Session<'a> {
@@ -143,9 +237,19 @@ impl<'a> Session<'a> {
             chunk,
             cache,
         } = options.size(spec);
-        let rows = vec![State::Free; rows_on_device * spec.mesh.data];
+        let free = State::Free { kept: Vec::new() };
+        let rows = vec![free; rows_on_device * spec.mesh.data];
+        let chooser = Chooser::new(spec, &options.sampling);
+        let choices = match options.own_sampling {
+            true => chooser.choices_for_any(vocabulary),
+            false => vec![chooser.choice()],
+        };
         Ok(Self {
-            chooser: Chooser::new(spec, &options.sampling),
+            chooser: Arc::new(chooser),
+            choices,
+            own_sampling: options.own_sampling,
+            reuse_prefixes: options.reuse_prefixes,
+            admitted: 0,
             caches: engine.empty_caches(rows_on_device, cache)?,
             engine,
             rows_on_device,
@@ -168,8 +272,27 @@ impl<'a> Session<'a> {
 
     /// Rows that no prompt has.
     pub fn free_rows(&self) -> usize {
-        let free = |row: &&State| matches!(row, State::Free);
+        let free = |row: &&State| matches!(row, State::Free { .. });
         self.rows.iter().filter(free).count()
+    }
+
+    /// Rows whose prompt has not run to its last token.
+    pub fn arriving_rows(&self) -> usize {
+        self.taken().filter(|(_, row)| row.is_arriving()).count()
+    }
+
+    /// The rows with a prompt.
+    pub(super) fn taken(&self) -> impl Iterator<Item = (usize, &Taken)> {
+        let rows = self.rows.iter().enumerate();
+        rows.filter_map(|(index, row)| match row {
+            State::Free { .. } => None,
+            State::Taken(taken) => Some((index, &**taken)),
+        })
+    }
+
+    /// Tokens whose keys and values are in the caches, of rows with a prompt.
+    pub fn cached_tokens(&self) -> usize {
+        self.taken().map(|(_, row)| row.length).sum()
     }
 
     /// Compiles all programs that the session runs, so that none is compiled later.
@@ -180,26 +303,42 @@ impl<'a> Session<'a> {
         let chunks = std::iter::successors(Some(SHORTEST_CHUNK), |chunk| Some(chunk * 2));
         for chunk in chunks.take_while(|&chunk| chunk <= self.chunk) {
             self.engine.ready(self.admit_program(chunk))?;
+            if self.own_sampling {
+                self.engine.ready(self.admit_scored_program(chunk))?;
+            }
         }
-        self.engine.ready(self.step_program())?;
+        for &choice in &self.choices {
+            self.engine.ready(self.step_program(choice))?;
+        }
         Ok(())
     }
 
-    /// A row as its choices need it.
-    pub(super) fn choosing_row(&self, row: usize) -> Option<ChoosingRow<'_>> {
-        match self.rows.get(row)? {
-            State::Free => None,
-            State::Taken {
-                prompt, generated, ..
-            } => Some(ChoosingRow {
-                prompt,
-                state: generated,
-                width: prompt.len(),
-            }),
-        }
+    /// What a row's choices may ask for at most.
+    pub(super) fn most_choice(&self) -> Choice {
+        self.choices.last().copied().unwrap_or_default()
     }
 
-    /// Runs up to `steps` steps of all rows that have not ended, at most 32. With `until_any` it
+    /// Says which tokens may come next in a row, a bit each, the lowest first; all where there is
+    /// nothing. It holds until it is said again, so that a call of [`step`](Self::step) runs one
+    /// step while any row has such a set.
+    ///
+    /// # Errors
+    /// A session without [`own_sampling`](SessionOptions::own_sampling).
+    pub fn allow(&mut self, row: RowId, allowed: Option<Vec<u32>>) -> Result<()> {
+        if !self.own_sampling {
+            return Err(Error::Argument {
+                argument: "allowed",
+                problem: "the session was made without own_sampling".to_owned(),
+            });
+        }
+        if let Some(State::Taken(taken)) = self.rows.get_mut(row.0) {
+            taken.allowed = allowed;
+        }
+        Ok(())
+    }
+
+    /// Runs up to `steps` steps of all rows whose prompts have run and which have not ended, at most
+    /// 32. With `until_any` it
     /// returns as soon as a row has ended. A row that has ended keeps its place until it is
     /// [freed](Self::free).
     ///
@@ -210,23 +349,28 @@ impl<'a> Session<'a> {
         let count = self.rows.len();
         let (mut position, mut token) = (vec![0_i32; count], vec![0_i32; count]);
         let (mut left, mut done) = (vec![0_i32; count], vec![1_u8; count]);
+        let mut needed = Vec::new();
+        let mut most = steps.min(CHUNK);
         for (row, state) in self.rows.iter().enumerate() {
-            if let State::Taken {
-                length,
-                token: last,
-                generated,
-                ..
-            } = state
-            {
-                position[row] = *length as i32;
-                token[row] = *last;
-                left[row] = generated.left() as i32;
-                done[row] = u8::from(generated.finished.is_some());
+            match state {
+                State::Free { kept } => position[row] = kept.len() as i32,
+                State::Taken(taken) => {
+                    position[row] = taken.length as i32;
+                    token[row] = taken.next_token() as i32;
+                    if taken.is_arriving() || taken.generated.finished.is_some() {
+                        continue;
+                    }
+                    left[row] = taken.generated.left() as i32;
+                    done[row] = 0;
+                    let needs = taken.needs();
+                    if needs.allowed {
+                        most = most.min(1);
+                    }
+                    needed.push(needs);
+                }
             }
         }
-        let limit = steps
-            .min(CHUNK)
-            .min(left.iter().copied().max().unwrap_or(0) as usize);
+        let limit = most.min(left.iter().copied().max().unwrap_or(0) as usize);
         if limit == 0 || done.iter().all(|&done| done != 0) {
             return Ok(Stepped {
                 rows: Vec::new(),
@@ -235,7 +379,9 @@ impl<'a> Session<'a> {
                 took: Duration::ZERO,
             });
         }
-        let program = self.step_program();
+        let enough = |choice: &&Choice| needed.iter().all(|&needs| choice.covers(needs));
+        let choice = self.choices.iter().find(enough).copied();
+        let program = self.step_program(choice.unwrap_or_else(|| self.most_choice()));
         let ready = engine.ready(program)?;
         let began = Instant::now();
         let devices = engine.devices();
@@ -248,10 +394,12 @@ impl<'a> Session<'a> {
             left: devices.upload_rows_s32(&left, &dims)?,
             done: devices.upload_rows(&done, hlo::ElementType::Pred, &dims)?,
         };
-        let choosing: Vec<_> = (0..count).map(|row| self.choosing_row(row)).collect();
-        let choice = self
-            .chooser
-            .inputs(devices, program.choosing(), &choosing)?;
+        let mut choosing = vec![None; count];
+        for (row, taken) in self.taken() {
+            choosing[row] = Some(taken.choosing());
+        }
+        let vocabulary = engine.spec().gemma.spec().vocabulary.size();
+        let choice = choice_inputs(devices, vocabulary, program.choosing(), &choosing)?;
         let outcome = engine.call(&ready, inputs.as_ref(), choice.as_ref(), &self.caches)?;
         self.caches = outcome.caches;
         let ran = devices.read_s32(&outcome.results.steps)?;
@@ -272,30 +420,27 @@ impl<'a> Session<'a> {
         let mut rows = Vec::new();
         let mut logprobs = Vec::new();
         for (row, state) in self.rows.iter_mut().enumerate() {
-            let State::Taken {
-                length,
-                token,
-                generated,
-                ..
-            } = state
-            else {
+            let State::Taken(taken) = state else {
                 continue;
             };
-            if generated.finished.is_some() {
+            let Taken {
+                length,
+                generated,
+                chooser,
+                ..
+            } = &mut **taken;
+            if done[row] != 0 {
                 continue;
             }
             let before = generated.logprobs.len();
+            let top = chooser.choice().logprobs;
             let new = generated.accept(&tokens[row * CHUNK..][..ran], eos, |step, token| {
-                reports.as_ref().map(|reports| reports.of(row, step, token))
+                let (reports, top) = (reports.as_ref()?, top?);
+                Some(reports.of(row, step, token, top))
             });
             let new = new.to_vec();
-            if reports.is_some() {
-                logprobs.push(generated.logprobs[before..].to_vec());
-            }
+            logprobs.push(generated.logprobs[before..].to_vec());
             *length += new.len();
-            if let Some(&last) = new.last() {
-                *token = last as i32;
-            }
             rows.push((RowId(row), new, generated.finished));
         }
         Ok(Stepped {
@@ -308,17 +453,33 @@ impl<'a> Session<'a> {
 
     /// Frees a row, whether it has ended or not.
     pub fn free(&mut self, row: RowId) {
-        if let Some(state) = self.rows.get_mut(row.0) {
-            *state = State::Free;
+        let Some(state) = self.rows.get_mut(row.0) else {
+            return;
+        };
+        let free = State::Free { kept: Vec::new() };
+        let State::Taken(taken) = std::mem::replace(state, free) else {
+            return;
+        };
+        *state = State::Free {
+            kept: taken.cached(),
+        };
+    }
+
+    /// Ends a row where it is, as one that has reached its last token: it makes no further steps,
+    /// and keeps its place until it is [freed](Self::free).
+    pub fn stop(&mut self, row: RowId) {
+        if let Some(State::Taken(taken)) = self.rows.get_mut(row.0) {
+            taken.generated.finished = Some(FinishReason::Stop);
         }
     }
 
-    fn step_program(&self) -> Step {
+    fn step_program(&self, choice: Choice) -> Step {
         Step {
             rows: self.rows_on_device,
             cache: self.cache,
             chunk: CHUNK,
-            choice: self.chooser.choice(),
+            choice,
+            rounds: self.most_choice().logprobs.is_some(),
         }
     }
 }

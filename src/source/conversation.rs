@@ -45,6 +45,7 @@ impl ConversationOptions {
             rows: 1,
             max_length: self.max_length,
             sampling: self.sampling.clone(),
+            reuse_prefixes: true,
             ..SessionOptions::default()
         }
     }
@@ -169,20 +170,12 @@ impl<'a> Conversation<'a> {
             &[id] => Some(id),
             _ => None,
         };
-        let admission = Admission {
-            prompt: &prompt,
-            new_tokens: self.options.max_new_tokens,
-            key: Key::from_seed(self.options.sampling.seed).fold_in(self.turns),
-        };
-        let readmitted = match self.row {
-            Some(row) => self.session.readmit(row, admission)?,
-            None => (0, None),
-        };
-        let (kept, admitted) = match readmitted {
-            (kept, Some(admitted)) => (kept, Some(admitted)),
-            (_, None) => (0, self.session.admit_all(&[admission])?.pop()),
-        };
-        let Some(admitted) = admitted else {
+        let key = Key::from_seed(self.options.sampling.seed).fold_in(self.turns);
+        let admission = Admission::new(&prompt, self.options.max_new_tokens, key);
+        if let Some(row) = self.row.take() {
+            self.session.free(row);
+        }
+        let Some(admitted) = self.session.begin(&admission)? else {
             return Err(Error::UnexpectedResult {
                 program: "admit",
                 expected: "a row".to_owned(),
@@ -190,13 +183,19 @@ impl<'a> Conversation<'a> {
             });
         };
         self.row = Some(admitted.row);
+        self.session.prefill_all()?;
         self.turns = self.turns.wrapping_add(1);
-        let first_token = began.elapsed();
+        let mut first_token = None;
         let mut reply = ReplyText::new(tokenizer, &prompt, &self.stops);
         let (mut text, mut new_tokens) = (String::new(), 0);
-        let (mut new, mut finished) = (vec![admitted.token], admitted.finished);
-        let mut is_stopped = false;
-        loop {
+        let (mut finished, mut is_stopped) = (None, false);
+        while finished.is_none() {
+            let stepped = self.session.step(1, false)?;
+            let Some((_, mut new, end)) = stepped.rows.into_iter().next() else {
+                break;
+            };
+            first_token.get_or_insert_with(|| began.elapsed());
+            finished = end;
             if let Some(end) = new.iter().position(|id| Some(*id) == end_of_turn) {
                 new.truncate(end + 1);
                 finished = Some(FinishReason::Eos);
@@ -211,14 +210,6 @@ impl<'a> Conversation<'a> {
                 finished = Some(FinishReason::Stop);
                 is_stopped = true;
             }
-            if finished.is_some() {
-                break;
-            }
-            let stepped = self.session.step(1, false)?;
-            let Some((_, tokens, end)) = stepped.rows.into_iter().next() else {
-                break;
-            };
-            (new, finished) = (tokens, end);
         }
         let end = reply.finish()?;
         if !end.text.is_empty() && !is_stopped {
@@ -229,9 +220,9 @@ impl<'a> Conversation<'a> {
             text,
             finish_reason: finished.unwrap_or(FinishReason::Length),
             prompt_tokens: prompt.len(),
-            prefilled_tokens: prompt.len() - kept,
+            prefilled_tokens: prompt.len() - admitted.reused,
             new_tokens,
-            first_token,
+            first_token: first_token.unwrap_or_default(),
             took: began.elapsed(),
         })
     }

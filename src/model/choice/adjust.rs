@@ -21,12 +21,10 @@ pub(super) struct Adjusted<'b> {
 pub(super) fn begin<'b>(pass: &Pass<'_, 'b>, inputs: ChoiceInputs<Tensor<'b>>) -> Adjusted<'b> {
     let share = share(pass.spec);
     let spread = |ids: Tensor<'b>, values: Tensor<'b>| {
-        let count = ids.size(0);
-        let zeros = pass.b.filled(values.element_type(), &[1, share], 0.0);
-        let ids = on_device(pass, ids.reshape(&[1, count]));
-        zeros
-            .merged_at(ids, values.reshape(&[1, count]), BinaryOp::Add)
-            .reshape(&[share])
+        let zeros = pass
+            .b
+            .filled(values.element_type(), &[ids.size(0), share], 0.0);
+        zeros.merged_at(on_device(pass, ids), values, BinaryOp::Add)
     };
     let counted = |ids: Tensor<'b>| {
         let [rows, _] = ids.sizes();
@@ -74,11 +72,10 @@ pub(super) fn adjust<'b>(
     }
     let (dims, element_type) = (logits.dims(), logits.element_type());
     let of_rows = |x: Tensor<'b>| x.broadcast(&dims, &[0]);
-    let of_ids = |x: Tensor<'b>| x.broadcast(&dims, &[1]);
     let lowest = pass.b.filled(F32, &dims, f64::NEG_INFINITY);
     let mut x = logits.convert(F32);
     if let Some(bias) = state.bias {
-        x = x + of_ids(bias);
+        x = x + bias;
     }
     if let (Some(seen), Some(replied), Some(repetition), Some(presence), Some(frequency)) = (
         state.seen,
@@ -110,15 +107,18 @@ pub(super) fn adjust<'b>(
     if let Some(generated) = state.generated {
         let mut early = Vec::new();
         if let Some(not_first) = state.not_first {
-            early.push(of_ids(not_first) & of_rows(generated.at_most(0.0)));
+            early.push(not_first & of_rows(generated.at_most(0.0)));
         }
         if let Some(late_eos) = state.late_eos {
-            let eos = is_eos(pass, ids(pass, &[dims[1]]));
-            early.push(of_ids(eos) & of_rows(generated.less(late_eos)));
+            let eos = is_eos(pass, ids(pass, &[dims[1]])).broadcast(&dims, &[1]);
+            early.push(eos & of_rows(generated.less(late_eos)));
         }
         for early in early {
             x = early.select(lowest, x);
         }
+    }
+    if let Some(allowed) = state.allowed {
+        x = allowed.select(x, lowest);
     }
     x.convert(element_type)
 }
@@ -157,6 +157,7 @@ impl Choice {
             || self.late_eos
             || self.has_words()
             || self.ngram > 0
+            || self.allowed
     }
 }
 
@@ -213,26 +214,24 @@ fn repeated<'b>(
     matches.select(follows, none)
 }
 
-/// The tokens that would complete one of `words` [count, length], [rows, count]; -1 where a row's
-/// last tokens are not the beginning of that word.
+/// The tokens that would complete one of `words` [rows, count, length], [rows, count]; -1 where a
+/// row's last tokens are not the beginning of that word.
 fn completed<'b>(
     pass: &Pass<'_, 'b>,
     words: Tensor<'b>,
     history: Tensor<'b>,
     tokens: Tensor<'b>,
 ) -> Tensor<'b> {
-    let [count, length] = words.sizes();
-    let rows = history.size(0);
+    let [rows, count, length] = words.sizes();
     let dims = [rows, count];
-    let ends = words.slice(1, length - 1, length).reshape(&[count]);
-    let ends = ends.broadcast(&dims, &[1]);
+    let ends = words.slice(2, length - 1, length).reshape(&dims);
     if length == 1 {
         return ends;
     }
     let last = last(pass, length - 1, history, tokens);
-    let dims3 = [rows, count, length - 1];
-    let wanted = words.slice(1, 0, length - 1).broadcast(&dims3, &[1, 2]);
-    let agrees = wanted.equals(last.broadcast(&dims3, &[0, 2])) | wanted.equals(-2.0);
+    let wanted = words.slice(2, 0, length - 1);
+    let last = last.broadcast(&wanted.dims(), &[0, 2]);
+    let agrees = wanted.equals(last) | wanted.equals(-2.0);
     let none = pass.b.filled(S32, &dims, -1.0);
     agrees.all(&[2]).select(ends, none)
 }

@@ -25,26 +25,34 @@ pub(super) fn draw<'b>(
     };
     let [drawn, next] = split(key);
     state.key = Some(next);
+    let given = logits;
     let divisor = temperature.convert(logits.element_type());
-    let logits = logits / divisor.broadcast(&logits.dims(), &[0]);
+    let logits = given / divisor.broadcast(&logits.dims(), &[0]);
     let noise = |ids: Tensor<'b>, to| gumbel(bits(drawn, counter, ids), to);
-    match draw.candidates {
-        Some(count) => {
-            let (values, ids) = greatest(pass, logits, count);
-            // Flax's top-k gives float32 whatever it is given, and so the noise is.
-            let values = filtered_candidates(state, values.convert(F32));
-            let (_, place) = (values + noise(ids, F32)).argmax(1);
-            picked(ids, place)
-        }
-        None => {
-            let logits = match (state.top_p, state.min_p) {
-                (Some(top_p), Some(min_p)) => filtered(pass, logits, top_p, min_p),
-                _ => logits,
-            };
-            // Each device makes the noise of its share.
-            let noise = noise(ids(pass, &logits.dims()), logits.element_type());
-            greedy(pass, logits + noise)
-        }
+    let among = draw.candidates.map(|count| {
+        let (values, ids) = greatest(pass, logits, count);
+        // Flax's top-k gives float32 whatever it is given, and so the noise is.
+        let kept = filtered_candidates(state, values.convert(F32));
+        let (_, place) = (kept + noise(ids, F32)).argmax(1);
+        picked(ids, place)
+    });
+    let whole = (draw.whole || draw.candidates.is_none()).then(|| {
+        let kept = match (state.top_p, state.min_p) {
+            (Some(top_p), Some(min_p)) => filtered(pass, logits, top_p, min_p),
+            _ => logits,
+        };
+        // Each device makes the noise of its share.
+        let noise = noise(ids(pass, &logits.dims()), logits.element_type());
+        greedy(pass, kept + noise)
+    });
+    let drawn = match (among, whole, state.top_k) {
+        (Some(among), Some(whole), Some(top_k)) => top_k.at_most(0.0).select(whole, among),
+        (Some(only), _, _) | (None, Some(only), _) => only,
+        (None, None, _) => greedy(pass, logits),
+    };
+    match draw.mixed {
+        true => temperature.at_most(0.0).select(greedy(pass, given), drawn),
+        false => drawn,
     }
 }
 

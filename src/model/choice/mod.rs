@@ -15,7 +15,7 @@ use super::pass::Pass;
 use super::ports::optional_ports;
 use super::programs::array;
 use adjust::{Adjusted, note_token};
-pub(super) use report::{at, log_sum_exp};
+pub(super) use report::{at, greatest_logprobs, log_sum_exp};
 
 /// How a program chooses tokens: a part of its sizes. What differs between rows and calls is in
 /// [`ChoiceInputs`].
@@ -40,14 +40,21 @@ pub struct Choice {
     /// How many of the most likely tokens are reported with each new one, with the logarithms of
     /// their probabilities.
     pub logprobs: Option<usize>,
+    /// Whether rows have a set of tokens that one is chosen from.
+    pub allowed: bool,
 }
 
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Draw {
-    /// How many of the most likely tokens a row's `top_k` may leave; the whole vocabulary where
-    /// there is none. Only these need random numbers.
+    /// How many of the most likely tokens a row's `top_k` may leave. Only these need random
+    /// numbers.
     pub candidates: Option<usize>,
+    /// Whether rows without a `top_k` draw from the whole vocabulary. Where there are no
+    /// candidates, all rows do.
+    pub whole: bool,
+    /// Whether rows with a temperature of 0 take the most likely token.
+    pub mixed: bool,
     /// Whether rows leave out tokens by their probabilities, as `top_p` and `min_p` do.
     pub filtered: bool,
 }
@@ -95,11 +102,11 @@ optional_ports! {
         presence,
         /// What is subtracted for each time, f32 \[rows\].
         frequency,
-        /// Tokens whose logits are changed, s32 \[biases\]; -1 for none.
+        /// Tokens whose logits are changed, s32 [rows, biases]; -1 for none.
         bias_ids,
-        /// What is added to them, f32 \[biases\].
+        /// What is added to them, f32 [rows, biases].
         bias,
-        /// Tokens that are not a row's first, s32 \[not_first\]; -1 for none.
+        /// Tokens that are not a row's first, s32 [rows, not_first]; -1 for none.
         not_first,
         /// New tokens before which no end-of-sequence token comes, s32 \[rows\].
         late_eos,
@@ -107,8 +114,10 @@ optional_ports! {
         forced_at,
         /// The one that is given there, s32 \[rows\].
         forced,
-        /// Sequences, s32 [count, length], with -2 before shorter ones.
+        /// Sequences, s32 [rows, count, length], with -2 before shorter ones.
         words,
+        /// Whether a token may be chosen, pred [rows, vocabulary].
+        allowed,
         /// The row's tokens, s32 [rows, length]; -1 after them.
         history,
         /// How many there are, s32 \[rows\].
@@ -144,14 +153,16 @@ optional_ports! {
         repetition,
         presence,
         frequency,
-        /// What is added to each logit, f32 \[share of the vocabulary\].
+        /// What is added to each logit, f32 [rows, share of the vocabulary].
         bias,
-        /// Whether each token may not be a row's first, pred \[share of the vocabulary\].
+        /// Whether each token may not be a row's first, pred [rows, share of the vocabulary].
         not_first,
         late_eos,
         forced_at,
         forced,
         words,
+        /// Whether each token may be chosen, pred [rows, share of the vocabulary].
+        allowed,
         history,
         tokens,
         generated,
@@ -181,16 +192,25 @@ impl Choice {
         },
         ngram: 0,
         logprobs: None,
+        allowed: false,
     };
 
     /// What tells it from the greedy choice, by name.
     pub fn sizes(self) -> Vec<(&'static str, usize)> {
-        let (candidates, filtered) = match self.draw {
-            None => (None, false),
-            Some(draw) => (Some(draw.candidates.unwrap_or(0)), draw.filtered),
+        let candidates = self.draw.map(|draw| draw.candidates.unwrap_or(0));
+        let [whole, mixed, filtered] = match self.draw {
+            None => [false; 3],
+            // Without candidates all rows draw from the whole vocabulary.
+            Some(draw) => [
+                draw.whole && draw.candidates.is_some(),
+                draw.mixed,
+                draw.filtered,
+            ],
         };
         let optional = [
             ("candidates", candidates),
+            ("whole", whole.then_some(1)),
+            ("mixed", mixed.then_some(1)),
             ("filtered", filtered.then_some(1)),
             ("penalties", self.penalties.then_some(1)),
             ("biases", (self.biases > 0).then_some(self.biases)),
@@ -201,11 +221,46 @@ impl Choice {
             ("word_length", self.has_words().then_some(self.words.length)),
             ("ngram", (self.ngram > 0).then_some(self.ngram)),
             ("logprobs", self.logprobs),
+            ("allowed", self.allowed.then_some(1)),
         ];
         optional
             .into_iter()
             .filter_map(|(name, size)| Some((name, size?)))
             .collect()
+    }
+
+    /// Whether rows that `other` is enough for have the same tokens by this choice.
+    pub fn covers(self, other: Self) -> bool {
+        let draws = match (self.draw, other.draw) {
+            (_, None) => self.draw.is_none_or(|draw| draw.mixed),
+            (None, Some(_)) => false,
+            (Some(draw), Some(other)) => {
+                let candidates = match (draw.candidates, other.candidates) {
+                    (Some(most), Some(wanted)) => wanted <= most,
+                    (None, Some(_)) => false,
+                    (Some(_), None) => draw.whole,
+                    (None, None) => true,
+                };
+                candidates
+                    && (draw.whole || !other.whole)
+                    && (draw.filtered || !other.filtered)
+                    && (draw.mixed || !other.mixed)
+            }
+        };
+        let logprobs = other
+            .logprobs
+            .is_none_or(|count| self.logprobs.is_some_and(|most| count <= most));
+        draws
+            && logprobs
+            && (self.penalties || !other.penalties)
+            && other.biases <= self.biases
+            && other.not_first <= self.not_first
+            && (self.late_eos || !other.late_eos)
+            && (self.forced || !other.forced)
+            && other.words.count <= self.words.count
+            && other.words.length <= self.words.length
+            && other.ngram == self.ngram
+            && (self.allowed || !other.allowed)
     }
 
     fn has_words(self) -> bool {
@@ -224,8 +279,8 @@ impl Choice {
 }
 
 impl Choosing {
-    /// The shapes of what it needs.
-    pub fn inputs(self) -> ChoiceInputs<ArrayShape> {
+    /// The shapes of what it needs, where the vocabulary has so many entries.
+    pub fn inputs(self, vocabulary: usize) -> ChoiceInputs<ArrayShape> {
         let Self {
             choice,
             rows,
@@ -239,8 +294,8 @@ impl Choosing {
         let filtered = choice.draw.is_some_and(|draw| draw.filtered);
         let among = choice.draw.is_some_and(|draw| draw.candidates.is_some());
         let (biases, not_first) = (choice.biases, choice.not_first);
-        let words = [choice.words.count, choice.words.length];
-        use ElementType::{F32, S32, U32};
+        let words = [rows, choice.words.count, choice.words.length];
+        use ElementType::{F32, Pred, S32, U32};
         ChoiceInputs {
             key: when(draws, U32, &[rows, 2]),
             counter: when(draws, U32, &[rows, 2]),
@@ -251,13 +306,14 @@ impl Choosing {
             repetition: per_row(choice.penalties, F32),
             presence: per_row(choice.penalties, F32),
             frequency: per_row(choice.penalties, F32),
-            bias_ids: when(biases > 0, S32, &[biases]),
-            bias: when(biases > 0, F32, &[biases]),
-            not_first: when(not_first > 0, S32, &[not_first]),
+            bias_ids: when(biases > 0, S32, &[rows, biases]),
+            bias: when(biases > 0, F32, &[rows, biases]),
+            not_first: when(not_first > 0, S32, &[rows, not_first]),
             late_eos: per_row(choice.late_eos, S32),
             forced_at: per_row(choice.forced, S32),
             forced: per_row(choice.forced, S32),
             words: when(choice.has_words(), S32, &words),
+            allowed: when(choice.allowed, Pred, &[rows, vocabulary]),
             history: when(choice.has_history(), S32, &[rows, length]),
             tokens: per_row(choice.has_history(), S32),
             generated: per_row(choice.counts_new_tokens(), S32),
@@ -311,6 +367,7 @@ impl<'b> ChoiceState<Tensor<'b>> {
             forced_at: inputs.forced_at,
             forced: inputs.forced,
             words: inputs.words,
+            allowed: inputs.allowed.map(|allowed| own_share(pass, allowed)),
             history: inputs.history,
             tokens: inputs.tokens,
             generated: inputs.generated,
@@ -392,6 +449,17 @@ fn ids<'b>(pass: &Pass<'_, 'b>, dims: &[i64]) -> Tensor<'b> {
     match pass.vocabulary_offset() {
         None => ids,
         Some(offset) => ids + offset.everywhere_in(ids),
+    }
+}
+
+/// The device's share of `x` [rows, vocabulary].
+fn own_share<'b>(pass: &Pass<'_, 'b>, x: Tensor<'b>) -> Tensor<'b> {
+    match pass.vocabulary_offset() {
+        None => x,
+        Some(offset) => {
+            let zero = pass.b.integer(0);
+            x.dynamic_slice(&[zero, offset], &[x.size(0), share(pass.spec)])
+        }
     }
 }
 

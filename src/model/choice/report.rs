@@ -27,12 +27,25 @@ pub(super) fn report<'b>(
     let (Some(top_ids), Some(top_logprobs)) = (state.top_ids, state.top_logprobs) else {
         return;
     };
-    let (values, ids) = greatest(pass, logits, count);
-    let values = values.convert(F32) - total.broadcast(&values.dims(), &[0]);
+    let (ids, values) = greatest_logprobs(pass, logits, total, count);
     let dims = [rows, 1, count as i64];
     let places = [zero, step, zero];
     state.top_ids = Some(top_ids.dynamic_update(ids.reshape(&dims), &places));
     state.top_logprobs = Some(top_logprobs.dynamic_update(values.reshape(&dims), &places));
+}
+
+/// The `count` most likely tokens of each row by its `logits` [rows, share of the vocabulary], whose
+/// exponentials have the sum whose logarithm is `total` (f32 \[rows\]): ids, s32, and the
+/// logarithms of their probabilities, f32, both [rows, count].
+pub(in crate::model) fn greatest_logprobs<'b>(
+    pass: &Pass<'_, 'b>,
+    logits: Tensor<'b>,
+    total: Tensor<'b>,
+    count: usize,
+) -> (Tensor<'b>, Tensor<'b>) {
+    let (values, ids) = greatest(pass, logits, count);
+    let values = values.convert(F32) - total.broadcast(&values.dims(), &[0]);
+    (ids, values)
 }
 
 /// The logarithm of the sum of the exponentials of each row of `logits` [rows, share of the

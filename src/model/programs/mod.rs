@@ -17,7 +17,9 @@ mod prompt;
 mod score;
 mod step;
 
-pub use admit::{Admit, AdmitInputs};
+pub use admit::{
+    Admit, AdmitInputs, AdmitResults, AdmitScored, AdmitScoredInputs, AdmitScoredResults,
+};
 pub use decode::{Decode, DecodeInputs, DecodeResults};
 pub use extend::{Extend, ExtendInputs};
 pub use forward::{Forward, ForwardResults};
@@ -227,7 +229,9 @@ pub fn module<P: Program>(program: &P, spec: &ModelSpec) -> hlo::Result<Module> 
     let shapes = Arguments {
         ropes: spec.rope_shapes(program.positions()),
         inputs: program.inputs(spec),
-        choice: program.choosing().inputs(),
+        choice: program
+            .choosing()
+            .inputs(spec.gemma.spec().vocabulary.size()),
         caches: match program.caches() {
             Caches::Updated { rows, length } => spec.cache_shapes(rows, length),
             Caches::None | Caches::Made => Vec::new(),

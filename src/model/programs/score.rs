@@ -121,7 +121,12 @@ impl Program for Score {
             seen
         });
         let targets = inputs.targets.reshape(&[batch * chunk]);
-        let [logprob, best] = scores(pass, x, targets).map(|x| {
+        let shapes = [ElementType::F32, ElementType::S32].map(|of| (of, vec![]));
+        let scores = in_parts(pass, x, targets, shapes, |pass, logits, targets| {
+            let logprob = at(pass, logits, targets) - log_sum_exp(pass, logits);
+            [logprob, greedy(pass, logits)]
+        });
+        let [logprob, best] = scores.map(|x| {
             let x = x.reshape(&[batch, chunk]);
             pass.gather_over_data(x)
         });
@@ -133,9 +138,16 @@ impl Program for Score {
     }
 }
 
-/// The logarithm of the probability of each of `targets` (s32 \[tokens\]), f32, and the most likely
-/// tokens, s32, by the hidden states `x` [tokens, hidden], a part of them at a time.
-fn scores<'b>(pass: &Pass<'_, 'b>, x: Tensor<'b>, targets: Tensor<'b>) -> [Tensor<'b>; 2] {
+/// What `each` makes of the logits [tokens, share of the vocabulary] after the hidden states `x`
+/// [tokens, hidden] and of `targets` (s32 \[tokens\]), for a part of the tokens at a time. Each
+/// result has the tokens first, then the dimensions that `shapes` says.
+pub(super) fn in_parts<'b, const N: usize>(
+    pass: &Pass<'_, 'b>,
+    x: Tensor<'b>,
+    targets: Tensor<'b>,
+    shapes: [(ElementType, Vec<i64>); N],
+    each: impl for<'c> Fn(&Pass<'_, 'c>, Tensor<'c>, Tensor<'c>) -> [Tensor<'c>; N],
+) -> [Tensor<'b>; N] {
     let [tokens, hidden] = x.sizes();
     // Both are powers of two, times the number of texts.
     let part = match tokens % PART {
@@ -143,31 +155,30 @@ fn scores<'b>(pass: &Pass<'_, 'b>, x: Tensor<'b>, targets: Tensor<'b>) -> [Tenso
         _ => 16.min(tokens),
     };
     let spec = pass.spec;
-    let mut state = vec![
-        pass.b.integer(0),
-        x,
-        targets,
-        pass.b.filled(ElementType::F32, &[tokens], 0.0),
-        pass.b.filled(ElementType::S32, &[tokens], 0.0),
-    ];
+    let mut state = vec![pass.b.integer(0), x, targets];
+    state.extend(shapes.iter().map(|(element_type, dims)| {
+        let dims = [&[tokens], dims.as_slice()].concat();
+        pass.b.filled(*element_type, &dims, 0.0)
+    }));
     state.extend(pass.parameters());
     let end = pass.b.loop_while(
         state,
         |_, state| state[0].less(tokens as f64),
         |b, mut state| {
-            let pass = Pass::new(b, spec, state[5..].to_vec());
+            let pass = Pass::new(b, spec, state[3 + N..].to_vec());
             let gemma = &spec.gemma;
             let (start, zero) = (state[0], b.integer(0));
             let x = state[1].dynamic_slice(&[start, zero], &[part, hidden]);
             let targets = state[2].dynamic_slice(&[start], &[part]);
             let logits = gemma.logits(&pass, gemma.final_norm(&pass, x));
-            let logprob = at(&pass, logits, targets) - log_sum_exp(&pass, logits);
-            let best = greedy(&pass, logits);
             state[0] = start + part as f64;
-            state[3] = state[3].dynamic_update(logprob, &[start]);
-            state[4] = state[4].dynamic_update(best, &[start]);
+            for (place, result) in each(&pass, logits, targets).into_iter().enumerate() {
+                let mut at = vec![start];
+                at.resize(1 + shapes[place].1.len(), zero);
+                state[3 + place] = state[3 + place].dynamic_update(result, &at);
+            }
             state
         },
     );
-    [end[3], end[4]]
+    std::array::from_fn(|place| end[3 + place])
 }

@@ -26,6 +26,10 @@ pub struct Step {
     pub chunk: usize,
     /// How tokens are chosen.
     pub choice: Choice,
+    /// Whether every operation rounds to the compute dtype, as a plain call of the model does:
+    /// programs of one session agree in that, so that a row's tokens do not depend on which of them
+    /// runs it.
+    pub rounds: bool,
 }
 
 ports! {
@@ -84,6 +88,9 @@ impl Program for Step {
             ("chunk", self.chunk),
         ];
         sizes.extend(self.choice.sizes());
+        if self.rounds && self.choice.logprobs.is_none() {
+            sizes.push(("rounds", 1));
+        }
         sizes
     }
 
@@ -108,7 +115,7 @@ impl Program for Step {
 
     /// Probabilities that are reported are those of a plain call of the model.
     fn excess_precision(&self) -> bool {
-        self.choice.logprobs.is_none()
+        !self.rounds && self.choice.logprobs.is_none()
     }
 
     fn inputs(&self, _: &ModelSpec) -> StepInputs<ArrayShape> {
