@@ -291,15 +291,10 @@ fn a_disk_that_is_full_leaves_the_old_results_and_pages() {
     let reference = data("gemma-small/reference-float32.npz");
     let model = data("gemma-small");
     let text = |path: &Path| path.to_str().expect("a path").to_owned();
-    let generate = [
-        "generate",
-        "She",
-        "--max-new-tokens",
-        "400",
-        "--format",
-        "jsonl",
-        "--output",
-    ];
+    // More than a kilobyte of results.
+    let generate =
+        "generate She He The It A We They You --max-new-tokens 60 --format jsonl --output";
+    let generate: Vec<&str> = generate.split(' ').collect();
     let parity = ["parity", &text(&reference), "--report"];
     for arguments in [&generate[..], &parity] {
         fs::write(&out, "of an earlier run\n").expect("written");

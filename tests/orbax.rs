@@ -238,3 +238,37 @@ fn a_run_of_which_a_folder_is_named_checkpoint_is_read() {
     let mut command = gemma_xla();
     command.arg("inspect").arg(&folder).assert().success();
 }
+
+/// All files below a folder that are not metadata.
+fn data_files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            found.extend(data_files(&path));
+        } else if !name.starts_with(['.', '_']) && !name.contains("config") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn a_file_of_nodes_or_chunks_that_was_cut_short_is_named() {
+    for fixture in ["flat", "nested", "maxtext-state"] {
+        let (_dir, folder) = model(fixture, "");
+        let files = data_files(&folder);
+        let chunk = files
+            .iter()
+            .max_by_key(|file| file.metadata().unwrap().len());
+        let chunk = chunk.unwrap();
+        let content = fs::read(chunk).unwrap();
+        fs::write(chunk, &content[..content.len() / 2]).unwrap();
+        let mut generate = gemma_xla();
+        generate.args(["generate", "--format", "jsonl", "--input", "-"]);
+        generate.args(["--input-format", "jsonl", "--model"]);
+        let name = chunk.file_name().unwrap().to_string_lossy().into_owned();
+        fails_naming(generate.arg(&folder).write_stdin(PROMPTS), &[&name]);
+    }
+}
