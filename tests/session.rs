@@ -482,7 +482,7 @@ fn a_prompt_takes_what_a_freed_row_has_of_it() {
         admitted.row
     });
     while session.step(8, false).expect("it steps").steps > 0 {}
-    rows.map(|row| session.free(row));
+    rows.into_iter().for_each(|row| session.free(row));
     let longer = [&second[..], &[8, 9, 10]].concat();
     let forked = [&first[..12], &[8, 9, 10]].concat();
     for (prompt, row, reused) in [(longer, rows[1], 20), (forked, rows[0], 12)] {

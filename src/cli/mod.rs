@@ -17,6 +17,7 @@ mod plugin;
 mod sampling;
 mod score;
 mod shell;
+mod signals;
 mod source;
 mod terminal;
 
@@ -116,7 +117,7 @@ pub(crate) enum Outcome {
     /// The command ran and its answer is no: a comparison beyond tolerance, a plugin that does not
     /// work.
     Negative,
-    /// SIGINT; the finished results have been written.
+    /// A signal; the finished results have been written.
     Interrupted,
 }
 
@@ -145,6 +146,9 @@ pub fn main() -> ExitCode {
         }
     }
     terminal::set_up(verbosity);
+    if let Err(error) = signals::watch() {
+        terminal::warn(flags::one_line(&error));
+    }
     if cli.command.uses_a_plugin() {
         warn_of_xla_flags();
     }

@@ -29,7 +29,7 @@ pub(crate) enum Verbosity {
     Verbose,
 }
 
-/// The most bytes of a warning or an error.
+/// The most bytes of a line on standard error.
 const MAX_MESSAGE: usize = 1 << 13;
 
 static VERBOSITY: OnceLock<Verbosity> = OnceLock::new();
@@ -56,7 +56,7 @@ fn is_quiet() -> bool {
 /// Prints a line on standard error that `--quiet` suppresses.
 pub(crate) fn note(line: impl fmt::Display) {
     if !is_quiet() {
-        to_stderr(&one_line(&line.to_string()));
+        to_stderr(&shortened(&one_line(&line.to_string())));
     }
 }
 
@@ -267,11 +267,11 @@ impl<S: Subscriber> Layer<S> for Messages {
         match *event.metadata().level() {
             // The one line that begins with "error" is the one that ends the program.
             Level::ERROR | Level::WARN => warn(text),
-            level => to_stderr(&one_line(&format!(
+            level => to_stderr(&shortened(&one_line(&format!(
                 "{}: {}: {text}",
                 level.as_str().to_lowercase(),
                 event.metadata().target()
-            ))),
+            )))),
         }
     }
 }

@@ -38,6 +38,19 @@ impl Default for ConversationOptions {
     }
 }
 
+impl ConversationOptions {
+    /// The session that the conversation runs in.
+    pub fn session(&self) -> SessionOptions {
+        SessionOptions {
+            rows: 1,
+            max_length: self.max_length,
+            sampling: self.sampling.clone(),
+            reuse_prefixes: true,
+            ..SessionOptions::default()
+        }
+    }
+}
+
 /// What a turn was, and what it took.
 #[derive(Clone, Debug)]
 pub struct Turn {
@@ -106,16 +119,9 @@ impl<'a> Conversation<'a> {
         if model.tokenizer().is_none() {
             return Err(Error::NoTokenizer);
         }
-        let size = SessionOptions {
-            rows: 1,
-            max_length: options.max_length,
-            sampling: options.sampling.clone(),
-            reuse_prefixes: true,
-            ..SessionOptions::default()
-        };
         Ok(Self {
             stops: StopStrings::new(&options.sampling.stop)?,
-            session: Session::new(model.engine(), &size)?,
+            session: Session::new(model.engine(), &options.session())?,
             model,
             template,
             options: options.clone(),
