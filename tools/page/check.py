@@ -379,6 +379,9 @@ def fits_every_width(browser, fake, pictures):
                     f".filter(e => e.getBoundingClientRect().right > {width}).map(e => e.id || e.textContent)"
                 )
                 assert not outside, outside
+                bottom = page.locator("form").evaluate("e => e.getBoundingClientRect().bottom")
+                tall = page.evaluate("document.documentElement.scrollHeight")
+                assert (bottom, tall) == (height, height), f"{name} ends at {bottom}, {tall} of {height}"
                 low = page.evaluate(CONTRAST)
                 assert not low, f"too little contrast in {name}, {scheme}: {low}"
 
@@ -399,6 +402,13 @@ def fits_every_width(browser, fake, pictures):
             open_settings(page)
             look("settings")
             visit.close()
+            fake.models = ["a-model-with-quite-a-long-name-" * 3, "another"]
+            visit = Visit(browser, fake.url, color_scheme=scheme, viewport={"width": width, "height": height})
+            expect(visit.page.get_by_label("Model")).to_be_visible()
+            page = visit.page
+            look("models")
+            visit.close()
+            fake.models = [MODEL]
 
 
 def drive_real(browser, url, key, pictures):
