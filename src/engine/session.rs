@@ -9,9 +9,10 @@ use super::choice::{Chooser, ChoosingRow, Reports, choice_inputs};
 use super::core::{DeviceCaches, Engine};
 use super::error::{Error, Result};
 use super::generation::{FinishReason, Row, TokenLogprob};
+use super::memory::{self, Parameters};
 use super::program_key::CHUNK;
 use crate::model::programs::{Program, Step, StepInputs};
-use crate::model::{Choice, LayerCache};
+use crate::model::{Choice, LayerCache, ModelSpec};
 use crate::sampling::SamplingOptions;
 
 /// The shortest part of a prompt that a program is compiled for.
@@ -50,6 +51,31 @@ impl Default for SessionOptions {
             sampling: SamplingOptions::default(),
             own_sampling: false,
             reuse_prefixes: false,
+        }
+    }
+}
+
+/// What a session has on each device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Size {
+    pub rows_on_device: usize,
+    pub max_length: usize,
+    pub chunk: usize,
+    pub cache: usize,
+}
+
+impl SessionOptions {
+    pub(super) fn size(&self, spec: &ModelSpec) -> Size {
+        let max_length = self.max_length.min(spec.config.max_position_embeddings());
+        let chunk = self.prefill_chunk.next_power_of_two().clamp(
+            SHORTEST_CHUNK,
+            max_length.next_power_of_two().max(SHORTEST_CHUNK),
+        );
+        Size {
+            rows_on_device: spec.decode_rows(self.rows.div_ceil(spec.mesh.data)),
+            max_length,
+            chunk,
+            cache: cache_bucket(max_length + chunk),
         }
     }
 }
@@ -205,15 +231,12 @@ impl<'a> Session<'a> {
         }
         let vocabulary = spec.gemma.spec().vocabulary.size();
         options.sampling.validate(vocabulary, options.max_length)?;
-        let max_length = options
-            .max_length
-            .min(spec.config.max_position_embeddings());
-        let rows_on_device = spec.decode_rows(options.rows.div_ceil(spec.mesh.data));
-        let chunk = options.prefill_chunk.next_power_of_two().clamp(
-            SHORTEST_CHUNK,
-            max_length.next_power_of_two().max(SHORTEST_CHUNK),
-        );
-        let cache = cache_bucket(max_length + chunk);
+        let Size {
+            rows_on_device,
+            max_length,
+            chunk,
+            cache,
+        } = options.size(spec);
         let free = State::Free { kept: Vec::new() };
         let rows = vec![free; rows_on_device * spec.mesh.data];
         let chooser = Chooser::new(spec, &options.sampling);
@@ -456,7 +479,9 @@ impl<'a> Session<'a> {
             cache: self.cache,
             chunk: CHUNK,
             choice,
-            rounds: self.most_choice().logprobs.is_some(),
+            // Rows with options of their own have the tokens of Flax's compiled loop, whatever is
+            // reported of the others.
+            rounds: !self.own_sampling && choice.logprobs.is_some(),
         }
     }
 }
@@ -464,6 +489,8 @@ impl<'a> Session<'a> {
 impl Engine {
     /// Caches of zeros.
     pub(super) fn empty_caches(&self, rows: usize, length: usize) -> Result<DeviceCaches> {
+        let (spec, devices) = (self.spec(), self.devices());
+        memory::check_caches(rows, length, Parameters::Loaded, spec, devices)?;
         let upload = |shape: hlo::ArrayShape| {
             let zeros = vec![0; shape.byte_size()];
             self.devices()

@@ -3,16 +3,33 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 
 use super::reply::ReplyText;
 use crate::engine::{Engine, Error, Event, FinishReason, GenerateOptions, Result, TokenLogprob};
 use crate::sampling::StopStrings;
 use crate::tokenizer::Tokenizer;
 
+/// What ends a turn in Gemma's own templates.
+const END_OF_TURN: &str = "<end_of_turn>";
+
 /// A model whose parameters are on devices.
 pub struct LoadedModel {
     engine: Engine,
     tokenizer: Option<Tokenizer>,
+    origin: Origin,
+}
+
+/// The files that a model was loaded from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Origin {
+    /// The model's folder.
+    pub folder: PathBuf,
+    /// The format of its checkpoint, the names of the first files, and their bytes, in words.
+    pub checkpoint: String,
+    /// The dtypes that its parameters are stored in, in words.
+    pub dtypes: String,
 }
 
 /// A prompt and what the model made of it; displayed, it is the whole text.
@@ -39,8 +56,17 @@ impl fmt::Display for Completion {
 }
 
 impl LoadedModel {
-    pub(super) fn new(engine: Engine, tokenizer: Option<Tokenizer>) -> Self {
-        Self { engine, tokenizer }
+    pub(super) fn new(engine: Engine, tokenizer: Option<Tokenizer>, origin: Origin) -> Self {
+        Self {
+            engine,
+            tokenizer,
+            origin,
+        }
+    }
+
+    /// The files that it was loaded from.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// What runs on token ids.
@@ -51,6 +77,16 @@ impl LoadedModel {
     /// Its tokenizer, where the model's folder has one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         self.tokenizer.as_ref()
+    }
+
+    /// The token that ends a turn of a conversation, where the tokenizer has one. It ends a reply,
+    /// whether or not the model's configuration lists it.
+    pub fn end_of_turn(&self) -> Option<u32> {
+        let tokenizer = self.tokenizer.as_ref()?;
+        match tokenizer.encode_rendered(END_OF_TURN).ok()?.as_slice() {
+            &[id] => Some(id),
+            _ => None,
+        }
     }
 
     /// Continues each prompt, greedily unless `options.sampling` says otherwise; completions are in

@@ -1,10 +1,10 @@
 //! `gemma-xla chat`: a conversation in the terminal.
 
-use std::fs;
-use std::io::{self, BufRead, IsTerminal, Write};
+mod input;
+
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, ensure};
@@ -12,14 +12,17 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use serde::{Deserialize, Serialize};
 
-use super::Outcome;
+use self::input::Input;
 use super::flags::one_line;
 use super::model::{ModelArgs, load_opened};
 use super::sampling::SamplingArgs;
 use super::terminal::{self, Results};
+use super::{Outcome, signals};
 use crate::chat::Message;
-use crate::engine::FinishReason;
+use crate::engine::{FinishReason, Workload};
+use crate::input_file;
 use crate::source::{Conversation, ConversationOptions, Model, Turn};
+use crate::whole_file::{Mode, WholeFile};
 
 /// Options of `chat`.
 #[derive(Args)]
@@ -48,8 +51,11 @@ const HELP: &str = "\
 /stats          what the last reply took
 /exit           end, as does Ctrl-D
 A line that ends in \\ is continued in the next one; \"\"\" begins and ends a text of several lines.
-Ctrl-C ends a reply.
+Arrow up brings back earlier lines. Ctrl-C ends a reply, or takes back what was typed.
 ";
+
+/// The most bytes of a file that `/load` reads. A conversation is text that fits a model.
+const MAX_CONVERSATION: u64 = 1 << 26;
 
 /// What `/save` writes and `/load` reads.
 #[derive(Serialize, Deserialize)]
@@ -76,11 +82,11 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<Outcome> {
         let messages = [Message::new("system", system), Message::new("user", "")];
         template.render(&messages, true).context("--system")?;
     }
-    let loaded = load_opened(model, &arguments.options())?;
+    let mut load = arguments.options();
+    load.workload = Some(Workload::Session(options.session()));
+    let loaded = load_opened(model, &load)?;
 
-    super::source::leave_interrupts();
-    let interrupted = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
+    let interrupted = signals::interactive();
     let conversation = Conversation::new(&loaded, template, &options)?;
     let mut chat = Chat {
         conversation,
@@ -90,23 +96,24 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<Outcome> {
         output: Results::new(),
     };
     chat.reset();
-    let mut input = Input::new();
-    if input.is_terminal {
+    let mut input = Input::new()?;
+    if input.is_terminal() {
         terminal::note("/help lists what can be typed; Ctrl-D ends");
     }
     loop {
-        interrupted.store(false, Ordering::Relaxed);
         let message = match input.message()? {
             Some(message) if message.trim().is_empty() => continue,
             Some(message) => message,
             None => return Ok(Outcome::Done),
         };
+        // Ctrl-C before the message is not meant for the reply to it.
+        interrupted.store(false, Ordering::Relaxed);
         match chat.take(&message) {
             Ok(ControlFlow::Continue(())) => {}
             Ok(ControlFlow::Break(())) => return Ok(Outcome::Done),
             Err(error) if terminal::is_broken_pipe(&error) => return Ok(Outcome::Done),
             // In a terminal the user can try again.
-            Err(error) if input.is_terminal => terminal::error(one_line(&error)),
+            Err(error) if input.is_terminal() => terminal::error(one_line(&error)),
             Err(error) => return Err(error),
         }
     }
@@ -189,7 +196,12 @@ impl Chat<'_> {
             messages: self.conversation.messages().to_vec(),
         };
         let json = serde_json::to_string_pretty(&saved)? + "\n";
-        fs::write(file, json).with_context(|| format!("/save {file}"))?;
+        let mut whole = WholeFile::create(Path::new(file), Mode::Users, false)
+            .with_context(|| format!("/save {file}"))?;
+        whole
+            .write_all(json.as_bytes())
+            .and_then(|()| whole.commit())
+            .with_context(|| format!("/save {file}"))?;
         terminal::note(format_args!(
             "{} messages are in {file}",
             saved.messages.len()
@@ -200,7 +212,9 @@ impl Chat<'_> {
     fn load(&mut self, file: &str) -> anyhow::Result<()> {
         ensure!(!file.is_empty(), "/load: expected the name of a file");
         let named = || format!("/load {file}");
-        let content = fs::read(Path::new(file)).with_context(named)?;
+        let content = input_file::read(Path::new(file), MAX_CONVERSATION)
+            .with_context(named)?
+            .with_context(|| format!("{}: larger than {MAX_CONVERSATION} bytes", named()))?;
         let saved: Saved = serde_json::from_slice(&content)
             .with_context(|| format!("/load {file}: not a conversation"))?;
         let first = saved.messages.first();
@@ -233,67 +247,5 @@ impl Chat<'_> {
             turn.first_token.as_secs_f64(),
             turn.finish_reason.name()
         )
-    }
-}
-
-/// Messages from standard input, a line each unless they say that they go on.
-struct Input {
-    is_terminal: bool,
-}
-
-impl Input {
-    fn new() -> Self {
-        Self {
-            is_terminal: io::stdin().is_terminal() && io::stdout().is_terminal(),
-        }
-    }
-
-    /// The next message, which may have several lines; none at the end.
-    fn message(&mut self) -> anyhow::Result<Option<String>> {
-        let Some(first) = self.line("> ")? else {
-            return Ok(None);
-        };
-        let mut message = String::new();
-        if let Some(begun) = first.trim_start().strip_prefix("\"\"\"") {
-            let mut line = begun.to_owned();
-            loop {
-                if let Some(end) = line.find("\"\"\"") {
-                    message.push_str(&line[..end]);
-                    break;
-                }
-                message.push_str(&line);
-                message.push('\n');
-                match self.line(". ")? {
-                    Some(next) => line = next,
-                    None => break,
-                }
-            }
-        } else {
-            let mut line = first;
-            while let Some(begun) = line.strip_suffix('\\') {
-                message.push_str(begun);
-                message.push('\n');
-                line = self.line(". ")?.unwrap_or_default();
-            }
-            message.push_str(&line);
-        }
-        Ok(Some(message))
-    }
-
-    /// A line; none at the end. In a terminal, Ctrl-C takes back what was typed.
-    fn line(&mut self, prompt: &str) -> anyhow::Result<Option<String>> {
-        if self.is_terminal {
-            terminal::print(prompt)?;
-        }
-        let mut line = String::new();
-        let read = io::stdin().lock().read_line(&mut line);
-        match read.context("standard input")? {
-            0 => Ok(None),
-            _ => {
-                let line = line.strip_suffix('\n').unwrap_or(&line);
-                let line = line.strip_suffix('\r').unwrap_or(line);
-                Ok(Some(line.to_owned()))
-            }
-        }
     }
 }
