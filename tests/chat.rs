@@ -355,6 +355,23 @@ fn a_conversation_in_a_terminal() {
             .expect("a text")
             .is_empty()
     );
+    // Arrow up brings back the line before, and what is in a line can be changed.
+    fs::remove_file(&saved).expect("removed");
+    let from = terminal.text().len();
+    terminal.type_in("\u{1b}[A\n");
+    terminal.wait(from, "/save again", |new| new.contains("2 messages are in"));
+    assert!(saved.is_file());
+    let from = terminal.text().len();
+    terminal.type_in("statz\u{7f}s\u{1}/\n");
+    terminal.wait(from, "the changed line", |new| {
+        new.contains("ended by stop")
+    });
+    // Two lines further back is the message.
+    let from = terminal.text().len();
+    terminal.type_in("\u{1b}[A\u{1b}[A\u{1b}[A\u{1b}[A\u{1b}[B");
+    terminal.wait(from, "an earlier line", |new| new.contains("/stats"));
+    terminal.type_in("\u{3}");
+    std::thread::sleep(Duration::from_millis(200));
     // An error is told, and the conversation goes on.
     let from = terminal.text().len();
     terminal.type_in("/system be brief\nhello\n");

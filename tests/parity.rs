@@ -196,6 +196,109 @@ fn an_untouched_checkpoint_is_within_tolerance_and_a_perturbed_one_is_not() {
     );
     assert!(line("layer 0").ends_with("BEYOND"), "at the damage: {text}");
     assert!(line("logits").ends_with("BEYOND"), "after it: {text}");
+    assert!(text.contains("first beyond tolerance: layer 0"), "{text}");
     let page = fs::read_to_string(page).expect("the page is written");
-    assert!(page.contains("beyond") && page.contains("layer 0"));
+    let tile = "First beyond tolerance</small><b>layer 0</b>";
+    assert!(page.contains(tile), "the page names the layer");
+    assert!(page.contains("Beyond tolerance</h1>"));
+}
+
+/// Runs `parity` and gives its exit status, its JSON and its page.
+fn reported(args: &[&std::ffi::OsStr]) -> (Option<i32>, serde_json::Value, String) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let page = folder.path().join("report.html");
+    let mut command = gemma_xla();
+    command.args(["parity", "--json"]).args(args);
+    let output = command.arg("--report").arg(&page).output();
+    let output = output.expect("the binary runs");
+    let json = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("one JSON object: {output:?}"));
+    let left: Vec<_> = fs::read_dir(folder.path())
+        .expect("the folder can be listed")
+        .collect();
+    assert_eq!(left.len(), 1, "nothing but the page: {left:?}");
+    let page = fs::read_to_string(page).expect("the page is written");
+    (output.status.code(), json, page)
+}
+
+/// How often `part` is in the page.
+fn count(page: &str, part: &str) -> usize {
+    page.matches(part).count()
+}
+
+#[test]
+fn the_page_draws_each_array_and_position_and_says_what_both_sides_were() {
+    let (status, json, page) = reported(&[
+        "--model".as_ref(),
+        data("gemma-small").as_ref(),
+        data("gemma-small/reference-bfloat16.npz").as_ref(),
+    ]);
+    assert_eq!(status, Some(0));
+    let arrays = json["arrays"].as_array().expect("arrays");
+    let positions = json["positions"].as_array().expect("positions").len();
+    assert_eq!(arrays.len(), 6);
+    assert_eq!(json["logits"]["positions"], positions);
+    let per_position = ["kl_at_positions", "top1_at_positions"].map(|name| &json["logits"][name]);
+    for list in arrays.iter().map(|array| &array["at_positions"]) {
+        assert_eq!(list.as_array().expect("a list").len(), positions);
+    }
+    for list in per_position {
+        assert_eq!(list.as_array().expect("a list").len(), positions);
+    }
+    for array in arrays {
+        let list = array["at_positions"].as_array().expect("a list").iter();
+        let largest = list
+            .filter_map(serde_json::Value::as_f64)
+            .fold(0.0, f64::max);
+        assert_eq!(Some(largest), array["max_relative"].as_f64());
+        let counts = array["histogram"]["counts"].as_array().expect("counts");
+        let counted: u64 = counts.iter().filter_map(serde_json::Value::as_u64).sum();
+        let equal = array["histogram"]["equal"].as_u64().expect("a number");
+        let width = if array["name"] == "logits" { 2048 } else { 128 };
+        assert_eq!(counted + equal, positions as u64 * width);
+    }
+    assert_eq!(count(&page, "<svg class=\"curve"), arrays.len());
+    assert_eq!(count(&page, "<svg class=\"cells"), arrays.len());
+    let cells = count(&page, "<rect class=\"h") - count(&page, "aria-hidden=\"true\"><rect");
+    assert_eq!(cells, arrays.len() * positions);
+    assert_eq!(count(&page, "<rect class=\"same\""), positions);
+    for fact in [
+        "transformers 4.57.6, flax 0.10.7",
+        "Flax msgpack, flax_model.msgpack, 1.9 MB of parameters",
+        concat!("gemma-xla ", env!("CARGO_PKG_VERSION")),
+        "data=1,model=1",
+        "batch noise: max kl",
+    ] {
+        assert!(page.contains(fact), "no {fact}");
+    }
+    for absent in ["<script", "http:", "https:", "<link", "{&quot;", "{\""] {
+        assert!(!page.contains(absent), "{absent} in the page");
+    }
+    assert!(page.contains("prefers-color-scheme:dark"));
+}
+
+#[test]
+fn names_in_a_page_are_escaped() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let model = folder.path().join("<b onclick=x>&");
+    fs::create_dir(&model).expect("a folder");
+    for entry in fs::read_dir(data("random-mqa")).expect("the checkpoint is there") {
+        let path = entry.expect("it can be listed").path();
+        let to = model.join(path.file_name().expect("a file has a name"));
+        fs::copy(&path, to).expect("it can be copied");
+    }
+    let reference = data("random-mqa/reference-float32.npz");
+    let (status, _, page) = reported(&["--model".as_ref(), model.as_ref(), reference.as_ref()]);
+    assert_eq!(status, Some(0));
+    assert!(page.contains("&lt;b onclick"), "the name is shown");
+    assert!(!page.contains("<b onclick"), "the name is a tag");
+}
+
+#[test]
+fn a_page_that_cannot_be_written_is_refused_before_anything_runs() {
+    let mut command = gemma_xla();
+    command.args(["parity", "--model"]).arg(data("gemma-small"));
+    command.arg(data("gemma-small/reference-float32.npz"));
+    command.args(["--report", "/no-such-folder/report.html"]);
+    common::fails_naming(&mut command, &["--report", "/no-such-folder"]);
 }

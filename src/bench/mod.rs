@@ -16,7 +16,7 @@ pub mod work;
 pub use growth::{Growth, GrowthOptions, GrowthPoint, StepsOfARun, growth};
 pub use jobs::{JobsOptions, JobsReport, measure_jobs};
 pub use memory::peak_resident_bytes;
-pub use run::{BenchOptions, Runs, measure, random_prompts, warm_up};
+pub use run::{BenchOptions, Runs, measure, measure_in_turns, random_prompts, warm_up};
 
 /// The middle of `values`; of an even number of them, the upper of the two in the middle. `None`
 /// where there are none.

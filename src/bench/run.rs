@@ -39,6 +39,17 @@ impl Runs {
         super::median(&self.steps())
     }
 
+    /// How many times as long a step takes as one of `others`, which took turns with these: the
+    /// median over calls, each beside the one that ran next to it.
+    pub fn ratio_to(&self, others: &Runs) -> Option<f64> {
+        let pairs = self.calls.iter().zip(&others.calls);
+        let ratios: Vec<f64> = pairs
+            .flat_map(|(calls, others)| calls.iter().zip(others))
+            .map(|((_, time), (_, other))| time / other)
+            .collect();
+        super::median(&ratios)
+    }
+
     /// The time of every step.
     fn steps(&self) -> Vec<f64> {
         let calls = self.calls.iter().flatten();
@@ -62,10 +73,35 @@ impl Runs {
 /// Options out of range, more tokens than the model has positions, and whatever
 /// [`Engine::generate`] finds.
 pub fn measure(engine: &Engine, options: &BenchOptions) -> Result<Runs> {
-    warm_up(engine, options)?;
-    let mut runs = Runs::default();
+    let runs = measure_in_turns(engine, options, &[&options.sampling])?;
+    Ok(runs.into_iter().next().unwrap_or_default())
+}
+
+/// The same with each of several ways to choose tokens in place of that of `options`, which take
+/// turns: other work on the machine comes and goes. There are as many results.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_in_turns(
+    engine: &Engine,
+    options: &BenchOptions,
+    samplings: &[&SamplingOptions],
+) -> Result<Vec<Runs>> {
+    let of_each: Vec<BenchOptions> = samplings
+        .iter()
+        .map(|&sampling| BenchOptions {
+            sampling: sampling.clone(),
+            ..options.clone()
+        })
+        .collect();
+    for options in &of_each {
+        warm_up(engine, options)?;
+    }
+    let mut runs = vec![Runs::default(); of_each.len()];
     for _ in 0..options.repeat.max(1) {
-        runs.add(run_once(engine, options)?);
+        for (runs, options) in runs.iter_mut().zip(&of_each) {
+            runs.add(run_once(engine, options)?);
+        }
     }
     Ok(runs)
 }
@@ -187,5 +223,10 @@ mod tests {
             calls: vec![vec![(5, 1.0), (1, 9.0)], vec![(2, 3.0)]],
         };
         assert_eq!(runs.step(), Some(1.0));
+        let others = Runs {
+            prefills: vec![1.0],
+            calls: vec![vec![(5, 2.0), (1, 3.0)], vec![(2, 6.0)]],
+        };
+        assert_eq!(runs.ratio_to(&others), Some(0.5));
     }
 }

@@ -14,12 +14,13 @@ use super::model::{ModelArgs, load};
 use super::sampling::SamplingArgs;
 use super::terminal::{self, Page};
 use crate::bench::{
-    BenchOptions, GrowthOptions, GrowthPoint, JobsOptions, JobsReport, bandwidth, growth, measure,
-    measure_jobs, median, peak_resident_bytes, warm_up, work,
+    BenchOptions, GrowthOptions, GrowthPoint, JobsOptions, JobsReport, Runs, bandwidth, growth,
+    measure_in_turns, measure_jobs, median, peak_resident_bytes, warm_up, work,
 };
 use crate::compile_cache::CompileCache;
 use crate::config::GenerationConfig;
 use crate::engine::{Engine, Times};
+use crate::sampling::SamplingOptions;
 
 /// The duration of one measurement of read bandwidth.
 const READ_TIME: Duration = Duration::from_millis(400);
@@ -92,6 +93,12 @@ struct Report {
     decode_tokens_per_s: f64,
     decode_bandwidth_gbs: f64,
     decode_bandwidth_ratio: f64,
+    /// A step that takes the most likely token, where the others draw one, and how many times as
+    /// long one that draws takes: the two take turns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    greedy_step_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sampling_ratio: Option<f64>,
     /// Of this process until the end of loading, and until its end; null where the system does not
     /// say.
     load_peak_rss_bytes: Option<u64>,
@@ -139,12 +146,28 @@ fn run_bench(
         repeat: args.repeat,
         sampling: args.sampling.options(&GenerationConfig::default(), None)?,
     };
-    warm_up(engine, &options)?;
+    let greedy = SamplingOptions::default();
+    let mut samplings = vec![&options.sampling];
+    if !options.sampling.is_greedy() {
+        samplings.push(&greedy);
+    }
+    for &sampling in &samplings {
+        let sampling = sampling.clone();
+        warm_up(
+            engine,
+            &BenchOptions {
+                sampling,
+                ..options.clone()
+            },
+        )?;
+    }
     let compiled = programs_time(engine.times());
     engine.forget_programs();
     // Reading is measured around the runs: other work on the machine comes and goes.
     let before = read_bandwidth_apart()?;
-    let runs = measure(engine, &options)?;
+    let mut measured = measure_in_turns(engine, &options, &samplings)?.into_iter();
+    let runs = measured.next().unwrap_or_default();
+    let beside = measured.next();
     let after = read_bandwidth_apart()?;
     let cached = programs_time(engine.times()) - compiled;
 
@@ -176,6 +199,8 @@ fn run_bench(
         decode_tokens_per_s: options.batch_size as f64 / step,
         decode_bandwidth_gbs: decode,
         decode_bandwidth_ratio: decode / read,
+        greedy_step_s: beside.as_ref().and_then(Runs::step),
+        sampling_ratio: beside.as_ref().and_then(|beside| runs.ratio_to(beside)),
         load_peak_rss_bytes,
         peak_rss_bytes: peak_resident_bytes(),
         decode_steps_s: steps
@@ -274,6 +299,15 @@ fn print(r: &Report) -> anyhow::Result<()> {
             r.decode_bandwidth_ratio
         ),
     )?;
+    if let (Some(greedy), Some(ratio)) = (r.greedy_step_s, r.sampling_ratio) {
+        row(
+            "sampling",
+            format!(
+                "{ratio:.3} times a greedy step, which takes {:.2} ms",
+                greedy * 1e3
+            ),
+        )?;
+    }
     if let (Some(load), Some(peak)) = (r.load_peak_rss_bytes, r.peak_rss_bytes) {
         let of_parameters = |bytes: u64| bytes as f64 / r.parameter_bytes.max(1) as f64;
         row(

@@ -106,6 +106,19 @@ impl Engine {
         self.devices.kind()
     }
 
+    /// The plugin that it runs on: its file, the version of PJRT's API that it speaks, and its own
+    /// version in its words.
+    pub fn plugin(&self) -> String {
+        let client = self.devices.client();
+        let plugin = client.plugin();
+        let (major, minor) = plugin.api_version();
+        let version = client.platform_version().lines().next().unwrap_or("");
+        format!(
+            "{} (PJRT {major}.{minor}; {version})",
+            plugin.path().display()
+        )
+    }
+
     /// Whether this process is the first of those that run the model, which is the one to write
     /// results: on a slice of several hosts every host runs the same command and computes the same
     /// tokens.

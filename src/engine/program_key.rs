@@ -1,12 +1,14 @@
 //! The programs that generation and comparison need, by their shapes, and how each is compiled.
 
 use super::buckets::{cache_bucket, prompt_bucket, prompt_chunk};
+use super::choice::Chooser;
 use crate::executables::SavedProgram;
 use crate::model::programs::{
     self, Admit, AdmitScored, Decode, Extend, Forward, Prefill, Program, Score, Step,
 };
 use crate::model::{Choice, ModelSpec};
 use crate::pjrt::{CompileOptions, OptionValue};
+use crate::sampling::SamplingOptions;
 
 /// Steps that one call of the decode program can run. Between calls the host looks at the tokens,
 /// and notices an interruption.
@@ -69,6 +71,12 @@ impl BatchPrograms {
         self.extend.choice = choice;
         self.decode.choice = choice;
         self
+    }
+
+    /// The same with the choice of tokens that these options need, which must have been
+    /// [validated](SamplingOptions::validate).
+    pub fn sampling(self, spec: &ModelSpec, options: &SamplingOptions) -> Self {
+        self.choosing(Chooser::new(spec, options).choice())
     }
 
     /// The programs that are run, in the order of their first runs.

@@ -1,123 +1,10 @@
 //! Runs a reference's inputs here and measures the differences.
 
-use serde::Serialize;
-
+use super::facts::engine_facts;
 use super::reference::Reference;
-use super::statistics::{Agreement, kl_divergence, top1};
-use crate::dtype::DType;
+use super::report::{ArrayReport, Divergence, LogitsReport, Position, Report, Tolerance};
+use super::statistics::{Agreement, kl_divergence, largest_difference, top1};
 use crate::engine::{Engine, Error, ForwardOutput, GenerateOptions, Result};
-
-/// How far apart two outputs may be.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Tolerance {
-    /// Largest difference of hidden states and logits, relative to the scale of each array.
-    pub relative: f64,
-    /// Largest Kullback–Leibler divergence at a position, in nats.
-    pub kl: f64,
-}
-
-impl Tolerance {
-    /// The tolerance for a compute dtype. In float32 only the order of summation differs.
-    ///
-    /// In bfloat16 it is what Flax's own runs differ by when the batch has another shape or the
-    /// call is compiled: up to 2.6e-2 of the logits' scale over the checkpoints in tests/data,
-    /// measured with `tools/flax/make_reference.py --measure-noise`. In float16 those runs are
-    /// equal on a CPU, and it is a little more than their distance from float32, 3.9e-3.
-    pub fn for_dtype(dtype: DType) -> Self {
-        match dtype {
-            DType::F32 => Self {
-                relative: 1e-4,
-                kl: 1e-5,
-            },
-            DType::F16 => Self {
-                relative: 5e-3,
-                kl: 1e-3,
-            },
-            DType::BF16 => Self {
-                relative: 3e-2,
-                kl: 0.015,
-            },
-        }
-    }
-
-    /// A gap between two logits, relative to their scale, that this tolerance cannot tell from a
-    /// tie: each of the two may be off by [`relative`](Self::relative).
-    pub fn near_tie(&self) -> f64 {
-        2.0 * self.relative
-    }
-}
-
-/// One array compared, over the positions that are not padding.
-#[derive(Clone, Debug, Serialize)]
-pub struct ArrayReport {
-    /// What it is.
-    pub name: String,
-    /// How far the two are apart.
-    #[serde(flatten)]
-    pub agreement: Agreement,
-    /// Whether that is within tolerance.
-    pub within: bool,
-}
-
-/// The logits compared as distributions, over the positions that are not padding.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct LogitsReport {
-    /// Largest divergence at a position, in nats.
-    pub kl_max: f64,
-    /// Mean divergence, in nats.
-    pub kl_mean: f64,
-    /// Positions compared.
-    pub positions: usize,
-    /// Positions at which both prefer the same token.
-    pub top1_agreements: usize,
-    /// Whether the largest divergence is within tolerance.
-    pub within: bool,
-}
-
-/// Where a generated row parts from the reference.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Divergence {
-    /// Row of the batch.
-    pub row: usize,
-    /// New tokens that agree before it.
-    pub step: usize,
-    /// Our token.
-    pub ours: i32,
-    /// The reference's token.
-    pub reference: i32,
-    /// By how much our logit of our token exceeds our logit of the reference's, after the
-    /// reference's tokens.
-    pub margin: f64,
-    /// The margin relative to the largest logit there.
-    pub relative_margin: f64,
-    /// Whether the margin is a near tie within tolerance.
-    pub within: bool,
-}
-
-/// All that was compared.
-#[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    /// The dtype that was computed in here.
-    pub dtype: String,
-    /// The kind of device.
-    pub device: String,
-    /// The mesh of devices.
-    pub mesh: String,
-    /// How the reference was made.
-    pub reference: serde_json::Map<String, serde_json::Value>,
-    /// What was allowed.
-    pub tolerance: Tolerance,
-    /// Hidden states in order, then logits.
-    pub arrays: Vec<ArrayReport>,
-    /// Logits as distributions.
-    pub logits: Option<LogitsReport>,
-    /// Rows generated, and new tokens a row; none without sequences.
-    pub generated: Option<[usize; 2]>,
-    /// The first divergence of each row that has one.
-    pub divergences: Vec<Divergence>,
-    /// Whether everything is within tolerance.
-    pub within: bool,
-}
 
 /// Runs the inputs of `reference` on `engine` and compares what comes out.
 ///
@@ -149,14 +36,20 @@ pub fn compare(engine: &Engine, reference: &Reference, tolerance: Tolerance) -> 
         _ => (None, Vec::new()),
     };
     let within = arrays.iter().all(|a| a.within)
-        && logits.is_none_or(|l| l.within)
+        && logits.as_ref().is_none_or(|l| l.within)
         && divergences.iter().all(|d| d.within);
     Ok(Report {
         dtype: engine.spec().compute.to_string(),
         device: engine.device_kind().to_owned(),
         mesh: engine.spec().mesh.to_string(),
+        ours: engine_facts(engine),
         reference: reference.metadata.clone(),
         tolerance,
+        positions: match arrays.is_empty() {
+            true => Vec::new(),
+            false => compared_positions(reference),
+        },
+        first_beyond: arrays.iter().find(|a| !a.within).map(|a| a.name.clone()),
         arrays,
         logits,
         generated,
@@ -216,12 +109,20 @@ fn compare_arrays(
     tolerance: Tolerance,
 ) -> Vec<ArrayReport> {
     let report = |name: String, width: usize, ours: &[f32], theirs: &[f32]| {
-        let agreement = Agreement::between(
-            positions(reference, width, ours, theirs).flat_map(|(x, y)| x.iter().zip(y)),
-        );
+        let pairs = || positions(reference, width, ours, theirs);
+        let elements = pairs().flat_map(|(x, y)| x.iter().zip(y));
+        let (agreement, histogram) = Agreement::with_histogram(elements);
+        let relative = |difference: f64| match difference {
+            0.0 => 0.0,
+            difference => difference / agreement.scale,
+        };
         ArrayReport {
             name,
             agreement,
+            histogram,
+            at_positions: pairs()
+                .map(|(x, y)| relative(largest_difference(x, y)))
+                .collect(),
             within: agreement.max_relative <= tolerance.relative,
         }
     };
@@ -256,6 +157,26 @@ fn positions<'a>(
         .map(|(pair, _)| pair)
 }
 
+/// The positions that are not padding.
+fn compared_positions(reference: &Reference) -> Vec<Position> {
+    let length = reference.length;
+    let mut found = Vec::new();
+    for row in 0..reference.batch {
+        let range = row * length..(row + 1) * length;
+        let ids = reference.input_ids[range.clone()].iter();
+        let tokens = ids
+            .zip(&reference.attention_mask[range])
+            .filter(|&(_, &mask)| mask != 0);
+        found.extend(tokens.enumerate().map(|(index, (&token_id, _))| Position {
+            row,
+            index,
+            token_id,
+            text: None,
+        }));
+    }
+    found
+}
+
 fn compare_logits(
     reference: &Reference,
     vocab: usize,
@@ -263,19 +184,17 @@ fn compare_logits(
     ours: &[f32],
     tolerance: Tolerance,
 ) -> LogitsReport {
-    let (mut sum, mut kl_max, mut count, mut top1_agreements) = (0.0, 0.0_f64, 0_usize, 0);
-    for (ours, theirs) in positions(reference, vocab, ours, theirs) {
-        let kl = kl_divergence(theirs, ours);
-        sum += kl;
-        kl_max = kl_max.max(kl);
-        count += 1;
-        top1_agreements += usize::from(top1(ours) == top1(theirs));
-    }
+    let pairs = || positions(reference, vocab, ours, theirs);
+    let kl: Vec<f64> = pairs().map(|(x, y)| kl_divergence(y, x)).collect();
+    let same: Vec<bool> = pairs().map(|(x, y)| top1(x) == top1(y)).collect();
+    let kl_max = kl.iter().copied().fold(0.0, f64::max);
     LogitsReport {
         kl_max,
-        kl_mean: sum / count.max(1) as f64,
-        positions: count,
-        top1_agreements,
+        kl_mean: kl.iter().sum::<f64>() / kl.len().max(1) as f64,
+        positions: kl.len(),
+        top1_agreements: same.iter().filter(|&&same| same).count(),
+        kl_at_positions: kl,
+        top1_at_positions: same,
         within: kl_max <= tolerance.kl,
     }
 }
@@ -356,6 +275,7 @@ fn margins(
                 step,
                 ours,
                 reference: reference_token,
+                texts: None,
                 margin,
                 relative_margin,
                 within: relative_margin <= tolerance.near_tie(),

@@ -26,36 +26,77 @@ pub struct Agreement {
     pub cosine: f64,
 }
 
+/// How many differences of two arrays are of which size, relative to the reference's scale.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Histogram {
+    /// How many elements are equal.
+    pub equal: usize,
+    /// How many differences are in each bin. Bin i begins at 10 to the power
+    /// [`LOWEST`](Self::LOWEST)` + i / `[`PER_DECADE`](Self::PER_DECADE); the first and the last
+    /// also have those beyond them.
+    pub counts: Vec<usize>,
+}
+
+impl Histogram {
+    /// The power of ten at which the first bin begins.
+    pub const LOWEST: i32 = -12;
+    /// The power of ten at which the last bin ends.
+    pub const HIGHEST: i32 = 2;
+    /// Bins to a factor of ten.
+    pub const PER_DECADE: usize = 4;
+    /// Bins of a histogram.
+    pub const BINS: usize = (Self::HIGHEST - Self::LOWEST) as usize * Self::PER_DECADE;
+
+    fn of(differences: &[f64], scale: f64) -> Self {
+        let mut counts = vec![0; Self::BINS];
+        let mut equal = 0;
+        for &difference in differences {
+            if difference == 0.0 {
+                equal += 1;
+                continue;
+            }
+            let decades = (difference / scale).log10() - f64::from(Self::LOWEST);
+            let bin = (decades * Self::PER_DECADE as f64).floor();
+            counts[bin.clamp(0.0, (Self::BINS - 1) as f64) as usize] += 1;
+        }
+        Self { equal, counts }
+    }
+}
+
 impl Agreement {
     /// Compares `ours` with `reference`, element by element.
     pub fn between<'a>(pairs: impl Iterator<Item = (&'a f32, &'a f32)>) -> Self {
+        Self::with_histogram(pairs).0
+    }
+
+    /// The same, with how the differences are distributed.
+    pub fn with_histogram<'a>(
+        pairs: impl Iterator<Item = (&'a f32, &'a f32)>,
+    ) -> (Self, Histogram) {
         let mut differences = Vec::new();
         let (mut dot, mut ours_norm, mut reference_norm, mut scale) = (0.0, 0.0, 0.0, 0.0_f64);
         for (&ours, &reference) in pairs {
             let (x, y) = (f64::from(ours), f64::from(reference));
-            let difference = if x == y { 0.0 } else { (x - y).abs() };
-            differences.push(if difference.is_nan() {
-                f64::INFINITY
-            } else {
-                difference
-            });
+            differences.push(difference(x, y));
             dot += x * y;
             ours_norm += x * x;
             reference_norm += y * y;
             scale = scale.max(y.abs());
         }
         if differences.is_empty() {
-            return Self {
+            let none = Self {
                 cosine: 1.0,
                 ..Self::default()
             };
+            return (none, Histogram::of(&[], 1.0));
         }
+        let histogram = Histogram::of(&differences, scale);
         differences.sort_unstable_by(f64::total_cmp);
         let last = differences.len() - 1;
         let percentile = |p: f64| differences[(p * last as f64).round() as usize];
         let max_abs = differences[last];
         let norms = f64::sqrt(ours_norm) * f64::sqrt(reference_norm);
-        Self {
+        let agreement = Self {
             max_abs,
             mean_abs: differences.iter().sum::<f64>() / differences.len() as f64,
             p50: percentile(0.5),
@@ -65,8 +106,30 @@ impl Agreement {
             scale,
             max_relative: if max_abs == 0.0 { 0.0 } else { max_abs / scale },
             cosine: if norms == 0.0 { 1.0 } else { dot / norms },
-        }
+        };
+        (agreement, histogram)
     }
+}
+
+/// The absolute difference: infinite where one of the two is not finite and the other differs.
+fn difference(ours: f64, reference: f64) -> f64 {
+    if ours == reference {
+        return 0.0;
+    }
+    let difference = (ours - reference).abs();
+    if difference.is_nan() {
+        f64::INFINITY
+    } else {
+        difference
+    }
+}
+
+/// The largest absolute difference of two vectors.
+pub(super) fn largest_difference(ours: &[f32], reference: &[f32]) -> f64 {
+    let pairs = ours.iter().zip(reference);
+    pairs.fold(0.0, |largest: f64, (&x, &y)| {
+        largest.max(difference(f64::from(x), f64::from(y)))
+    })
 }
 
 /// Kullback–Leibler divergence of softmax(`ours`) from softmax(`reference`), in nats.
@@ -137,6 +200,18 @@ mod tests {
         assert_eq!(agreement(&[f32::NAN], &[1.0]).max_abs, f64::INFINITY);
         assert_eq!(agreement(&[1.0], &[f32::NAN]).max_abs, f64::INFINITY);
         assert_eq!(kl_divergence(&[0.0, 1.0], &[f32::NAN, 1.0]), f64::INFINITY);
+    }
+
+    #[test]
+    fn each_difference_is_in_the_bin_of_its_size() {
+        let ours = [4.0, 1.0, 0.004, 1e-20, f32::NAN];
+        let (_, found) = Agreement::with_histogram(ours.iter().zip(&[4.0, 0.6, 0.0, 0.0, 0.0]));
+        let mut expected = vec![0; Histogram::BINS];
+        // 0.1 of the scale, 0.001 of it, and what lies beyond both ends.
+        for bin in [11 * 4, 9 * 4, 0, Histogram::BINS - 1] {
+            expected[bin] += 1;
+        }
+        assert_eq!((found.equal, found.counts), (1, expected));
     }
 
     #[test]

@@ -88,8 +88,7 @@ impl MeshSearch<'_> {
             .spec(request.dtype, self.slice.chip.ops(), mesh);
         let spec = spec.ok()?;
         let new_tokens = request.max_length - self.prompt_tokens;
-        let programs =
-            BatchPrograms::new(&spec, request.batch_size, self.prompt_tokens, new_tokens);
+        let programs = request.programs(&spec, request.batch_size, self.prompt_tokens, new_tokens);
         Some(Candidate {
             mesh,
             bytes: least_bytes(&spec, &programs),

@@ -25,7 +25,9 @@ pub use error::{Error, Result};
 pub use model_source::ModelSource;
 pub use optimized::{Collective, Executed, ScopeCost};
 pub use per_program::PerProgram;
-pub use report::{Bounds, CacheCopy, Largest, Memory, ParameterTotals, Report, SmallestMesh};
+pub use report::{
+    Bounds, CacheCopy, DrawCost, Largest, Memory, ParameterTotals, Report, SmallestMesh,
+};
 pub use throughput::{Cost, Throughput};
 pub use too_large::TooLarge;
 pub use topologies::TpuSlice;
@@ -35,10 +37,11 @@ use std::time::{Duration, Instant};
 
 use crate::compile_cache::CompileCache;
 use crate::dtype::DType;
-use crate::engine::BatchPrograms;
+use crate::engine::{self, BatchPrograms};
 use crate::model::{Distribution, ModelSpec};
 use crate::pjrt::Plugin;
 use crate::plugin;
+use crate::sampling::SamplingOptions;
 use crate::sharding::Mesh;
 use compile::Target;
 use measure::Measures;
@@ -64,6 +67,8 @@ pub struct Request {
     /// Tokens of the longest prompt; where none is given, the largest power of two in half of the
     /// length.
     pub prompt_tokens: Option<usize>,
+    /// How tokens are chosen.
+    pub sampling: SamplingOptions,
     /// The price of a chip for an hour, from which costs of tokens are computed.
     pub price: Option<f64>,
     /// Compiles for other batches, lengths and meshes start within this time, to find what
@@ -99,7 +104,11 @@ pub fn plan(request: &Request, progress: &(dyn Fn(CompileEvent<'_>) + Sync)) -> 
     let spec = request.source.spec(request.dtype, slice.chip.ops(), mesh)?;
     let prompt_tokens = request.checked_prompt_tokens(&spec)?;
     let new_tokens = request.max_length - prompt_tokens;
-    let programs = BatchPrograms::new(&spec, request.batch_size, prompt_tokens, new_tokens);
+    request
+        .sampling
+        .validate(spec.config.vocab_size(), new_tokens)
+        .map_err(engine::Error::from)?;
+    let programs = request.programs(&spec, request.batch_size, prompt_tokens, new_tokens);
 
     let plugin = Plugin::open(&plugin::locate("tpu")?.checked()?.file, &[])?;
     let target = Target::new(
@@ -133,6 +142,13 @@ pub fn plan(request: &Request, progress: &(dyn Fn(CompileEvent<'_>) + Sync)) -> 
         decode: costs.decode.as_ref().map(|costs| (costs, roofline.bytes)),
     }
     .and_then(|(costs, least_bytes)| Bound::of(costs, least_bytes, slice.chip));
+    let draw = match request.sampling.is_greedy() {
+        true => None,
+        false => costs
+            .decode
+            .as_ref()
+            .map(|step| DrawCost::of(step, slice.chip)),
+    };
     let cycles = costs.map(|costs| costs.cycles()).and_then(|sum| sum);
     let memory = measures.memory();
     let cache_bytes = bound::cache_bytes(&spec, &programs);
@@ -188,6 +204,7 @@ pub fn plan(request: &Request, progress: &(dyn Fn(CompileEvent<'_>) + Sync)) -> 
             .map(|bound| bound.cycles as f64 / roofline.cycles.max(1) as f64),
         throughput: workload.throughput(&bound, call.as_ref()),
         bound,
+        draw,
         decode_call: call,
         roofline,
         largest: searches.largest,
@@ -207,6 +224,18 @@ struct Searches {
 }
 
 impl Request {
+    /// The programs for `batch` prompts, the longest of `prompt_tokens` tokens, and up to
+    /// `new_tokens` after each.
+    fn programs(
+        &self,
+        spec: &ModelSpec,
+        batch: usize,
+        prompt_tokens: usize,
+        new_tokens: usize,
+    ) -> BatchPrograms {
+        BatchPrograms::new(spec, batch, prompt_tokens, new_tokens).sampling(spec, &self.sampling)
+    }
+
     /// Looks for other sizes and meshes that fit. Without time for it, the smallest mesh is
     /// still looked for among the bytes of parameters and caches.
     fn search(

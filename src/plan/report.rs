@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::bound::{Bound, CallBound, Roofline};
-use super::optimized::{Collective, Executed, Relayout, ScopeCost};
+use super::chips::Chip;
+use super::optimized::{Collective, Costs, Executed, Relayout, ScopeCost, by_scope};
 use super::per_program::PerProgram;
 use super::throughput::Throughput;
 use super::too_large::TooLarge;
@@ -88,6 +89,9 @@ pub struct Report {
     /// The least time of the prefill and of one decode step: the greater of the estimate and of
     /// reading and writing the bytes at the chip's bandwidth.
     pub bound: PerProgram<Bound>,
+    /// What a decode step spends on drawing its tokens, where they are drawn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draw: Option<DrawCost>,
     /// What a call of the decode program costs apart from its steps.
     pub decode_call: Option<CallBound>,
     /// The least that any program could take for a decode step: reading what it must.
@@ -111,6 +115,41 @@ pub struct Report {
     /// Sums by the model's scopes, where instructions were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scopes: Option<PerProgram<Vec<ScopeCost>>>,
+}
+
+/// What drawing the tokens of a decode step costs: the instructions of the scope `draw`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct DrawCost {
+    /// The sum of the compiler's estimates, in cycles.
+    pub cycles: u64,
+    /// The same at the chip's clock, in seconds.
+    pub seconds: f64,
+    /// Its share of the estimates of the whole step.
+    pub share: f64,
+    /// Bytes read from and written to the chip's memory.
+    pub memory_bytes: u64,
+}
+
+impl DrawCost {
+    pub(super) fn of(step: &Costs, chip: &Chip) -> Self {
+        let is_draw = |sum: &&ScopeCost| {
+            let scope = sum.scope.as_deref().unwrap_or("");
+            scope.split('/').any(|part| part == "draw")
+        };
+        let scopes = by_scope(step);
+        let all: u64 = scopes.iter().map(|sum| sum.cycles).sum();
+        let cycles = scopes.iter().filter(is_draw).map(|sum| sum.cycles).sum();
+        Self {
+            cycles,
+            seconds: chip.seconds(cycles),
+            share: cycles as f64 / all.max(1) as f64,
+            memory_bytes: scopes
+                .iter()
+                .filter(is_draw)
+                .map(|sum| sum.memory_bytes)
+                .sum(),
+        }
+    }
 }
 
 /// Copies of whole caches that are alike.

@@ -123,7 +123,8 @@ impl Search<'_> {
             Some(tokens) => tokens.min(length.saturating_sub(1)).max(1),
             None => default_prompt_tokens(length),
         };
-        BatchPrograms::new(self.spec, batch, prompt, length.saturating_sub(prompt))
+        self.request
+            .programs(self.spec, batch, prompt, length.saturating_sub(prompt))
     }
 
     /// Whether parameters and caches alone fit.

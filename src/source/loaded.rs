@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 
 use super::reply::ReplyText;
 use crate::engine::{Engine, Error, Event, FinishReason, GenerateOptions, Result, TokenLogprob};
@@ -13,6 +14,19 @@ use crate::tokenizer::Tokenizer;
 pub struct LoadedModel {
     engine: Engine,
     tokenizer: Option<Tokenizer>,
+    origin: Origin,
+}
+
+/// The files that a model was loaded from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Origin {
+    /// The model's folder.
+    pub folder: PathBuf,
+    /// The format of its checkpoint, the names of the first files, and their bytes, in words.
+    pub checkpoint: String,
+    /// The dtypes that its parameters are stored in, in words.
+    pub dtypes: String,
 }
 
 /// A prompt and what the model made of it; displayed, it is the whole text.
@@ -39,8 +53,17 @@ impl fmt::Display for Completion {
 }
 
 impl LoadedModel {
-    pub(super) fn new(engine: Engine, tokenizer: Option<Tokenizer>) -> Self {
-        Self { engine, tokenizer }
+    pub(super) fn new(engine: Engine, tokenizer: Option<Tokenizer>, origin: Origin) -> Self {
+        Self {
+            engine,
+            tokenizer,
+            origin,
+        }
+    }
+
+    /// The files that it was loaded from.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// What runs on token ids.

@@ -12,6 +12,6 @@ pub use assumed::open_config;
 pub(crate) use assumed::tokenizer_folder;
 pub use checkpoint::{fitted, open_checkpoint};
 pub use conversation::{Conversation, ConversationOptions, Turn};
-pub use loaded::{Completion, LoadedModel};
+pub use loaded::{Completion, LoadedModel, Origin};
 pub use model::Model;
 pub use reply::{Added, ReplyText};

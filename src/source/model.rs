@@ -1,12 +1,13 @@
 //! A model's files, opened together.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::assumed::{open_config, tokenizer_folder};
 use super::checkpoint::{fitted, open_checkpoint};
-use super::loaded::LoadedModel;
+use super::loaded::{LoadedModel, Origin};
 use crate::chat::{BuiltIn, ChatTemplate};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{GemmaConfig, Generation, GenerationConfig};
 use crate::engine::{Engine, LoadOptions, Result};
 use crate::tokenizer::Tokenizer;
@@ -104,7 +105,32 @@ impl Model {
         options: &LoadOptions,
         progress: impl Fn(u64, u64) + Sync,
     ) -> Result<LoadedModel> {
+        let origin = self.origin();
         let engine = Engine::load(self.config, &self.checkpoint, options, progress)?;
-        Ok(LoadedModel::new(engine, self.tokenizer))
+        Ok(LoadedModel::new(engine, self.tokenizer, origin))
+    }
+
+    fn origin(&self) -> Origin {
+        let checkpoint = &self.checkpoint;
+        let names: Vec<_> = checkpoint
+            .files()
+            .iter()
+            .filter_map(|file| Some(file.file_name()?.to_string_lossy().into_owned()))
+            .collect();
+        let files = match names.as_slice() {
+            [] => String::new(),
+            [one] => format!(", {one}"),
+            [first, .., last] => format!(", {} files from {first} to {last}", names.len()),
+        };
+        let dtypes: BTreeSet<&str> = checkpoint.tensors().map(Tensor::stored_dtype).collect();
+        Origin {
+            folder: self.folder.clone(),
+            checkpoint: format!(
+                "{}{files}, {:.1} MB of parameters",
+                checkpoint.format(),
+                checkpoint.total_bytes() as f64 / 1e6
+            ),
+            dtypes: dtypes.into_iter().collect::<Vec<_>>().join(", "),
+        }
     }
 }

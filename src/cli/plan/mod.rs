@@ -17,6 +17,7 @@ use crate::compile_cache::CompileCache;
 use crate::dtype::DType;
 use crate::hub::Wanted;
 use crate::plan::{self, ModelSource, Request};
+use crate::sampling::SamplingOptions;
 use crate::sharding::Mesh;
 use progress::Progress;
 
@@ -49,6 +50,20 @@ pub struct PlanArgs {
     /// Tokens of the longest prompt [default: the largest power of two in half of --max-length]
     #[arg(long, value_name = "P")]
     prompt_tokens: Option<usize>,
+    /// Draw tokens at random [default: take the most likely one]
+    #[arg(long)]
+    do_sample: bool,
+    /// How many of the most likely tokens are drawn from; 0 is all [default: 50]
+    #[arg(long, value_name = "K", requires = "do_sample")]
+    top_k: Option<usize>,
+    /// The probability that the most likely tokens must reach together [default: 1]
+    #[arg(
+        long,
+        value_name = "P",
+        requires = "do_sample",
+        allow_negative_numbers = true
+    )]
+    top_p: Option<f32>,
     /// Dtype to compute in: bf16, f16 or f32 [default: the checkpoint's; bf16 for a geometry]
     #[arg(long)]
     dtype: Option<DType>,
@@ -71,6 +86,15 @@ pub struct PlanArgs {
 }
 
 impl PlanArgs {
+    /// How tokens are chosen.
+    fn sampling(&self) -> SamplingOptions {
+        let mut options = SamplingOptions::default();
+        options.do_sample = self.do_sample;
+        options.top_k = self.top_k.unwrap_or(options.top_k);
+        options.top_p = self.top_p.unwrap_or(options.top_p);
+        options
+    }
+
     /// Variables for libtpu that must be set before it is loaded, where they are not set. With
     /// `--verbose` libtpu writes its own log lines.
     pub fn environment(&self, verbosity: Verbosity) -> &'static [(&'static str, &'static str)] {
@@ -105,6 +129,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
         batch_size: args.batch_size,
         max_length: args.max_length,
         prompt_tokens: args.prompt_tokens,
+        sampling: args.sampling(),
         price: args.price,
         search: Duration::from_secs(args.search_seconds),
         save: args.save.clone(),

@@ -207,6 +207,16 @@ fn cost(report: &Report, out: &mut Page) -> std::fmt::Result {
             writeln!(out, "{name}: {} of {kind}, {}", sum.count, size(sum.bytes))?;
         }
     }
+    if let Some(draw) = &report.draw {
+        writeln!(
+            out,
+            "of a decode step, drawing the tokens: {} cycles, {:.1} % of the estimates, {:.3} ms; {}",
+            millions(draw.cycles),
+            draw.share * 100.0,
+            draw.seconds * 1e3,
+            size(draw.memory_bytes)
+        )?;
+    }
     if let Some(call) = &report.decode_call {
         writeln!(
             out,

@@ -1,6 +1,8 @@
 //! `gemma-xla chat`: a conversation in the terminal.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+mod input;
+
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +12,7 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use serde::{Deserialize, Serialize};
 
+use self::input::Input;
 use super::flags::one_line;
 use super::model::{ModelArgs, load_opened};
 use super::sampling::SamplingArgs;
@@ -48,7 +51,7 @@ const HELP: &str = "\
 /stats          what the last reply took
 /exit           end, as does Ctrl-D
 A line that ends in \\ is continued in the next one; \"\"\" begins and ends a text of several lines.
-Ctrl-C ends a reply.
+Arrow up brings back earlier lines. Ctrl-C ends a reply, or takes back what was typed.
 ";
 
 /// The most bytes of a file that `/load` reads. A conversation is text that fits a model.
@@ -93,8 +96,8 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<Outcome> {
         output: Results::new(),
     };
     chat.reset();
-    let mut input = Input::new();
-    if input.is_terminal {
+    let mut input = Input::new()?;
+    if input.is_terminal() {
         terminal::note("/help lists what can be typed; Ctrl-D ends");
     }
     loop {
@@ -110,7 +113,7 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<Outcome> {
             Ok(ControlFlow::Break(())) => return Ok(Outcome::Done),
             Err(error) if terminal::is_broken_pipe(&error) => return Ok(Outcome::Done),
             // In a terminal the user can try again.
-            Err(error) if input.is_terminal => terminal::error(one_line(&error)),
+            Err(error) if input.is_terminal() => terminal::error(one_line(&error)),
             Err(error) => return Err(error),
         }
     }
@@ -244,67 +247,5 @@ impl Chat<'_> {
             turn.first_token.as_secs_f64(),
             turn.finish_reason.name()
         )
-    }
-}
-
-/// Messages from standard input, a line each unless they say that they go on.
-struct Input {
-    is_terminal: bool,
-}
-
-impl Input {
-    fn new() -> Self {
-        Self {
-            is_terminal: io::stdin().is_terminal() && io::stdout().is_terminal(),
-        }
-    }
-
-    /// The next message, which may have several lines; none at the end.
-    fn message(&mut self) -> anyhow::Result<Option<String>> {
-        let Some(first) = self.line("> ")? else {
-            return Ok(None);
-        };
-        let mut message = String::new();
-        if let Some(begun) = first.trim_start().strip_prefix("\"\"\"") {
-            let mut line = begun.to_owned();
-            loop {
-                if let Some(end) = line.find("\"\"\"") {
-                    message.push_str(&line[..end]);
-                    break;
-                }
-                message.push_str(&line);
-                message.push('\n');
-                match self.line(". ")? {
-                    Some(next) => line = next,
-                    None => break,
-                }
-            }
-        } else {
-            let mut line = first;
-            while let Some(begun) = line.strip_suffix('\\') {
-                message.push_str(begun);
-                message.push('\n');
-                line = self.line(". ")?.unwrap_or_default();
-            }
-            message.push_str(&line);
-        }
-        Ok(Some(message))
-    }
-
-    /// A line; none at the end. In a terminal, Ctrl-C takes back what was typed.
-    fn line(&mut self, prompt: &str) -> anyhow::Result<Option<String>> {
-        if self.is_terminal {
-            terminal::print(prompt)?;
-        }
-        let mut line = String::new();
-        let read = io::stdin().lock().read_line(&mut line);
-        match read.context("standard input")? {
-            0 => Ok(None),
-            _ => {
-                let line = line.strip_suffix('\n').unwrap_or(&line);
-                let line = line.strip_suffix('\r').unwrap_or(line);
-                Ok(Some(line.to_owned()))
-            }
-        }
     }
 }
