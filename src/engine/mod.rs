@@ -33,7 +33,7 @@ pub use generation::{
 };
 pub use load::checkpoint_dtype;
 pub use numerics::NotFinite;
-pub use options::{LoadOptions, Workload};
+pub use options::{LoadOptions, SessionOptions, Workload};
 pub use program_key::{BatchPrograms, ProgramKey};
 pub use score::{Score, ScoreRequest, Window, windows};
-pub use session::{RowId, Session, SessionOptions, Stepped};
+pub use session::{RowId, Session, Stepped};
