@@ -21,6 +21,7 @@ mod program_key;
 mod prompts;
 mod score;
 mod session;
+mod session_options;
 mod workload;
 
 pub use admission::{Admission, Admitted, Prefilled};
@@ -36,4 +37,5 @@ pub use numerics::NotFinite;
 pub use options::{LoadOptions, Workload};
 pub use program_key::{BatchPrograms, ProgramKey};
 pub use score::{Score, ScoreRequest, Window, windows};
-pub use session::{RowId, Session, SessionOptions, Stepped};
+pub use session::{RowId, Session, Stepped};
+pub use session_options::SessionOptions;

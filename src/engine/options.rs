@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::generation::GenerateOptions;
-use super::session::SessionOptions;
+use super::session_options::SessionOptions;
 use crate::compile_cache::CompileCache;
 use crate::dtype::DType;
 use crate::sharding::Mesh;

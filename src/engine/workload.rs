@@ -9,7 +9,7 @@ use super::generation::GenerateOptions;
 use super::memory::{self, Parameters};
 use super::options::Workload;
 use super::program_key::ProgramKey;
-use super::session::SessionOptions;
+use super::session_options::SessionOptions;
 use crate::model::ModelSpec;
 
 impl Workload {
