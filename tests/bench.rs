@@ -83,6 +83,28 @@ fn every_figure_is_there_and_they_fit_each_other() {
 }
 
 #[test]
+fn a_step_that_draws_is_set_beside_a_greedy_one() {
+    let report = bench(&[
+        "--do-sample",
+        "--top-k",
+        "50",
+        "--top-p",
+        "0.9",
+        "--batch-size",
+        "2",
+        "--max-new-tokens",
+        "9",
+        "--repeat",
+        "1",
+    ]);
+    let ratio = number(&report, "decode_step_s") / number(&report, "greedy_step_s");
+    // One call of each.
+    assert!((ratio / number(&report, "sampling_ratio") - 1.0).abs() < 1e-9);
+    let greedy = bench(&["--max-new-tokens", "9", "--repeat", "1"]);
+    assert_eq!(greedy.get("sampling_ratio"), None);
+}
+
+#[test]
 fn steps_run_on_past_the_end_of_a_sequence() {
     // Every token of the vocabulary is an end-of-sequence token.
     let model = common::copy_of("gemma-small");

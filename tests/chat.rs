@@ -96,6 +96,11 @@ fn what_a_template_refuses_is_told_in_its_own_words() {
         &mut generate(system, &["--chat"]),
         &["line 1", "not of role system"],
     );
+    let wizard = system.replace("system", "wizard");
+    fails_naming(
+        &mut generate(&wizard, &["--chat"]),
+        &["line 1", "not of role wizard"],
+    );
     // Without a template of its own, a model has Gemma's.
     let plain = copy_of("gemma-small");
     let file = plain.path().join("tokenizer_config.json");

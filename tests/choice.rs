@@ -488,6 +488,7 @@ fn keys_that_are_not_obeyed_are_named_in_a_warning() {
     edit_json(&file, "_from_model_config", None);
     edit_json(&file, "num_beams", Some(json!(4)));
     edit_json(&file, "repetition_penalty", Some(json!(1.8)));
+    edit_json(&file, "forced_decoder_ids", Some(json!([[1, 70]])));
     let run = |arguments: &[&str]| {
         let mut command = gemma_xla();
         command.args(["generate", "She", "--max-new-tokens", "2", "--model"]);
@@ -497,7 +498,10 @@ fn keys_that_are_not_obeyed_are_named_in_a_warning() {
         String::from_utf8(output.stderr).expect("text")
     };
     let stderr = run(&[]);
-    assert!(stderr.contains("num_beams 4 is not obeyed"), "{stderr}");
+    for key in ["num_beams 4", "forced_decoder_ids [[1,70]]"] {
+        let warning = format!("{key} is not obeyed");
+        assert_eq!(stderr.matches(&warning).count(), 1, "{key}: {stderr}");
+    }
     assert!(
         stderr.contains("repetition_penalty 1.8 is not obeyed; --repetition-penalty asks"),
         "{stderr}"

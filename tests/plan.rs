@@ -301,6 +301,32 @@ fn a_second_plan_takes_the_compilers_answers_from_the_cache() {
 }
 
 #[test]
+fn drawing_tokens_is_a_small_part_of_a_step_and_has_its_cycles() {
+    let request = "--geometry gemma-2b --topology v5e:1x1 --batch-size 8 --max-length 64 \
+                   --prompt-tokens 16";
+    let greedy = report(request);
+    assert_eq!(greedy.get("draw"), None);
+    let drawn = report(&format!("{request} --do-sample --top-k 50 --top-p 0.9"));
+    assert!(number(&drawn, "/draw/cycles") > 0.0);
+    assert!(number(&drawn, "/draw/share") < 0.1, "{}", drawn["draw"]);
+    // Of 256,000 logits for each row only parts are sorted. The compiler has no estimate of that,
+    // and none is made up.
+    let sorted = drawn["draw"]["unestimated"].as_array().expect("a list");
+    let [sorted] = sorted.as_slice() else {
+        panic!("{}", drawn["draw"]);
+    };
+    assert!(
+        sorted
+            .as_str()
+            .is_some_and(|text| text.contains("[8,4000]"))
+    );
+    assert_eq!(drawn["estimated_cycles"]["decode"], Value::Null);
+    let bytes = |report: &Value| number(report, "/bytes_accessed/decode");
+    let more = bytes(&drawn) / bytes(&greedy);
+    assert!((1.0..1.01).contains(&more), "{more}");
+}
+
+#[test]
 fn bad_requests_are_answered_with_one_line() {
     let model = data("gemma-small");
     let on_model = |rest: &str| {
@@ -340,6 +366,10 @@ fn bad_requests_are_answered_with_one_line() {
         (
             "--geometry gemma-2b --topology v5e:2x2 --batch-size 0",
             &["--batch-size", "0"],
+        ),
+        (
+            "--geometry gemma-2b --topology v5e:2x2 --do-sample --top-p 0",
+            &["--top-p", "0"],
         ),
         (
             "--geometry gemma-2b --topology v5e:2x2 --price -1",

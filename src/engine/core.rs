@@ -36,6 +36,8 @@ pub struct Times {
     pub compile: Duration,
     /// Loading programs that were compiled in an earlier run.
     pub cached: Duration,
+    /// Programs compiled or loaded.
+    pub programs: u64,
     /// Running prefills.
     pub prefill: Duration,
     /// Running decode loops.
@@ -117,6 +119,11 @@ impl Engine {
             "{} (PJRT {major}.{minor}; {version})",
             plugin.path().display()
         )
+    }
+
+    /// Whether its devices are the host's own processors.
+    pub fn runs_on_host(&self) -> bool {
+        self.devices.share_host_memory()
     }
 
     /// Whether this process is the first of those that run the model, which is the one to write
@@ -267,6 +274,7 @@ impl Engine {
 
 fn record_compiled(times: &Mutex<Times>, origin: Origin, elapsed: Duration) {
     let mut times = times.lock().unwrap_or_else(PoisonError::into_inner);
+    times.programs += 1;
     match origin {
         Origin::Compiled => times.compile += elapsed,
         Origin::Cached => times.cached += elapsed,

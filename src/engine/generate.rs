@@ -65,6 +65,36 @@ impl Engine {
     /// The prompts run in a session, and prompt i has the sampled tokens of a call by itself with
     /// `fold_in(PRNGKey(seed), i)`, where i is its job's index.
     ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    ///
+    /// use gemma_xla::engine::{Event, GenerateOptions, Job};
+    /// use gemma_xla::{LoadOptions, Model};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/random-mqa");
+    /// let model = Model::open(folder)?.load(&LoadOptions::default())?;
+    /// // As many as there are: they are made when they are needed.
+    /// let mut jobs = (0..100).map(|index| Job {
+    ///     index,
+    ///     prompt: vec![2, 5 + index as u32],
+    ///     new_tokens: None,
+    /// });
+    /// let mut options = GenerateOptions::default();
+    /// options.max_new_tokens = 4;
+    /// let mut finished = 0;
+    /// model.engine().generate_jobs(&mut jobs, &options, |event| {
+    ///     if let Event::Finished(reply) = event {
+    ///         assert_eq!(reply.index, finished);
+    ///         finished += 1;
+    ///     }
+    ///     ControlFlow::<()>::Continue(())
+    /// })?;
+    /// assert_eq!(finished, 100);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Options that cannot be used, a prompt that is empty, too long or has an id outside of the
     /// vocabulary (see [`check_job`](Self::check_job)), a device that fails.

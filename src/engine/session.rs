@@ -413,7 +413,9 @@ impl<'a> Session<'a> {
             cache: self.cache,
             chunk: CHUNK,
             choice,
-            rounds: self.most_choice().logprobs.is_some(),
+            // Rows with options of their own have the tokens of Flax's compiled loop, whatever is
+            // reported of the others.
+            rounds: !self.own_sampling && choice.logprobs.is_some(),
         }
     }
 }

@@ -118,9 +118,9 @@ pub struct Report {
 }
 
 /// What drawing the tokens of a decode step costs: the instructions of the scope `draw`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DrawCost {
-    /// The sum of the compiler's estimates, in cycles.
+    /// The sum of the compiler's estimates, in cycles; of those instructions that have one.
     pub cycles: u64,
     /// The same at the chip's clock, in seconds.
     pub seconds: f64,
@@ -128,14 +128,19 @@ pub struct DrawCost {
     pub share: f64,
     /// Bytes read from and written to the chip's memory.
     pub memory_bytes: u64,
+    /// The instructions that take time and have no estimate, with their shapes. libtpu gives none
+    /// for a sort.
+    pub unestimated: Vec<String>,
 }
 
 impl DrawCost {
     pub(super) fn of(step: &Costs, chip: &Chip) -> Self {
-        let is_draw = |sum: &&ScopeCost| {
-            let scope = sum.scope.as_deref().unwrap_or("");
-            scope.split('/').any(|part| part == "draw")
-        };
+        let in_draw = |scope: &str| scope.split('/').any(|part| part == "draw");
+        let is_draw = |sum: &&ScopeCost| sum.scope.as_deref().is_some_and(in_draw);
+        let unestimated = step
+            .executed
+            .iter()
+            .filter(|executed| executed.unestimated && in_draw(&executed.source));
         let scopes = by_scope(step);
         let all: u64 = scopes.iter().map(|sum| sum.cycles).sum();
         let cycles = scopes.iter().filter(is_draw).map(|sum| sum.cycles).sum();
@@ -143,6 +148,9 @@ impl DrawCost {
             cycles,
             seconds: chip.seconds(cycles),
             share: cycles as f64 / all.max(1) as f64,
+            unestimated: unestimated
+                .map(|executed| format!("{} {}", executed.name, executed.shape))
+                .collect(),
             memory_bytes: scopes
                 .iter()
                 .filter(is_draw)

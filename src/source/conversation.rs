@@ -10,10 +10,6 @@ use crate::chat::{ChatTemplate, Message};
 use crate::engine::{Admission, Error, FinishReason, Result, RowId, Session, SessionOptions};
 use crate::sampling::{Key, SamplingOptions, StopStrings};
 
-/// What ends a turn in Gemma's own templates. Where the tokenizer has it as one token, it ends a
-/// reply, whether or not the model's configuration lists it.
-const END_OF_TURN: &str = "<end_of_turn>";
-
 /// How a conversation is led.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -166,10 +162,7 @@ impl<'a> Conversation<'a> {
         let tokenizer = model.tokenizer().ok_or(Error::NoTokenizer)?;
         let prompt = self.template.render(&self.messages, true)?;
         let prompt = tokenizer.encode_rendered(&prompt)?;
-        let end_of_turn = match tokenizer.encode_rendered(END_OF_TURN)?.as_slice() {
-            &[id] => Some(id),
-            _ => None,
-        };
+        let end_of_turn = model.end_of_turn();
         let key = Key::from_seed(self.options.sampling.seed).fold_in(self.turns);
         let admission = Admission::new(&prompt, self.options.max_new_tokens, key);
         if let Some(row) = self.row.take() {

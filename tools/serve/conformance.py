@@ -16,4 +16,4 @@ import pytest
 
 if __name__ == "__main__":
     here = Path(__file__).resolve().parent
-    sys.exit(pytest.main([str(here), "-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
+    sys.exit(pytest.main([str(here), "-q", "-p", "no:cacheprovider", "-W", "ignore", *sys.argv[1:]]))

@@ -61,7 +61,7 @@ def tasks(tmp_path_factory):
     return folder
 
 
-def run(server, tasks, task, output, **arguments):
+def run(server, tasks, task, output, batch_size=1, **arguments):
     """Runs a task and returns its samples in the order of the documents."""
     given = {
         "model": NAME,
@@ -73,7 +73,7 @@ def run(server, tasks, task, output, **arguments):
     }
     command = [sys.executable, "-m", "lm_eval", "--model", "local-completions", "--include_path", tasks]
     command += ["--model_args", ",".join(f"{name}={value}" for name, value in given.items())]
-    command += ["--tasks", f"house_{task}", "--output_path", output, "--log_samples"]
+    command += ["--tasks", f"house_{task}", "--output_path", output, "--log_samples", "--batch_size", batch_size]
     environment = {
         **os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tasks / "home"),
         "TOKENIZERS_PARALLELISM": "false",
@@ -89,30 +89,28 @@ def run(server, tasks, task, output, **arguments):
 def test_multiple_choice_has_the_scores_of_score(server, alone, tokenizer, tasks, tmp_path, how):
     samples = run(server, tasks, "choice", tmp_path, add_bos_token=True, **how)
     assert len(samples) == len(DOCUMENTS)
-    for sample, (question, choices) in zip(samples, DOCUMENTS, strict=True):
+    pairs = []
+    for question, choices in DOCUMENTS:
         context = tokenizer(question).input_ids
         assert context[0] == tokenizer.bos_token_id
-        pairs = []
-        for choice in choices:
-            whole = tokenizer(f"{question} {choice}").input_ids
-            pairs.append((context, whole[len(context) :]))
-        expected = alone.score(pairs)
-        given = [(float(response[0][0]), str(response[0][1]) == "True") for response in sample["resps"]]
-        assert [value for value, _ in given] == pytest.approx([line["logprob"] for line in expected], abs=1e-4 * 8)
-        for (value, _), line in zip(given, expected, strict=True):
-            assert value == pytest.approx(line["logprob"], abs=1e-4 * max(1, len(line["token_logprobs"])))
-        assert [greedy for _, greedy in given] == [line["is_greedy"] for line in expected]
+        pairs += [(context, tokenizer(f"{question} {choice}").input_ids[len(context) :]) for choice in choices]
+    expected = alone.score(pairs)
+    given = [response[0] for sample in samples for response in sample["resps"]]
+    for (value, is_greedy), line in zip(given, expected, strict=True):
+        assert float(value) == pytest.approx(line["logprob"], abs=1e-4 * len(line["token_logprobs"]))
+        assert (str(is_greedy) == "True") == line["is_greedy"]
 
 
 def test_rolling_perplexity_has_the_scores_of_score(server, alone, tokenizer, tasks, tmp_path):
     # <bos> is put in by the harness: add_bos_token would put in a second one.
     samples = run(server, tasks, "rolling", tmp_path, num_concurrent=4)
-    for sample, (question, choices) in zip(samples, DOCUMENTS, strict=True):
-        ids = tokenizer(f"{question} {choices[0]}", add_special_tokens=False).input_ids
-        (expected,) = alone.score([([tokenizer.bos_token_id], ids)])
+    texts = [f"{question} {choices[0]}" for question, choices in DOCUMENTS]
+    rows = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    expected = alone.score([([tokenizer.bos_token_id], row) for row in rows])
+    for sample, line in zip(samples, expected, strict=True):
         value = sample["resps"][0][0]
         value = float(value[0] if isinstance(value, list) else value)
-        assert value == pytest.approx(expected["logprob"], abs=1e-4 * len(ids))
+        assert value == pytest.approx(line["logprob"], abs=1e-4 * len(line["token_logprobs"]))
 
 
 def test_replies_are_those_of_generate(server, alone, tasks, tmp_path):

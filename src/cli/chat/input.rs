@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, IsTerminal};
 
 use anyhow::Context;
+use rustyline::config::Configurer;
 use rustyline::error::ReadlineError;
 use rustyline::history::MemHistory;
 use rustyline::{Behavior, Config, Editor};
@@ -32,11 +33,10 @@ impl Input {
         }
         // Standard input and output, and not the controlling terminal, since one of them may be
         // another.
-        let config = Config::builder()
-            .behavior(Behavior::Stdio)
-            // The marks around each change of the line; a line is small enough without.
-            .enable_synchronized_output(false)
-            .build();
+        let mut builder = Config::builder().behavior(Behavior::Stdio);
+        // The marks around each change of the line; a line is small enough without.
+        builder.enable_synchronized_output(false);
+        let config = builder.build();
         let history = MemHistory::with_config(&config);
         let editor = Editor::with_history(config, history);
         Ok(Self {

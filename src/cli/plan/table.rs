@@ -216,6 +216,12 @@ fn cost(report: &Report, out: &mut Page) -> std::fmt::Result {
             draw.seconds * 1e3,
             size(draw.memory_bytes)
         )?;
+        for instruction in &draw.unestimated {
+            writeln!(
+                out,
+                "drawing the tokens: the compiler has no estimate for {instruction}"
+            )?;
+        }
     }
     if let Some(call) = &report.decode_call {
         writeln!(
