@@ -54,9 +54,10 @@ pub(super) struct Metrics {
     pub iteration_tokens: Histogram,
     tgi_queue: Gauge,
     tgi_batch: Gauge,
-    pub tgi_requests: Counter,
-    tgi_succeeded: Counter,
-    tgi_failed: Family<Failure, Counter>,
+    // Counters, under TGI's own names: a counter's name would get the suffix `_total`.
+    pub tgi_requests: Gauge,
+    tgi_succeeded: Gauge,
+    tgi_failed: Family<Failure, Gauge>,
     tgi_duration: Histogram,
     /// Programs compiled or loaded so far.
     pub programs: Gauge,
@@ -167,8 +168,8 @@ impl Metrics {
         let r = &mut registry;
         let tgi_queue = gauge(r, "tgi_queue_size", "Replies that wait for a row");
         let tgi_batch = gauge(r, "tgi_batch_current_size", "Replies that have a row");
-        let tgi_requests = counter(r, "tgi_request_count", "Replies asked for");
-        let tgi_succeeded = counter(r, "tgi_request_success", "Replies that have ended");
+        let tgi_requests = gauge(r, "tgi_request_count", "Replies asked for");
+        let tgi_succeeded = gauge(r, "tgi_request_success", "Replies that have ended");
         let tgi_failed = add(
             r,
             "tgi_request_failure",

@@ -1,5 +1,7 @@
 //! A reply on its way to whoever asked: its tokens with their texts.
 
+use std::time::{Duration, Instant};
+
 use tokio::sync::mpsc::Receiver;
 
 use super::scheduler::Update;
@@ -45,6 +47,10 @@ pub(super) struct End {
     pub tokens: usize,
     /// Tokens of the prompt that did not run again.
     pub reused: usize,
+    /// How long it waited for a row.
+    pub queued: Duration,
+    /// How long it took since it was asked for.
+    pub took: Duration,
 }
 
 /// A reply that comes.
@@ -56,6 +62,8 @@ pub(super) struct Reply<'a> {
     stop_token: Option<u32>,
     tokens: usize,
     reused: usize,
+    queued: Duration,
+    began: Instant,
     end: Option<End>,
 }
 
@@ -75,6 +83,8 @@ impl<'a> Reply<'a> {
             stop_token: None,
             tokens: 0,
             reused: 0,
+            queued: Duration::ZERO,
+            began: Instant::now(),
             end: None,
         }
     }
@@ -100,9 +110,10 @@ impl<'a> Reply<'a> {
                 ids,
                 logprobs,
                 reused,
+                queued,
                 finished,
             }) => {
-                self.reused = reused;
+                (self.reused, self.queued) = (reused, queued);
                 let outcome = self.take(&mut delta, &ids, logprobs, finished);
                 outcome.map_err(|problem| self.fail(problem.to_string(), None))?;
             }
@@ -168,6 +179,8 @@ impl<'a> Reply<'a> {
             stop_token: self.stop_token,
             tokens: self.tokens,
             reused: self.reused,
+            queued: self.queued,
+            took: self.began.elapsed(),
         });
     }
 

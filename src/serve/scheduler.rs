@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -47,6 +47,8 @@ pub(super) enum Update {
         logprobs: Vec<TokenLogprob>,
         /// Tokens of the prompt that a freed row had.
         reused: usize,
+        /// How long the reply waited for its row.
+        queued: Duration,
         finished: Option<FinishReason>,
     },
     /// The end, by an error.
@@ -192,7 +194,7 @@ impl Scheduler {
         requests: Vec<Request>,
     ) -> std::result::Result<Vec<mpsc::Receiver<Update>>, Refusal> {
         let count = requests.len();
-        self.metrics.tgi_requests.inc_by(count as u64);
+        self.metrics.tgi_requests.inc_by(count as i64);
         let mut queue = self.lock();
         if self.status() != Status::Ready {
             self.metrics.failed("unavailable");
@@ -530,6 +532,7 @@ impl Worker<'_> {
             ids,
             logprobs,
             reused: running.reused,
+            queued: running.admitted - running.since,
             finished,
         };
         if !self.send(row, update) {

@@ -93,8 +93,8 @@ fn metrics_the_page_and_the_description_are_there() {
         "vllm:iteration_tokens_total_bucket",
         "tgi_queue_size",
         "tgi_batch_current_size",
-        "tgi_request_count_total",
-        "tgi_request_success_total",
+        "tgi_request_count",
+        "tgi_request_success",
         "tgi_request_duration_bucket",
     ] {
         assert!(

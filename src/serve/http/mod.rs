@@ -23,6 +23,8 @@ use axum::middleware;
 use axum::response::Response;
 use axum::routing::{get, post};
 
+use tokio_stream::StreamExt;
+
 use super::grammar::{Constraint, Form, Grammars};
 use super::options::ServeOptions;
 use super::scheduler::{Refusal, Scheduler, Status};
@@ -34,6 +36,8 @@ use problem::{Problem, Style};
 
 /// The largest body of a request. A million token ids have about seven bytes each.
 const MOST_BODY: usize = 16 << 20;
+/// How much of a larger one is read, so that its client sees the response.
+const MOST_DRAINED: usize = 256 << 20;
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(60);
 
@@ -154,6 +158,18 @@ impl App {
         let length = request.headers().get(header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if length.is_some_and(|length| length > MOST_BODY as u64) {
+            // Many clients read no response before they have sent everything.
+            let mut body = request.into_body().into_data_stream();
+            let drained = async {
+                let mut left = MOST_DRAINED;
+                while let Some(Ok(part)) = body.next().await {
+                    left = left.saturating_sub(part.len());
+                    if left == 0 {
+                        break;
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(BODY_TIME, drained).await;
             return Err(too_large());
         }
         let body = tokio::time::timeout(BODY_TIME, to_bytes(request.into_body(), MOST_BODY));

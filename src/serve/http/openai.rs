@@ -32,6 +32,8 @@ pub(super) const IGNORED: &[&str] = &[
     "include_stop_str_in_output",
     "add_special_tokens",
 ];
+/// What clients of Text Generation Inference send, which serves one model too.
+const ANY_MODEL: [&str; 3] = ["", "tgi", "dummy"];
 /// Replies to a prompt, at most.
 const MOST_REPLIES: usize = 128;
 
@@ -174,7 +176,7 @@ impl App {
     }
 
     fn is_served(&self, model: &str) -> bool {
-        model == self.name || model.is_empty()
+        model == self.name || ANY_MODEL.contains(&model)
     }
 
     fn unknown_model(&self, model: &str) -> Problem {
@@ -199,7 +201,10 @@ impl App {
 
 /// `/v1/models`.
 pub(super) async fn models(State(app): State<Arc<App>>) -> Response {
-    Json(json!({"object": "list", "data": [app.model_object()]})).into_response()
+    match app.require_ready() {
+        Ok(_) => Json(json!({"object": "list", "data": [app.model_object()]})).into_response(),
+        Err(problem) => problem.response(Style::OpenAi),
+    }
 }
 
 /// `/v1/models/NAME`.

@@ -68,7 +68,8 @@ async fn whole(app: &App, one: One) -> Result<Whole, Problem> {
     })
 }
 
-fn ended_early() -> Problem {
+/// A reply that was not finished by whoever makes it.
+pub(super) fn ended_early() -> Problem {
     Problem::new(
         axum::http::StatusCode::INTERNAL_SERVER_ERROR,
         "the reply ended before its end",

@@ -13,7 +13,7 @@ use super::super::reply::{Delta, End, Token};
 use super::fields::Fields;
 use super::openai::finite;
 use super::problem::{Problem, Style};
-use super::stream::{Events, stream, wait_for};
+use super::stream::{Events, ended_early, stream, wait_for};
 use super::wanted::{Limit, Wanted};
 use super::{App, answered};
 use crate::engine::{FinishReason, TokenLogprob};
@@ -38,8 +38,8 @@ struct Told {
 pub(super) async fn generate(State(app): State<Arc<App>>, request: Request) -> Response {
     answered(Style::Tgi, async {
         let body = app.body(request).await?;
-        let reply = once(&app, Fields::parse(&body)?).await?;
-        Ok(Json(reply).into_response())
+        let (reply, headers) = once(&app, Fields::parse(&body)?).await?;
+        Ok((headers, Json(reply)).into_response())
     })
     .await
 }
@@ -60,18 +60,26 @@ pub(super) async fn either(State(app): State<Arc<App>>, request: Request) -> Res
         let mut fields = Fields::parse(&body)?;
         match fields.flag("stream")?.unwrap_or(false) {
             true => streamed(app, fields),
-            false => Ok(Json(json!([once(&app, fields).await?])).into_response()),
+            false => {
+                let (reply, headers) = once(&app, fields).await?;
+                Ok((headers, Json(json!([reply]))).into_response())
+            }
         }
     })
     .await
 }
 
-async fn once(app: &Arc<App>, fields: Fields) -> Result<Value, Problem> {
+/// Headers with what a reply took.
+type Headers = [(&'static str, String); 6];
+
+async fn once(app: &Arc<App>, fields: Fields) -> Result<(Value, Headers), Problem> {
     let (told, wanted) = take(app, fields)?;
     let mut replies = wait_for(app, app.submit(wanted)?).await?;
+    // One was asked for.
     let Some(reply) = replies.pop() else {
-        return Ok(Value::Null);
+        return Err(ended_early());
     };
+    let headers = told.headers(&reply.end);
     let mut value = json!({
         "generated_text": told.before.clone().unwrap_or_default() + &reply.text,
     });
@@ -90,7 +98,7 @@ async fn once(app: &Arc<App>, fields: Fields) -> Result<Value, Problem> {
         details["best_of_sequences"] = Value::Null;
         value["details"] = details;
     }
-    Ok(value)
+    Ok((value, headers))
 }
 
 fn streamed(app: Arc<App>, fields: Fields) -> Result<Response, Problem> {
@@ -218,6 +226,23 @@ impl Told {
             "input_length": self.prompt.len(),
             "seed": self.seed,
         })
+    }
+
+    /// Times are in milliseconds.
+    fn headers(&self, end: &End) -> Headers {
+        let inference = end.took.saturating_sub(end.queued);
+        let tokens = end.tokens.max(1) as u32;
+        [
+            ("x-prompt-tokens", self.prompt.len().to_string()),
+            ("x-generated-tokens", end.tokens.to_string()),
+            ("x-total-time", end.took.as_millis().to_string()),
+            ("x-queue-time", end.queued.as_millis().to_string()),
+            ("x-inference-time", inference.as_millis().to_string()),
+            (
+                "x-time-per-token",
+                (inference / tokens).as_millis().to_string(),
+            ),
+        ]
     }
 
     fn prefill_value(&self, app: &App, scores: &[TokenLogprob]) -> Value {
