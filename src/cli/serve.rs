@@ -132,22 +132,23 @@ impl ServeArgs {
             None => IpAddr::V4(Ipv4Addr::LOCALHOST),
         };
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let mut options = ServeOptions::default();
-        options.host = self.host.unwrap_or(host);
-        options.port = self.port.or(port).unwrap_or(8000);
-        options.name = self.served_model_name.clone();
-        options.rows = self.rows;
-        options.max_length = self.max_length;
-        options.prefill_chunk = self.prefill_chunk;
-        options.api_keys = variable("GEMMA_XLA_API_KEY").into_iter().collect();
-        options.api_key_file = self.api_key_file.clone();
-        options.max_queue = self.max_queue;
-        options.drain_timeout = Duration::from_secs(self.drain_timeout);
-        options.cors = self.cors.clone();
-        options.merge_system = self.merge_system;
-        options.health_route = variable("AIP_HEALTH_ROUTE");
-        options.predict_route = variable("AIP_PREDICT_ROUTE");
-        Ok(options)
+        Ok(ServeOptions {
+            host: self.host.unwrap_or(host),
+            port: self.port.or(port).unwrap_or(8000),
+            name: self.served_model_name.clone(),
+            rows: self.rows,
+            max_length: self.max_length,
+            prefill_chunk: self.prefill_chunk,
+            api_keys: variable("GEMMA_XLA_API_KEY").into_iter().collect(),
+            api_key_file: self.api_key_file.clone(),
+            max_queue: self.max_queue,
+            drain_timeout: Duration::from_secs(self.drain_timeout),
+            cors: self.cors.clone(),
+            merge_system: self.merge_system,
+            health_route: variable("AIP_HEALTH_ROUTE"),
+            predict_route: variable("AIP_PREDICT_ROUTE"),
+            ..ServeOptions::default()
+        })
     }
 }
 

@@ -13,9 +13,9 @@ use super::error::Result;
 use super::generation::{
     Event, FinishReason, GenerateOptions, GenerateSummary, Generation, Job, Stop, TokenLogprob,
 };
+use super::options::SessionOptions;
 use super::program_key::CHUNK;
 use super::session::{RowId, Session};
-use super::session_options::SessionOptions;
 use crate::model::ModelSpec;
 
 /// Replies that are waited for together, for each row: prompts of like length are run near each

@@ -21,7 +21,6 @@ mod program_key;
 mod prompts;
 mod score;
 mod session;
-mod session_options;
 mod workload;
 
 pub use admission::{Admission, Admitted, Prefilled};
@@ -34,8 +33,7 @@ pub use generation::{
 };
 pub use load::checkpoint_dtype;
 pub use numerics::NotFinite;
-pub use options::{LoadOptions, Workload};
+pub use options::{LoadOptions, SessionOptions, Workload};
 pub use program_key::{BatchPrograms, ProgramKey};
 pub use score::{Score, ScoreRequest, Window, windows};
 pub use session::{RowId, Session, Stepped};
-pub use session_options::SessionOptions;

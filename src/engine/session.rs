@@ -9,8 +9,8 @@ use super::core::{DeviceCaches, Engine};
 use super::error::{Error, Result};
 use super::generation::{FinishReason, Row, TokenLogprob};
 use super::memory::{self, Parameters};
+use super::options::{SHORTEST_PART, SessionOptions, Size};
 use super::program_key::CHUNK;
-use super::session_options::{SHORTEST_CHUNK, SessionOptions, Size};
 use crate::model::programs::{Program, Step, StepInputs};
 use crate::model::{Choice, LayerCache};
 
@@ -234,7 +234,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// What the compiler says.
     pub fn compile(&self) -> Result<()> {
-        let chunks = std::iter::successors(Some(SHORTEST_CHUNK), |chunk| Some(chunk * 2));
+        let chunks = std::iter::successors(Some(SHORTEST_PART), |chunk| Some(chunk * 2));
         for chunk in chunks.take_while(|&chunk| chunk <= self.chunk) {
             self.engine.ready(self.admit_program(chunk))?;
             if self.own_sampling {

@@ -7,9 +7,8 @@ use super::devices::Devices;
 use super::error::Result;
 use super::generation::GenerateOptions;
 use super::memory::{self, Parameters};
-use super::options::Workload;
+use super::options::{SessionOptions, Workload};
 use super::program_key::ProgramKey;
-use super::session_options::SessionOptions;
 use crate::model::ModelSpec;
 
 impl Workload {

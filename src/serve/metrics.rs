@@ -156,7 +156,7 @@ impl Metrics {
         let request_generation = tokens(r, "vllm:request_generation_tokens", "Tokens of a reply");
         let iteration_tokens = tokens(
             r,
-            "vllm:iteration_tokens",
+            "vllm:iteration_tokens_total",
             "Tokens of a call of a program on the devices",
         );
         let programs = gauge(
