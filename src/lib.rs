@@ -34,6 +34,7 @@
 //! - [`tokenizer`] turns text into token ids and back.
 //! - [`chat`] renders conversations with the model's chat template.
 //! - [`sampling`] says how tokens are chosen: options, random keys, stop texts.
+//! - `serve` (feature `serve`) answers HTTP requests.
 //!
 //! Files:
 //!
@@ -94,6 +95,8 @@ pub mod pjrt;
 pub mod plan;
 pub mod plugin;
 pub mod sampling;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod sharding;
 pub mod source;
 pub mod tokenizer;

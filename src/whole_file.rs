@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::leftovers;
+use crate::leftovers::{self, Claim};
 
 /// What the name of an unfinished file begins with.
 pub(crate) const UNFINISHED: &str = ".unfinished-";
@@ -27,6 +27,7 @@ pub(crate) enum Mode {
 /// A file that is being written. Dropped before [`WholeFile::commit`], it leaves nothing behind.
 pub(crate) struct WholeFile {
     file: NamedTempFile,
+    claim: Claim,
     target: PathBuf,
     durable: bool,
 }
@@ -60,9 +61,8 @@ impl WholeFile {
             builder.permissions(Permissions::from_mode(0o666));
         }
         leftovers::sweep(folder, |name| name.starts_with(UNFINISHED));
-        let file = builder.prefix(UNFINISHED).tempfile_in(folder)?;
-        // Until it has its name; see `leftovers`. Not all file systems have locks.
-        let _ = file.as_file().try_lock();
+        builder.prefix(UNFINISHED);
+        let (file, claim) = Claim::make(|| builder.tempfile_in(folder), NamedTempFile::path)?;
         let permissions = match mode {
             Mode::Users => replaced,
             Mode::Exactly(bits) => Some(Permissions::from_mode(bits)),
@@ -72,6 +72,7 @@ impl WholeFile {
         }
         Ok(WholeFile {
             file,
+            claim,
             target,
             durable,
         })
@@ -94,8 +95,8 @@ impl WholeFile {
         if self.durable {
             self.file.as_file().sync_all()?;
         }
-        self.file
-            .persist(&self.target)
+        self.claim
+            .rename(|| self.file.persist(&self.target))
             .map_err(|error| error.error)?;
         if self.durable {
             sync_folder_of(&self.target)?;

@@ -202,6 +202,15 @@ fn a_damaged_file_is_refused_wherever_it_is_damaged() {
         &mut generate(&data("gemma-small"), folder.path(), NEW_TOKENS),
         &["--executables", name],
     );
+    // It may be anybody's, though the folder is one's own.
+    let elsewhere = TempDir::new().expect("a folder");
+    let target = elsewhere.path().join("program");
+    fs::write(&target, whole).expect("written");
+    std::os::unix::fs::symlink(&target, &file).expect("linked");
+    fails_naming(
+        &mut generate(&data("gemma-small"), folder.path(), NEW_TOKENS),
+        &["--executables", name, "symbolic links"],
+    );
 }
 
 #[test]

@@ -35,6 +35,73 @@ fn what_does_not_fit_into_memory_is_refused_with_both_figures() {
 }
 
 #[test]
+fn a_conversation_that_does_not_fit_into_memory_is_refused_before_the_checkpoint_is_read() {
+    if !installed("cpu") {
+        return;
+    }
+    let model = copy_of("gemma-small");
+    let config = model.path().join("config.json");
+    edit_json(&config, "max_position_embeddings", Some(json!(i32::MAX)));
+    let length = i32::MAX.to_string();
+    fails_naming(
+        gemma_xla()
+            .args(["chat", "--max-length", &length, "--model"])
+            .arg(model.path())
+            .write_stdin("She\n"),
+        &[
+            "the parameters, with the caches, need",
+            "GB of memory",
+            "positions (prompt and max_new_tokens) would fit",
+        ],
+    );
+}
+
+/// Runs a batch of short prompts in this much address space, in kibibytes.
+fn batch_within(rows: usize, kibibytes: u64) -> std::process::Output {
+    let place = TempDir::new().expect("a folder");
+    let input = place.path().join("prompts.jsonl");
+    fs::write(&input, "{\"token_ids\": [2, 638, 405]}\n".repeat(rows)).expect("written");
+    Command::new("sh")
+        .args(["-c", &format!("ulimit -v {kibibytes}; exec \"$0\" \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_gemma-xla"))
+        .args([
+            "generate",
+            "--max-new-tokens",
+            "2",
+            "--batch-size",
+            &rows.to_string(),
+        ])
+        .arg("--model")
+        .arg(data("gemma-small"))
+        .arg("--input")
+        .arg(&input)
+        .env("GEMMA_XLA_CACHE", "off")
+        .output()
+        .expect("it runs")
+}
+
+#[test]
+fn temporaries_that_do_not_fit_beside_the_caches_are_refused_before_the_checkpoint_is_read() {
+    if !installed("cpu") {
+        return;
+    }
+    // Caches of 0.5 GB, and temporaries of 1.7 GB, of which only the compiler knows.
+    let output = batch_within(16_384, 3_000_000);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let last = said.lines().last().unwrap_or_default();
+    for part in [
+        "the parameters, with the caches, tables and temporaries of program 'prefill', need 2.",
+        "GB are available",
+        "of 16384 rows (batch_size) would fit",
+    ] {
+        assert!(last.contains(part), "no {part:?} in: {said}");
+    }
+    let output = batch_within(64, 3_000_000);
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
 fn more_devices_than_a_cpu_can_be_divided_into_are_refused_at_once() {
     for count in ["1000000", "1025"] {
         let started = std::time::Instant::now();
@@ -43,39 +110,6 @@ fn more_devices_than_a_cpu_can_be_divided_into_are_refused_at_once() {
             &[&format!("{count} CPU devices"), "the most is 1024"],
         );
         assert!(started.elapsed() < Duration::from_secs(60));
-    }
-}
-
-#[test]
-fn an_interrupt_before_the_first_result_leaves_the_old_file() {
-    if !installed("cpu") {
-        return;
-    }
-    for signal in ["-INT", "-TERM"] {
-        let place = TempDir::new().expect("a folder");
-        let output = place.path().join("results.jsonl");
-        fs::write(&output, "of an earlier run\n").expect("written");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_gemma-xla"))
-            .args(["generate", "She", "--max-new-tokens", "400", "--model"])
-            .arg(data("gemma-small"))
-            .arg("--output")
-            .arg(&output)
-            .env("GEMMA_XLA_CACHE", "off")
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary runs");
-        // It has its unfinished file: from here on it minds the signal.
-        while fs::read_dir(place.path()).expect("listed").count() < 2 {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let pid = child.id().to_string();
-        let killed = Command::new("kill").args([signal, &pid]).status();
-        assert!(killed.expect("kill runs").success());
-        let status = child.wait().expect("it ends");
-        assert_eq!(status.code(), Some(130));
-        let kept = fs::read_to_string(&output).expect("read");
-        assert_eq!(kept, "of an earlier run\n", "{signal}");
-        assert_eq!(fs::read_dir(place.path()).expect("listed").count(), 1);
     }
 }
 
@@ -160,13 +194,145 @@ fn conversions_that_were_killed_leave_nothing_behind_and_lose_nothing() {
         let mut inspect = gemma_xla();
         inspect.arg("inspect").arg(&out).assert().success();
     }
-    // What is left is removed once it is old, and nobody holds it.
-    let then = std::time::SystemTime::now() - Duration::from_secs(3600);
-    for entry in fs::read_dir(place.path()).expect("listed") {
-        let folder = fs::File::open(entry.expect("listed").path()).expect("opened");
-        folder.set_modified(then).expect("set");
-    }
     assert!(convert().status().expect("the binary runs").success());
     let left: Vec<_> = fs::read_dir(place.path()).expect("listed").collect();
     assert_eq!(left.len(), 1, "{left:?}");
+}
+
+#[test]
+fn a_name_of_many_megabytes_makes_a_short_line() {
+    let folder = TempDir::new().expect("a folder");
+    let header =
+        json!({"n".repeat(30 << 20): {"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}});
+    let header = header.to_string();
+    let file = folder.path().join("model.safetensors");
+    let length = (header.len() as u64).to_le_bytes();
+    fs::write(&file, [&length[..], header.as_bytes(), &[0; 8]].concat()).expect("written");
+    for command in ["inspect", "convert"] {
+        let mut run = gemma_xla();
+        run.arg(command).arg(&file);
+        if command == "convert" {
+            run.arg(folder.path().join("out")).args(["--to", "npz"]);
+        }
+        let output = run.output().expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{}", said.len());
+        assert!(
+            said.contains("error: ") && said.len() < 20_000,
+            "{}",
+            said.len()
+        );
+    }
+}
+
+#[test]
+fn a_fifo_in_place_of_a_file_of_an_earlier_run_does_not_hang() {
+    for name in ["out.jsonl", "out.jsonl.run.json"] {
+        let place = TempDir::new().expect("a folder");
+        let output = place.path().join("out.jsonl");
+        let made = Command::new("mkfifo").arg(place.path().join(name)).status();
+        assert!(made.expect("it runs").success());
+        fails_naming(
+            generate(&data("gemma-small"))
+                .args(["--resume", "--format", "jsonl", "--output"])
+                .arg(&output)
+                .timeout(Duration::from_secs(60)),
+            &["out.jsonl", "not a regular file"],
+        );
+    }
+}
+
+#[test]
+fn an_output_keeps_its_link_and_its_mode_and_is_checked_before_anything_runs() {
+    if !installed("cpu") {
+        return;
+    }
+    let place = TempDir::new().expect("a folder");
+    let (file, link) = (place.path().join("file"), place.path().join("link"));
+    fs::write(&file, "of an earlier run\n").expect("written");
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("set");
+    std::os::unix::fs::symlink("file", &link).expect("linked");
+    let mut run = generate(&data("gemma-small"));
+    run.args(["--max-new-tokens", "2", "--output"]).arg(&link);
+    run.assert().success();
+    assert!(link.is_symlink());
+    let written = fs::read_to_string(&file).expect("read");
+    assert!(written.starts_with("She"), "{written}");
+    let mode = file.metadata().expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // A plugin that is none would be an error too: the output comes first.
+    for name in [&"n".repeat(300), "missing/out", "."] {
+        fails_naming(
+            generate(&data("gemma-small"))
+                .args(["--device", "/dev/null", "--output"])
+                .arg(place.path().join(name)),
+            &["--output"],
+        );
+        let reference = data("gemma-small/reference-float32.npz");
+        fails_naming(
+            gemma_xla()
+                .args(["parity", "--device", "/dev/null", "--model"])
+                .arg(data("gemma-small"))
+                .arg(reference)
+                .arg("--report")
+                .arg(place.path().join(name)),
+            &["--report"],
+        );
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_leaves_the_old_results_and_pages() {
+    if !installed("cpu") {
+        return;
+    }
+    let place = TempDir::new().expect("a folder");
+    let out = place.path().join("out");
+    let reference = data("gemma-small/reference-float32.npz");
+    let model = data("gemma-small");
+    let text = |path: &Path| path.to_str().expect("a path").to_owned();
+    // More than a kilobyte of results.
+    let generate =
+        "generate She He The It A We They You --max-new-tokens 60 --format jsonl --output";
+    let generate: Vec<&str> = generate.split(' ').collect();
+    let parity = ["parity", &text(&reference), "--report"];
+    for arguments in [&generate[..], &parity] {
+        fs::write(&out, "of an earlier run\n").expect("written");
+        // With the signal ignored, a write past the limit on the size of files fails as one on a
+        // full disk does.
+        let output = Command::new("bash")
+            .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$@\"", "bash"])
+            .arg(env!("CARGO_BIN_EXE_gemma-xla"))
+            .args(arguments)
+            .arg(&out)
+            .arg("--model")
+            .arg(&model)
+            .env("GEMMA_XLA_CACHE", "off")
+            .output()
+            .expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("File too large"), "{said}");
+        let kept = fs::read_to_string(&out).expect("read");
+        assert_eq!(kept, "of an earlier run\n", "{arguments:?}");
+        assert_eq!(fs::read_dir(place.path()).expect("listed").count(), 1);
+    }
+}
+
+#[test]
+fn names_that_are_not_utf8_are_in_json_all_the_same() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let place = TempDir::new().expect("a folder");
+    let folder = place.path().join(std::ffi::OsStr::from_bytes(b"mo\xffdel"));
+    fs::create_dir(&folder).expect("made");
+    for file in ["config.json", "flax_model.msgpack"] {
+        fs::copy(data("gemma-small").join(file), folder.join(file)).expect("copied");
+    }
+    let mut inspect = gemma_xla();
+    let output = inspect.args(["inspect", "--json"]).arg(&folder).output();
+    let output = output.expect("the binary runs");
+    assert!(output.status.success(), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(report.to_string().contains("mo\u{fffd}del"), "{report}");
 }

@@ -238,3 +238,53 @@ fn a_run_of_which_a_folder_is_named_checkpoint_is_read() {
     let mut command = gemma_xla();
     command.arg("inspect").arg(&folder).assert().success();
 }
+
+/// All files below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(files(&path)),
+            false => found.push(path),
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_file_of_nodes_or_chunks_that_was_cut_short_is_named_with_its_array() {
+    for (fixture, least) in [("flat", 3), ("nested", 10), ("maxtext-state", 10)] {
+        let (dir, folder) = model(fixture, "");
+        let convert = |to: &Path| {
+            let mut command = gemma_xla();
+            command.arg("convert").arg(&folder).arg(to);
+            command.args(["--to", "msgpack"]);
+            command
+        };
+        let whole = dir.path().join("whole");
+        convert(&whole).assert().success();
+        let weights = |folder: &Path| fs::read(folder.join("flax_model.msgpack")).unwrap();
+        let mut refused = 0;
+        for (number, file) in files(&folder).into_iter().enumerate() {
+            let content = fs::read(&file).unwrap();
+            let name = file.file_name().unwrap().to_string_lossy().into_owned();
+            if name.starts_with(['.', '_']) || name.ends_with(".json") {
+                continue;
+            }
+            fs::write(&file, &content[..content.len() / 2]).unwrap();
+            let out = dir.path().join(number.to_string());
+            let output = convert(&out).output().unwrap();
+            if output.status.success() {
+                assert!(weights(&out) == weights(&whole), "{}", file.display());
+            } else {
+                let place = file.strip_prefix(&folder).unwrap().display().to_string();
+                fails_naming(&mut convert(&out), &[&place]);
+                refused += 1;
+            }
+            fs::write(&file, content).unwrap();
+        }
+        assert!(refused >= least, "{fixture}: {refused}");
+    }
+}

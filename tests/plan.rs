@@ -446,3 +446,27 @@ fn generate_with(model: &Path, folder: &Path) -> assert_cmd::Command {
         .write_stdin("{\"token_ids\": [2, 5, 7]}\n");
     command
 }
+
+#[test]
+fn a_line_break_in_a_path_stays_in_its_line() {
+    assert!(common::installed("tpu"));
+    let place = tempfile::TempDir::new().expect("a folder");
+    let model = place.path().join("a\nfits: yes");
+    std::fs::create_dir(&model).expect("made");
+    std::fs::copy(data("random-mqa/config.json"), model.join("config.json")).expect("copied");
+    let output = plan("--topology v5e:2x2 --max-length 48 --search-seconds 0 --model")
+        .arg(&model)
+        .output()
+        .expect("the binary runs");
+    let report = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        !report.lines().any(|line| line.starts_with("fits: yes")),
+        "{report}"
+    );
+    assert!(
+        report.lines().any(|line| line.starts_with("fits: ")),
+        "{report}"
+    );
+    assert!(report.contains("\\nfits: yes"), "{report}");
+}

@@ -556,6 +556,53 @@ fn a_cast_writes_its_dtype_into_the_configuration_and_changes_nothing_else() {
     }
 }
 
+/// bfloat16 multiplied by 2^20: neither zeros nor subnormal numbers are changed.
+fn scaled(bytes: &mut [u8]) {
+    let (elements, _) = bytes.as_chunks_mut::<2>();
+    for element in elements {
+        let word = u16::from_le_bytes(*element);
+        if word & 0x7f80 != 0 {
+            *element = (word + (20 << 7)).to_le_bytes();
+        }
+    }
+}
+
+#[test]
+fn a_cast_writes_the_bytes_that_flax_writes_and_counts_what_overflows() {
+    use sha2::{Digest, Sha256};
+
+    let text = fs::read_to_string(data("gemma-small/casts.json")).expect("read");
+    let fixture: Value = serde_json::from_str(&text).expect("JSON");
+    let model = as_safetensors("gemma-small", |tensors| {
+        tensors
+            .iter_mut()
+            .for_each(|tensor| scaled(&mut tensor.bytes));
+    });
+    let cases = fixture["casts"].as_array().expect("cases");
+    assert_eq!(cases.len(), 6);
+    for case in cases {
+        let source = match case["scale"].as_f64() {
+            Some(1.0) => &data("gemma-small"),
+            _ => model.path(),
+        };
+        let place = TempDir::new().expect("a folder");
+        let out = place.path().join("out");
+        let mut convert = gemma_xla();
+        convert.arg("convert").arg(source).arg(&out);
+        convert.args(["--to", "msgpack", "--dtype"]);
+        convert.arg(case["dtype"].as_str().expect("a dtype"));
+        let output = convert.output().expect("the binary runs");
+        let said = stderr(&output);
+        assert!(output.status.success(), "{said}");
+        let digest = Sha256::digest(fs::read(out.join(MSGPACK)).expect("written"));
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(case["sha256"], digest, "{case}");
+        let infinite = case["infinite"].as_u64().expect("a count");
+        let counted = said.contains(&format!("{infinite} values are too large for float16"));
+        assert_eq!(counted, infinite > 0, "{case}: {said}");
+    }
+}
+
 #[test]
 fn values_that_overflow_a_cast_are_counted() {
     let model = as_safetensors("gemma-small", |tensors| {

@@ -2,16 +2,14 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::Outcome;
-use super::source::{leave_interrupts, locate};
-use super::terminal;
+use super::source::locate;
+use super::{Outcome, signals, terminal};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::write::{Staging, WriteError, WriteFormat, WriteOptions, write};
 use crate::config::{CONFIG_FILE, GemmaConfig};
@@ -61,11 +59,7 @@ enum Format {
 /// Runs the command.
 pub fn run(args: &ConvertArgs) -> anyhow::Result<Outcome> {
     let source = locate(&args.source, args.revision.as_deref(), Wanted::Checkpoint)?;
-    leave_interrupts();
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, interrupted.clone())?;
-    }
+    let interrupted = signals::deferred();
 
     let folder = folder_of(&source);
     let mut checkpoint = open_checkpoint(&source)?;

@@ -16,7 +16,10 @@ mod plan;
 mod plugin;
 mod sampling;
 mod score;
+#[cfg(feature = "serve")]
+mod serve;
 mod shell;
+mod signals;
 mod source;
 mod terminal;
 
@@ -62,6 +65,9 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// Talk with a model in the terminal
     Chat(chat::ChatArgs),
+    /// Answer HTTP requests, with OpenAI's and Text Generation Inference's interfaces
+    #[cfg(feature = "serve")]
+    Serve(serve::ServeArgs),
     /// Tell how likely given texts are, or the perplexity of one
     Score(score::ScoreArgs),
     /// Compare with what Flax computed
@@ -96,10 +102,25 @@ enum Command {
 }
 
 impl Command {
+    /// The form of lines on standard error.
+    fn lines(&self) -> terminal::Lines {
+        match self {
+            #[cfg(feature = "serve")]
+            Command::Serve(args) => args.lines(),
+            _ => terminal::Lines::Text,
+        }
+    }
+
     fn uses_a_plugin(&self) -> bool {
+        #[cfg(feature = "serve")]
+        if matches!(self, Command::Serve(_)) {
+            return true;
+        }
         matches!(
             self,
             Command::Generate(_)
+                | Command::Chat(_)
+                | Command::Score(_)
                 | Command::Parity(_)
                 | Command::Bench(_)
                 | Command::Plan(_)
@@ -116,7 +137,7 @@ pub(crate) enum Outcome {
     /// The command ran and its answer is no: a comparison beyond tolerance, a plugin that does not
     /// work.
     Negative,
-    /// SIGINT; the finished results have been written.
+    /// A signal; the finished results have been written.
     Interrupted,
 }
 
@@ -144,13 +165,18 @@ pub fn main() -> ExitCode {
             }
         }
     }
-    terminal::set_up(verbosity);
+    terminal::set_up(verbosity, cli.command.lines());
+    if let Err(error) = signals::watch() {
+        terminal::warn(flags::one_line(&error));
+    }
     if cli.command.uses_a_plugin() {
         warn_of_xla_flags();
     }
     let outcome = match cli.command {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Parity(args) => parity::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -83,6 +83,22 @@ impl ReplyArgs {
     }
 }
 
+/// Names each key of generation_config.json that is not obeyed in a warning, where requests ask for
+/// the rest.
+#[cfg(feature = "serve")]
+pub(super) fn warn_of_ignored(defaults: &GenerationConfig) {
+    for ignored in &defaults.ignored {
+        match ignored.instead {
+            Some(field) => {
+                terminal::warn(format_args!(
+                    "{ignored}; a request's {field} asks for the same"
+                ));
+            }
+            None => terminal::warn(ignored),
+        }
+    }
+}
+
 impl SamplingArgs {
     /// What the arguments say, with the model's defaults for what they leave open. Names each key
     /// of generation_config.json that is not obeyed in a warning.

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -44,7 +43,6 @@ pub(super) fn locate(
         .with_context(no_such)?
         .parse()
         .with_context(no_such)?;
-    exit_on_interrupts()?;
     let progress = Progress::default();
     let fetched = fetch(&repo, revision, wanted, &Settings::from_env()?, &|event| {
         progress.show(event)
@@ -89,26 +87,6 @@ fn summary(repo: &RepoId, snapshot: &Snapshot) -> String {
         "{repo}: {what} of revision {} (commit {commit}; {from})",
         snapshot.revision
     )
-}
-
-/// Set while an interruption ends the process at once with its exit status.
-static EXITS: LazyLock<Arc<AtomicBool>> = LazyLock::new(Default::default);
-
-/// From here on SIGINT ends the process with 130: the next download resumes where this one stopped.
-fn exit_on_interrupts() -> anyhow::Result<()> {
-    if !EXITS.swap(true, Ordering::Relaxed) {
-        signal_hook::flag::register_conditional_shutdown(
-            signal_hook::consts::SIGINT,
-            130,
-            EXITS.clone(),
-        )?;
-    }
-    Ok(())
-}
-
-/// From here on the caller handles SIGINT.
-pub(super) fn leave_interrupts() {
-    EXITS.store(false, Ordering::Relaxed);
 }
 
 /// Progress bars on standard error, drawn only on a terminal, and lines for what must be known.

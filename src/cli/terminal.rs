@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context as LayerContext, Layer, SubscriberExt};
@@ -29,18 +30,30 @@ pub(crate) enum Verbosity {
     Verbose,
 }
 
-/// The most bytes of a warning or an error.
+/// The form of lines on standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lines {
+    /// For people.
+    Text,
+    /// An object a line, for programs that collect logs.
+    Json,
+}
+
+/// The most bytes of a line on standard error.
 const MAX_MESSAGE: usize = 1 << 13;
 
 static VERBOSITY: OnceLock<Verbosity> = OnceLock::new();
+static LINES: OnceLock<Lines> = OnceLock::new();
 
 /// Sets, once, how much is said, and sends the library's log messages to standard error.
 /// `GEMMA_XLA_LOG` chooses among them as `RUST_LOG` does elsewhere.
-pub(crate) fn set_up(verbosity: Verbosity) {
+pub(crate) fn set_up(verbosity: Verbosity, lines: Lines) {
     let _ = VERBOSITY.set(verbosity);
+    let _ = LINES.set(lines);
     let default = match verbosity {
         Verbosity::Verbose => "warn,gemma_xla=debug",
-        Verbosity::Normal | Verbosity::Quiet => "warn",
+        Verbosity::Normal => "warn,gemma_xla::serve=info",
+        Verbosity::Quiet => "warn",
     };
     let filter =
         EnvFilter::try_from_env("GEMMA_XLA_LOG").unwrap_or_else(|_| EnvFilter::new(default));
@@ -55,8 +68,13 @@ fn is_quiet() -> bool {
 
 /// Prints a line on standard error that `--quiet` suppresses.
 pub(crate) fn note(line: impl fmt::Display) {
-    if !is_quiet() {
-        to_stderr(&one_line(&line.to_string()));
+    if is_quiet() {
+        return;
+    }
+    let line = line.to_string();
+    match LINES.get() {
+        Some(Lines::Json) => json_line("info", &line, Map::new()),
+        _ => to_stderr(&shortened(&one_line(&line))),
     }
 }
 
@@ -236,7 +254,9 @@ fn shortened(message: &str) -> Cow<'_, str> {
 
 fn labelled(label: &str, colour: &str, message: &str) {
     let message = shortened(&one_line(message)).into_owned();
-    if has_colours() {
+    if LINES.get() == Some(&Lines::Json) {
+        json_line(label, &message, Map::new());
+    } else if has_colours() {
         to_stderr(&format!("\x1b[{colour}m{label}:\x1b[0m {message}"));
     } else {
         to_stderr(&format!("{label}: {message}"));
@@ -251,6 +271,16 @@ fn has_colours() -> bool {
         && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")
 }
 
+/// Writes an object with the time, a level, a message and fields.
+fn json_line(level: &str, message: &str, fields: Map<String, Value>) {
+    let mut object = Map::new();
+    object.insert("time".to_owned(), jiff::Timestamp::now().to_string().into());
+    object.insert("level".to_owned(), level.into());
+    object.insert("message".to_owned(), message.into());
+    object.extend(fields);
+    to_stderr(&escaped(&Value::Object(object).to_string()));
+}
+
 /// There is nowhere to report a standard error that cannot be written to.
 fn to_stderr(line: &str) {
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
@@ -263,15 +293,27 @@ impl<S: Subscriber> Layer<S> for Messages {
     fn on_event(&self, event: &Event<'_>, _: LayerContext<'_, S>) {
         let mut line = LogLine::default();
         event.record(&mut line);
-        let text = format!("{}{}", line.message, line.fields);
-        match *event.metadata().level() {
+        let level = *event.metadata().level();
+        if LINES.get() == Some(&Lines::Json) {
+            let level = level.as_str().to_lowercase();
+            json_line(&level, &line.message, line.fields);
+            return;
+        }
+        let mut text = line.message;
+        for (name, value) in &line.fields {
+            let _ = match value {
+                Value::String(value) => write!(text, " {name}={value}"),
+                value => write!(text, " {name}={value}"),
+            };
+        }
+        match level {
             // The one line that begins with "error" is the one that ends the program.
             Level::ERROR | Level::WARN => warn(text),
-            level => to_stderr(&one_line(&format!(
+            level => to_stderr(&shortened(&one_line(&format!(
                 "{}: {}: {text}",
                 level.as_str().to_lowercase(),
                 event.metadata().target()
-            ))),
+            )))),
         }
     }
 }
@@ -279,16 +321,37 @@ impl<S: Subscriber> Layer<S> for Messages {
 #[derive(Default)]
 struct LogLine {
     message: String,
-    fields: String,
+    fields: Map<String, Value>,
+}
+
+impl LogLine {
+    fn field(&mut self, field: &Field, value: Value) {
+        self.fields.insert(field.name().to_owned(), value);
+    }
 }
 
 impl Visit for LogLine {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // Writing into a string does not fail.
-        let _ = match field.name() {
-            "message" => write!(self.message, "{value:?}"),
-            name => write!(self.fields, " {name}={value:?}"),
-        };
+        let text = format!("{value:?}");
+        match field.name() {
+            "message" => self.message = text,
+            _ => self.field(field, text.into()),
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => self.message = value.to_owned(),
+            _ => self.field(field, value.into()),
+        }
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.field(field, value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.field(field, value.into());
     }
 }
 
@@ -334,7 +397,7 @@ mod tests {
         let value = serde_json::json!({"na\u{202e}me": "a\x7f\u{85}\x1b"});
         let text = escaped(&value.to_string()).into_owned();
         assert!(text.is_ascii());
-        let read: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let read: Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(read, value);
     }
 }

@@ -4,16 +4,15 @@ use std::fs::{self, DirBuilder};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::Key;
+use crate::leftovers;
 use crate::trusted::{self, Distrust};
 use crate::whole_file::{Mode, UNFINISHED, WholeFile};
 
 const MAGIC: &[u8] = b"gemma-xla cache entry 1\n";
 const EXTENSION: &str = "program";
-/// When a file that is still being written belongs to a process that is gone.
-const ABANDONED: Duration = Duration::from_secs(60 * 60);
 
 /// A folder of entries.
 #[derive(Clone, Debug)]
@@ -23,7 +22,9 @@ pub(super) struct Folder {
 }
 
 impl Folder {
+    /// A folder, rid of what killed processes have left in it.
     pub fn new(path: PathBuf, max_bytes: u64) -> Self {
+        leftovers::sweep(&path, |name| name.starts_with(UNFINISHED));
         Self { path, max_bytes }
     }
 
@@ -100,8 +101,7 @@ impl Folder {
         file.commit()
     }
 
-    /// Removes the least recently used entries until the rest is within bounds, and unfinished
-    /// files of killed processes.
+    /// Removes the least recently used entries until the rest is within bounds.
     fn make_room(&self) -> io::Result<()> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.path)? {
@@ -114,13 +114,6 @@ impl Folder {
             let path = entry.path();
             if path.extension().is_some_and(|e| e == EXTENSION) {
                 entries.push((used, metadata.len(), path));
-            } else if entry
-                .file_name()
-                .as_encoded_bytes()
-                .starts_with(UNFINISHED.as_bytes())
-                && used.elapsed().is_ok_and(|age| age > ABANDONED)
-            {
-                remove(&path)?;
             }
         }
         entries.sort_by_key(|(used, _, _)| *used);

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use super::choice::Chooser;
 use super::error::{Error, Result};
 use super::generation::{Row, TokenLogprob};
-use super::session::{RowId, SHORTEST_CHUNK, Session, State, Taken};
+use super::options::SHORTEST_PART;
+use super::session::{RowId, Session, State, Taken};
 use crate::model::ChoiceInputs;
 use crate::model::programs::{Admit, AdmitInputs, AdmitScored, AdmitScoredInputs};
 use crate::sampling::{Key, MAX_LOGPROBS, SamplingOptions};
@@ -243,7 +244,7 @@ impl Session<'_> {
         let engine = self.engine;
         let lengths = parts.iter().flatten().map(|part| part.tokens.len());
         let chunk = lengths.max().unwrap_or(1).next_power_of_two();
-        let chunk = chunk.max(SHORTEST_CHUNK);
+        let chunk = chunk.max(SHORTEST_PART);
         let groups = parts.len();
         let pad = engine.spec().config.padding_id() as i32;
         let mut ids = vec![pad; groups * chunk];

@@ -10,6 +10,7 @@ use super::error::{Error, Result};
 use super::generation::{Event, GenerateOptions, GenerateSummary, Generation, Row, Stop};
 use super::program_key::{BatchPrograms, CHUNK};
 use super::prompts::PaddedPrompts;
+use crate::model::ModelSpec;
 use crate::model::programs::{Decode, DecodeInputs, Program};
 use crate::sharding::Mesh;
 
@@ -52,12 +53,7 @@ impl<'a> BatchRun<'a> {
         is_only: bool,
     ) -> Self {
         let spec = engine.spec();
-        let prefill = size.div_ceil(spec.mesh.data);
-        let rows_layout = RowsLayout {
-            mesh: spec.mesh,
-            prefill,
-            decode: spec.decode_rows(prefill),
-        };
+        let rows_layout = RowsLayout::new(spec, size);
         let positions = spec.config.max_position_embeddings();
         let vocabulary = spec.gemma.spec().vocabulary.size() as u64;
         let replies = options.sampling.num_return_sequences;
@@ -98,7 +94,8 @@ impl<'a> BatchRun<'a> {
         let new_tokens = self.rows.iter().map(|row| row.limit).max().unwrap_or(1);
         let layout = self.rows_layout;
         let rows = layout.prefill_rows();
-        let programs = BatchPrograms::new(self.engine.spec(), rows, longest, new_tokens)
+        let size = layout.size;
+        let programs = batch_programs(self.engine.spec(), size, longest, new_tokens)
             .choosing(self.chooser.choice());
         let prompts = PaddedPrompts::new(self.prompts.clone(), programs.prompt(), self.pad());
         let mut reported = 0;
@@ -305,6 +302,17 @@ impl<'a> BatchRun<'a> {
     }
 }
 
+/// The programs of a batch of `size` rows, the longest prompt of `longest` tokens.
+pub(super) fn batch_programs(
+    spec: &ModelSpec,
+    size: usize,
+    longest: usize,
+    new_tokens: usize,
+) -> BatchPrograms {
+    let rows = RowsLayout::new(spec, size).prefill_rows();
+    BatchPrograms::new(spec, rows, longest, new_tokens)
+}
+
 /// What a call of the decode program starts from.
 struct DecodeCall<'a> {
     program: Decode,
@@ -331,6 +339,8 @@ struct DecodeChunk {
 #[derive(Clone, Copy)]
 struct RowsLayout {
     mesh: Mesh,
+    /// Rows that prompts have, of a full batch.
+    size: usize,
     /// Rows of a device's prefill.
     prefill: usize,
     /// Rows of a device's decode program.
@@ -338,6 +348,16 @@ struct RowsLayout {
 }
 
 impl RowsLayout {
+    fn new(spec: &ModelSpec, size: usize) -> Self {
+        let prefill = size.div_ceil(spec.mesh.data);
+        Self {
+            mesh: spec.mesh,
+            size,
+            prefill,
+            decode: spec.decode_rows(prefill),
+        }
+    }
+
     /// Prefill rows of all groups.
     fn prefill_rows(self) -> usize {
         self.prefill * self.mesh.data

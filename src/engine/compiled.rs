@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::devices::{Devices, PerDevice};
 use super::error::Result;
-use super::memory;
+use super::memory::{self, Parameters};
 use super::program_key::ProgramKey;
 use crate::compile_cache::{CompileCache, Origin};
 use crate::executables::SavedExecutables;
@@ -41,18 +41,20 @@ impl CompiledPrograms {
     }
 
     /// The program of this key. `compiled` is told where it came from and how long that took, the
-    /// first time.
+    /// first time. What it takes of memory is held against what there is, before it is compiled as
+    /// far as its shapes tell, and again with what the compiler says.
     pub fn get(
         &self,
         key: ProgramKey,
         spec: &ModelSpec,
         devices: &Devices,
+        parameters: Parameters,
         compiled: impl FnOnce(Origin, Duration),
     ) -> Result<CompiledProgram> {
         self.programs.get(key, || {
             let start = std::time::Instant::now();
             let module = key.lower(spec)?;
-            memory::check_program(&module, key.positions(), spec, devices)?;
+            memory::check_program(key, &module, None, parameters, spec, devices)?;
             let options = key.compile_options(spec, &devices.assignment());
             let client = devices.client();
             let (executable, origin) = match &self.saved {
@@ -66,6 +68,11 @@ impl CompiledPrograms {
             let elapsed = start.elapsed();
             tracing::debug!(?key, ?origin, ?elapsed, "program");
             compiled(origin, elapsed);
+            // A plugin need not know.
+            if let Ok(stats) = executable.memory_stats() {
+                tracing::debug!(?key, ?stats, "memory");
+                memory::check_program(key, &module, Some(&stats), parameters, spec, devices)?;
+            }
             let positions = key.positions();
             let ropes = self.ropes.get(positions, || {
                 rope_tables(spec, devices, positions).map(Arc::new)

@@ -13,8 +13,10 @@ use super::error::Result;
 use super::generation::{
     Event, FinishReason, GenerateOptions, GenerateSummary, Generation, Job, Stop, TokenLogprob,
 };
+use super::options::SessionOptions;
 use super::program_key::CHUNK;
-use super::session::{RowId, Session, SessionOptions};
+use super::session::{RowId, Session};
+use crate::model::ModelSpec;
 
 /// Replies that are waited for together, for each row: prompts of like length are run near each
 /// other among them. They bound what is kept in memory.
@@ -166,16 +168,7 @@ impl<'a> ContinuousRun<'a> {
         if self.session.as_ref().is_some_and(fits) || !self.running.is_empty() {
             return Ok(());
         }
-        let chunk = prompt_bucket(longest).min(prompt_chunk(1));
-        // All that a cache of that bucket has room for, so that longer prompts find it.
-        let length = (cache_bucket(wanted + chunk) - chunk).min(positions);
-        let size = SessionOptions {
-            rows: self.options.batch_size,
-            max_length: length,
-            prefill_chunk: chunk,
-            sampling: self.options.sampling.clone(),
-            ..SessionOptions::default()
-        };
+        let size = session_options(self.engine.spec(), longest, self.options);
         // The old one's caches are released first.
         self.session = None;
         self.session = Some(Session::new(self.engine, &size)?);
@@ -280,5 +273,26 @@ impl<'a> ContinuousRun<'a> {
             }))?;
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// The session that prompts of up to `longest` tokens run in.
+pub(super) fn session_options(
+    spec: &ModelSpec,
+    longest: usize,
+    options: &GenerateOptions,
+) -> SessionOptions {
+    let positions = spec.config.max_position_embeddings();
+    let wanted = longest
+        .saturating_add(options.max_new_tokens)
+        .min(positions);
+    let chunk = prompt_bucket(longest).min(prompt_chunk(1));
+    SessionOptions {
+        rows: options.batch_size,
+        // All that a cache of that bucket has room for, so that longer prompts find it.
+        max_length: (cache_bucket(wanted + chunk) - chunk).min(positions),
+        prefill_chunk: chunk,
+        sampling: options.sampling.clone(),
+        ..SessionOptions::default()
     }
 }

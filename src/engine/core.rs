@@ -8,6 +8,7 @@ use super::compiled::{CompiledProgram, CompiledPrograms};
 use super::devices::{Devices, PerDevice};
 use super::error::{Error, Result};
 use super::load;
+use super::memory::Parameters;
 use super::options::LoadOptions;
 use super::program_key::{BatchPrograms, ProgramKey};
 use crate::checkpoint::Checkpoint;
@@ -35,6 +36,8 @@ pub struct Times {
     pub compile: Duration,
     /// Loading programs that were compiled in an earlier run.
     pub cached: Duration,
+    /// Programs compiled or loaded.
+    pub programs: u64,
     /// Running prefills.
     pub prefill: Duration,
     /// Running decode loops.
@@ -68,6 +71,15 @@ impl Engine {
             spec,
             saved,
         } = load::prepare(config, checkpoint, options)?;
+        let compiled = CompiledPrograms::new(options.compile_cache.clone(), saved);
+        let times = Mutex::new(Times::default());
+        if let Some(workload) = &options.workload {
+            workload.check(&spec, &devices, |key| {
+                let record = |origin, elapsed| record_compiled(&times, origin, elapsed);
+                let program = compiled.get(key, &spec, &devices, Parameters::Expected, record);
+                program.map(drop)
+            })?;
+        }
         let start = Instant::now();
         let total = (spec.parameter_bytes() * devices.local().len()) as u64;
         let arrived = std::sync::atomic::AtomicU64::new(0);
@@ -75,17 +87,15 @@ impl Engine {
             let before = arrived.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
             progress(before + bytes, total);
         })?;
-        let times = Times {
-            load: start.elapsed(),
-            ..Times::default()
-        };
-        Ok(Self {
+        let engine = Self {
             devices,
             spec,
             parameters,
-            compiled: CompiledPrograms::new(options.compile_cache.clone(), saved),
-            times: Mutex::new(times),
-        })
+            compiled,
+            times,
+        };
+        engine.record(|times| times.load = start.elapsed());
+        Ok(engine)
     }
 
     /// The model that is loaded.
@@ -109,6 +119,11 @@ impl Engine {
             "{} (PJRT {major}.{minor}; {version})",
             plugin.path().display()
         )
+    }
+
+    /// Whether its devices are the host's own processors.
+    pub fn runs_on_host(&self) -> bool {
+        self.devices.share_host_memory()
     }
 
     /// Whether this process is the first of those that run the model, which is the one to write
@@ -204,13 +219,10 @@ impl Engine {
     }
 
     fn compiled(&self, key: ProgramKey) -> Result<CompiledProgram> {
-        let record = |origin, elapsed| {
-            self.record(|times| match origin {
-                Origin::Compiled => times.compile += elapsed,
-                Origin::Cached => times.cached += elapsed,
-            });
-        };
-        self.compiled.get(key, &self.spec, &self.devices, record)
+        let record = |origin, elapsed| record_compiled(&self.times, origin, elapsed);
+        let (spec, devices) = (&self.spec, &self.devices);
+        self.compiled
+            .get(key, spec, devices, Parameters::Loaded, record)
     }
 
     /// A program, compiled if it was not.
@@ -257,5 +269,14 @@ impl Engine {
                 found: format!("{found} arrays"),
             }
         })
+    }
+}
+
+fn record_compiled(times: &Mutex<Times>, origin: Origin, elapsed: Duration) {
+    let mut times = times.lock().unwrap_or_else(PoisonError::into_inner);
+    times.programs += 1;
+    match origin {
+        Origin::Compiled => times.compile += elapsed,
+        Origin::Cached => times.cached += elapsed,
     }
 }

@@ -110,7 +110,7 @@ pub enum Error {
     },
     /// Something does not fit into memory.
     #[error(
-        "{what} need {:.1} GB of memory, and {:.1} GB are available: {advice}",
+        "{what} need {:.1} GB of memory, and {:.1} GB are {place}: {advice}",
         *needed as f64 / 1e9,
         *available as f64 / 1e9
     )]
@@ -121,7 +121,9 @@ pub enum Error {
         needed: u64,
         /// The bytes that there are.
         available: u64,
-        /// What would need less.
+        /// Where they are.
+        place: &'static str,
+        /// What would fit.
         advice: String,
     },
     /// The device returned something other than what the program promises.

@@ -21,6 +21,7 @@ mod program_key;
 mod prompts;
 mod score;
 mod session;
+mod workload;
 
 pub use admission::{Admission, Admitted, Prefilled};
 pub use buckets::cache_lengths;
@@ -32,7 +33,7 @@ pub use generation::{
 };
 pub use load::checkpoint_dtype;
 pub use numerics::NotFinite;
-pub use options::LoadOptions;
+pub use options::{LoadOptions, SessionOptions, Workload};
 pub use program_key::{BatchPrograms, ProgramKey};
 pub use score::{Score, ScoreRequest, Window, windows};
-pub use session::{RowId, Session, SessionOptions, Stepped};
+pub use session::{RowId, Session, Stepped};

@@ -145,6 +145,13 @@ macro_rules! program_keys {
                 }
             }
 
+            /// Which caches it takes and gives.
+            pub(super) fn caches(self) -> programs::Caches {
+                match self {
+                    $(Self::$name(program) => program.caches(),)*
+                }
+            }
+
             fn excess_precision(self) -> bool {
                 match self {
                     $(Self::$name(program) => program.excess_precision(),)*

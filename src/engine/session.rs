@@ -4,55 +4,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::buckets::cache_bucket;
 use super::choice::{Chooser, ChoosingRow, Reports, choice_inputs};
 use super::core::{DeviceCaches, Engine};
 use super::error::{Error, Result};
 use super::generation::{FinishReason, Row, TokenLogprob};
+use super::memory::{self, Parameters};
+use super::options::{SHORTEST_PART, SessionOptions, Size};
 use super::program_key::CHUNK;
 use crate::model::programs::{Program, Step, StepInputs};
 use crate::model::{Choice, LayerCache};
-use crate::sampling::SamplingOptions;
-
-/// The shortest part of a prompt that a program is compiled for.
-pub(super) const SHORTEST_CHUNK: usize = 16;
-
-/// The size of a session, and how it chooses tokens.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct SessionOptions {
-    /// Rows over the whole mesh, at least 1; rounded up to a multiple of the mesh's data axis. By
-    /// default 8.
-    pub rows: usize,
-    /// Tokens of a row at most, prompt and continuation; by default 1024, or what the model has
-    /// positions for.
-    pub max_length: usize,
-    /// Tokens of a prompt that are run at once, at most; by default 64.
-    pub prefill_chunk: usize,
-    /// How tokens are chosen where an admission does not say; greedily by default. Its stop texts
-    /// and number of replies are for whoever admits prompts.
-    pub sampling: SamplingOptions,
-    /// Whether admissions may have sampling options, scores and sets of allowed tokens of their
-    /// own, which takes more programs. Not by default.
-    pub own_sampling: bool,
-    /// Whether a prompt gets the free row that has most of its beginning, which is then not run
-    /// again. Not by default: a prompt's keys and values are then rounded as those of the reply
-    /// that computed them, so that in 16 bits its tokens can depend on what came before.
-    pub reuse_prefixes: bool,
-}
-
-impl Default for SessionOptions {
-    fn default() -> Self {
-        Self {
-            rows: 8,
-            max_length: 1024,
-            prefill_chunk: 64,
-            sampling: SamplingOptions::default(),
-            own_sampling: false,
-            reuse_prefixes: false,
-        }
-    }
-}
 
 /// A row of a session that a prompt was admitted to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -205,15 +165,12 @@ impl<'a> Session<'a> {
         }
         let vocabulary = spec.gemma.spec().vocabulary.size();
         options.sampling.validate(vocabulary, options.max_length)?;
-        let max_length = options
-            .max_length
-            .min(spec.config.max_position_embeddings());
-        let rows_on_device = spec.decode_rows(options.rows.div_ceil(spec.mesh.data));
-        let chunk = options.prefill_chunk.next_power_of_two().clamp(
-            SHORTEST_CHUNK,
-            max_length.next_power_of_two().max(SHORTEST_CHUNK),
-        );
-        let cache = cache_bucket(max_length + chunk);
+        let Size {
+            rows_on_device,
+            max_length,
+            chunk,
+            cache,
+        } = options.size(spec);
         let free = State::Free { kept: Vec::new() };
         let rows = vec![free; rows_on_device * spec.mesh.data];
         let chooser = Chooser::new(spec, &options.sampling);
@@ -277,7 +234,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// What the compiler says.
     pub fn compile(&self) -> Result<()> {
-        let chunks = std::iter::successors(Some(SHORTEST_CHUNK), |chunk| Some(chunk * 2));
+        let chunks = std::iter::successors(Some(SHORTEST_PART), |chunk| Some(chunk * 2));
         for chunk in chunks.take_while(|&chunk| chunk <= self.chunk) {
             self.engine.ready(self.admit_program(chunk))?;
             if self.own_sampling {
@@ -456,7 +413,9 @@ impl<'a> Session<'a> {
             cache: self.cache,
             chunk: CHUNK,
             choice,
-            rounds: self.most_choice().logprobs.is_some(),
+            // Rows with options of their own have the tokens of Flax's compiled loop, whatever is
+            // reported of the others.
+            rounds: !self.own_sampling && choice.logprobs.is_some(),
         }
     }
 }
@@ -464,6 +423,8 @@ impl<'a> Session<'a> {
 impl Engine {
     /// Caches of zeros.
     pub(super) fn empty_caches(&self, rows: usize, length: usize) -> Result<DeviceCaches> {
+        let (spec, devices) = (self.spec(), self.devices());
+        memory::check_caches(rows, length, Parameters::Loaded, spec, devices)?;
         let upload = |shape: hlo::ArrayShape| {
             let zeros = vec![0; shape.byte_size()];
             self.devices()

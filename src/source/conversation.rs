@@ -10,10 +10,6 @@ use crate::chat::{ChatTemplate, Message};
 use crate::engine::{Admission, Error, FinishReason, Result, RowId, Session, SessionOptions};
 use crate::sampling::{Key, SamplingOptions, StopStrings};
 
-/// What ends a turn in Gemma's own templates. Where the tokenizer has it as one token, it ends a
-/// reply, whether or not the model's configuration lists it.
-const END_OF_TURN: &str = "<end_of_turn>";
-
 /// How a conversation is led.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -34,6 +30,19 @@ impl Default for ConversationOptions {
             sampling: SamplingOptions::default(),
             max_new_tokens: 1024,
             max_length: 4096,
+        }
+    }
+}
+
+impl ConversationOptions {
+    /// The session that the conversation runs in.
+    pub fn session(&self) -> SessionOptions {
+        SessionOptions {
+            rows: 1,
+            max_length: self.max_length,
+            sampling: self.sampling.clone(),
+            reuse_prefixes: true,
+            ..SessionOptions::default()
         }
     }
 }
@@ -106,16 +115,9 @@ impl<'a> Conversation<'a> {
         if model.tokenizer().is_none() {
             return Err(Error::NoTokenizer);
         }
-        let size = SessionOptions {
-            rows: 1,
-            max_length: options.max_length,
-            sampling: options.sampling.clone(),
-            reuse_prefixes: true,
-            ..SessionOptions::default()
-        };
         Ok(Self {
             stops: StopStrings::new(&options.sampling.stop)?,
-            session: Session::new(model.engine(), &size)?,
+            session: Session::new(model.engine(), &options.session())?,
             model,
             template,
             options: options.clone(),
@@ -160,10 +162,7 @@ impl<'a> Conversation<'a> {
         let tokenizer = model.tokenizer().ok_or(Error::NoTokenizer)?;
         let prompt = self.template.render(&self.messages, true)?;
         let prompt = tokenizer.encode_rendered(&prompt)?;
-        let end_of_turn = match tokenizer.encode_rendered(END_OF_TURN)?.as_slice() {
-            &[id] => Some(id),
-            _ => None,
-        };
+        let end_of_turn = model.end_of_turn();
         let key = Key::from_seed(self.options.sampling.seed).fold_in(self.turns);
         let admission = Admission::new(&prompt, self.options.max_new_tokens, key);
         if let Some(row) = self.row.take() {

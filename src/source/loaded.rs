@@ -10,6 +10,9 @@ use crate::engine::{Engine, Error, Event, FinishReason, GenerateOptions, Result,
 use crate::sampling::StopStrings;
 use crate::tokenizer::Tokenizer;
 
+/// What ends a turn in Gemma's own templates.
+const END_OF_TURN: &str = "<end_of_turn>";
+
 /// A model whose parameters are on devices.
 pub struct LoadedModel {
     engine: Engine,
@@ -74,6 +77,16 @@ impl LoadedModel {
     /// Its tokenizer, where the model's folder has one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         self.tokenizer.as_ref()
+    }
+
+    /// The token that ends a turn of a conversation, where the tokenizer has one. It ends a reply,
+    /// whether or not the model's configuration lists it.
+    pub fn end_of_turn(&self) -> Option<u32> {
+        let tokenizer = self.tokenizer.as_ref()?;
+        match tokenizer.encode_rendered(END_OF_TURN).ok()?.as_slice() {
+            &[id] => Some(id),
+            _ => None,
+        }
     }
 
     /// Continues each prompt, greedily unless `options.sampling` says otherwise; completions are in

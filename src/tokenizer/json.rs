@@ -4,7 +4,9 @@ use tokenizers::{Decoder, DecoderWrapper, Tokenizer};
 
 use super::bounds::Parts;
 use super::caught::caught;
+use super::pieces::byte_of;
 use super::stream::Role;
+use super::token::TokenText;
 use crate::input_file::without_byte_order_mark;
 
 /// The tokenizer as Hugging Face's library reads it. Any call into the library may panic, since it
@@ -104,6 +106,19 @@ impl Json {
             tokens.map(|token| token.len())
         };
         self.covers_text.then(|| lengths().max())?
+    }
+
+    /// What an id stands for by itself.
+    pub(super) fn token(&self, id: u32) -> Option<TokenText> {
+        let name = self.tokenizer.id_to_token(id)?;
+        Some(match self.role(id) {
+            Role::Hidden => TokenText::special(&name),
+            Role::Byte => match byte_of(&name) {
+                Some(byte) => TokenText::of_byte(byte),
+                None => TokenText::special(&name),
+            },
+            Role::Text => TokenText::of_text(&self.decode(&[id]).unwrap_or(name)),
+        })
     }
 
     /// What an id contributes to a text.

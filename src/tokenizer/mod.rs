@@ -8,6 +8,7 @@ mod error;
 mod json;
 mod pieces;
 mod stream;
+mod token;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Once, OnceLock};
@@ -17,6 +18,7 @@ pub use caught::is_catching_panics;
 pub use error::Error;
 use stream::Role;
 pub use stream::TextStream;
+pub use token::TokenText;
 
 use crate::input_file;
 

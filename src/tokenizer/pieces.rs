@@ -9,6 +9,7 @@ use sentencepiece_model::{ModelType, SentencePiece, SentencePieceModel, Type};
 
 use super::caught::caught;
 use super::stream::Role;
+use super::token::TokenText;
 
 /// The largest file that is read. Gemma's have 4 to 5 MB.
 pub(super) const MAX_FILE: usize = 1 << 26;
@@ -29,7 +30,8 @@ pub(super) struct Pieces {
 enum Piece {
     Text(Box<str>),
     Byte(u8),
-    Hidden,
+    /// A special one, by its name.
+    Hidden(Box<str>),
 }
 
 impl Pieces {
@@ -56,9 +58,9 @@ impl Pieces {
                 })?,
                 Type::Control | Type::Unknown => {
                     controls.push((text.into(), id));
-                    Piece::Hidden
+                    Piece::Hidden(text.into())
                 }
-                _ if TURNS.contains(&text) => Piece::Hidden,
+                _ if TURNS.contains(&text) => Piece::Hidden(text.into()),
                 _ => Piece::Text(text.replace('\u{2581}', " ").into()),
             });
         }
@@ -87,7 +89,7 @@ impl Pieces {
         let texts = self.decoder.iter().map(|piece| match piece {
             Piece::Text(text) => text.len(),
             Piece::Byte(_) => 1,
-            Piece::Hidden => TURNS.map(str::len).into_iter().max().unwrap_or_default(),
+            Piece::Hidden(name) => name.len(),
         });
         controls.chain(texts).max().unwrap_or(1)
     }
@@ -100,12 +102,21 @@ impl Pieces {
         }
     }
 
+    /// What an id stands for by itself.
+    pub(super) fn token(&self, id: u32) -> Option<TokenText> {
+        Some(match self.piece(id)? {
+            Piece::Text(text) => TokenText::of_text(text),
+            Piece::Byte(byte) => TokenText::of_byte(*byte),
+            Piece::Hidden(name) => TokenText::special(name),
+        })
+    }
+
     /// What an id contributes to a text.
     pub(super) fn role(&self, id: u32) -> Role {
         match self.piece(id) {
             Some(Piece::Byte(_)) => Role::Byte,
             Some(Piece::Text(_)) => Role::Text,
-            Some(Piece::Hidden) | None => Role::Hidden,
+            Some(Piece::Hidden(_)) | None => Role::Hidden,
         }
     }
 
@@ -148,7 +159,7 @@ impl Pieces {
                     push_bytes(&mut text, &mut run);
                     text.push_str(piece);
                 }
-                Some(Piece::Hidden) | None => {}
+                Some(Piece::Hidden(_)) | None => {}
             }
         }
         push_bytes(&mut text, &mut run);

@@ -251,3 +251,43 @@ fn an_error_of_a_file_in_the_cache_says_what_to_delete() {
     hub.command(&["inspect", REPO]).assert().success();
     hub.assert_blobs_are_whole();
 }
+
+#[test]
+fn a_cache_named_by_variables_is_used_where_the_hub_gives_no_access() {
+    let hub = Hub::new();
+    add_checkpoint(&hub, "main", &data("random-mqa"));
+    let home = hub.home.path();
+    let inspect = |hf_home: &str, offline: bool| {
+        let mut command = hub.command(&["inspect", REPO, "--json"]);
+        command.env("HF_HOME", hf_home).env("PLACE", home);
+        command.env("HOME", home);
+        if offline {
+            command.env("HF_HUB_OFFLINE", "1");
+        }
+        let output = command.output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    assert!(inspect("$PLACE/of python", false).contains("downloaded"));
+    assert!(home.join("of python/hub").is_dir());
+    // An expired token, a refusal, a failure, and a captive portal.
+    for (status, body) in [(401, ""), (403, ""), (503, ""), (200, "<html>log in")] {
+        hub.server.state().faults = vec![crate::server::Fault {
+            path: "/api/models",
+            times: usize::MAX,
+            status,
+            headers: vec![("retry-after", "0".to_owned())],
+            body,
+        }];
+        let said = inspect("~/of python", false);
+        assert!(said.contains("warning: "), "{status}: {said}");
+        assert!(
+            said.contains("using what is in the cache"),
+            "{status}: {said}"
+        );
+    }
+    hub.server.requests();
+    assert!(inspect("${PLACE}/of python", true).contains("all in the cache"));
+    assert!(hub.server.requests().is_empty());
+}

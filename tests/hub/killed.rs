@@ -97,7 +97,13 @@ fn a_download_killed_at_any_moment_and_run_again_ends_with_the_right_files() {
 }
 
 #[test]
-fn an_interrupted_download_ends_with_130_and_is_resumed() {
+fn a_download_that_a_signal_ends_has_its_status_and_is_resumed() {
+    for (signal, status) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
+        end_with(signal, status);
+    }
+}
+
+fn end_with(signal: &str, status: i32) {
     let (hub, weights) = Hub::with_weights(400_000);
     hub.server.state().pace = Some((10_000, Duration::from_millis(50)));
     let mut child = binary(&hub).spawn().expect("it runs");
@@ -111,10 +117,10 @@ fn an_interrupted_download_ends_with_130_and_is_resumed() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let interrupt = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
+        .args([signal, &child.id().to_string()])
         .status();
     assert!(interrupt.expect("kill runs").success());
-    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    assert_eq!(child.wait().expect("it ends").code(), Some(status));
     hub.assert_blobs_are_whole();
     hub.server.state().pace = None;
     let snapshot = hub.fetch(None).expect("it can be had");

@@ -1,7 +1,7 @@
 //! A folder that appears under its name when it is complete.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::companions::COMPANIONS;
 use super::{WriteError, companions};
 use crate::dtype::DType;
-use crate::leftovers;
+use crate::leftovers::{self, Claim};
 use crate::whole_file::{folder_of, sync_folder_of};
 
 /// What the names of unfinished folders end with.
@@ -22,8 +22,7 @@ const PARTIAL: &str = ".partial";
 /// removed.
 pub struct Staging {
     folder: TempDir,
-    /// Tells other processes that the folder is in use.
-    _held: Option<File>,
+    claim: Claim,
     destination: PathBuf,
     force: bool,
 }
@@ -56,14 +55,13 @@ impl Staging {
         leftovers::sweep(folder_of(destination), |name| {
             name.starts_with(&begins) && name.ends_with(PARTIAL)
         });
-        let folder = tempfile::Builder::new()
-            .prefix(&prefix)
-            .suffix(PARTIAL)
-            .tempdir_in(folder_of(destination))
-            .map_err(failed)?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).suffix(PARTIAL);
+        let make = || builder.tempdir_in(folder_of(destination));
+        let (folder, claim) = Claim::make(make, TempDir::path).map_err(failed)?;
         Ok(Staging {
-            _held: leftovers::hold(folder.path()),
             folder,
+            claim,
             destination: destination.to_path_buf(),
             force,
         })
@@ -106,7 +104,8 @@ impl Staging {
             true => RenameFlags::EXCHANGE,
             false => RenameFlags::NOREPLACE,
         };
-        match renameat_with(CWD, self.folder.path(), CWD, destination, flags) {
+        let (claim, folder) = (&self.claim, self.folder.path());
+        match claim.rename(|| renameat_with(CWD, folder, CWD, destination, flags)) {
             Ok(()) if replaces => {
                 // The old folder has the temporary name now.
                 let _ = self.folder.close();
@@ -137,7 +136,7 @@ impl Staging {
                 Some(aside)
             }
         };
-        if let Err(error) = fs::rename(self.folder.path(), destination) {
+        if let Err(error) = claim.rename(|| fs::rename(folder, destination)) {
             if let Some(aside) = replaced {
                 // Should this fail too, the old folder must not be removed with the one that it was
                 // put into.

@@ -2,11 +2,9 @@
 
 mod input;
 
-use std::fs;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, ensure};
@@ -15,14 +13,16 @@ use clap::builder::RangedU64ValueParser;
 use serde::{Deserialize, Serialize};
 
 use self::input::Input;
-use super::Outcome;
 use super::flags::one_line;
 use super::model::{ModelArgs, load_opened};
 use super::sampling::SamplingArgs;
 use super::terminal::{self, Results};
+use super::{Outcome, signals};
 use crate::chat::Message;
-use crate::engine::FinishReason;
+use crate::engine::{FinishReason, Workload};
+use crate::input_file;
 use crate::source::{Conversation, ConversationOptions, Model, Turn};
+use crate::whole_file::{Mode, WholeFile};
 
 /// Options of `chat`.
 #[derive(Args)]
@@ -54,6 +54,9 @@ A line that ends in \\ is continued in the next one; \"\"\" begins and ends a te
 Arrow up brings back earlier lines. Ctrl-C ends a reply, or takes back what was typed.
 ";
 
+/// The most bytes of a file that `/load` reads. A conversation is text that fits a model.
+const MAX_CONVERSATION: u64 = 1 << 26;
+
 /// What `/save` writes and `/load` reads.
 #[derive(Serialize, Deserialize)]
 struct Saved {
@@ -79,11 +82,11 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<Outcome> {
         let messages = [Message::new("system", system), Message::new("user", "")];
         template.render(&messages, true).context("--system")?;
     }
-    let loaded = load_opened(model, &arguments.options())?;
+    let mut load = arguments.options();
+    load.workload = Some(Workload::Session(options.session()));
+    let loaded = load_opened(model, &load)?;
 
-    super::source::leave_interrupts();
-    let interrupted = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
+    let interrupted = signals::interactive();
     let conversation = Conversation::new(&loaded, template, &options)?;
     let mut chat = Chat {
         conversation,
@@ -98,12 +101,13 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<Outcome> {
         terminal::note("/help lists what can be typed; Ctrl-D ends");
     }
     loop {
-        interrupted.store(false, Ordering::Relaxed);
         let message = match input.message()? {
             Some(message) if message.trim().is_empty() => continue,
             Some(message) => message,
             None => return Ok(Outcome::Done),
         };
+        // Ctrl-C before the message is not meant for the reply to it.
+        interrupted.store(false, Ordering::Relaxed);
         match chat.take(&message) {
             Ok(ControlFlow::Continue(())) => {}
             Ok(ControlFlow::Break(())) => return Ok(Outcome::Done),
@@ -192,7 +196,12 @@ impl Chat<'_> {
             messages: self.conversation.messages().to_vec(),
         };
         let json = serde_json::to_string_pretty(&saved)? + "\n";
-        fs::write(file, json).with_context(|| format!("/save {file}"))?;
+        let mut whole = WholeFile::create(Path::new(file), Mode::Users, false)
+            .with_context(|| format!("/save {file}"))?;
+        whole
+            .write_all(json.as_bytes())
+            .and_then(|()| whole.commit())
+            .with_context(|| format!("/save {file}"))?;
         terminal::note(format_args!(
             "{} messages are in {file}",
             saved.messages.len()
@@ -203,7 +212,9 @@ impl Chat<'_> {
     fn load(&mut self, file: &str) -> anyhow::Result<()> {
         ensure!(!file.is_empty(), "/load: expected the name of a file");
         let named = || format!("/load {file}");
-        let content = fs::read(Path::new(file)).with_context(named)?;
+        let content = input_file::read(Path::new(file), MAX_CONVERSATION)
+            .with_context(named)?
+            .with_context(|| format!("{}: larger than {MAX_CONVERSATION} bytes", named()))?;
         let saved: Saved = serde_json::from_slice(&content)
             .with_context(|| format!("/load {file}: not a conversation"))?;
         let first = saved.messages.first();

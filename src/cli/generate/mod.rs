@@ -6,24 +6,19 @@ mod resume;
 use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use anyhow::{bail, ensure};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use indicatif::{ProgressBar, ProgressStyle};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag::register_conditional_shutdown;
 
-use super::Outcome;
 use super::input::{Encoder, InputFormat, Prompt, Prompts, ReadPrompt};
 use super::model::{ModelArgs, load_opened};
 use super::numerics::Numerics;
 use super::output::{LineOptions, Output, OutputFormat};
 use super::sampling::{ReplyArgs, SamplingArgs};
-use super::terminal;
-use crate::engine::{self, Engine, GenerateOptions, GenerateSummary, Job};
+use super::{Outcome, signals, terminal};
+use crate::engine::{self, Engine, GenerateOptions, GenerateSummary, Job, Workload};
 use crate::sampling::StopStrings;
 use crate::source::Model;
 use printer::{Printer, Stop};
@@ -232,13 +227,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
         }
     }
 
-    super::source::leave_interrupts();
-    let interrupted = Arc::new(AtomicBool::new(false));
-    // The second signal ends the process at once, in case a call to the device hangs.
-    for (signal, status) in [(SIGINT, 130), (SIGTERM, 143)] {
-        register_conditional_shutdown(signal, status, interrupted.clone())?;
-        signal_hook::flag::register(signal, interrupted.clone())?;
-    }
+    let interrupted = signals::deferred();
 
     let mut output = match resumed {
         Some(resumed) => Output::Stream(Box::new(resumed.file)),
@@ -246,6 +235,12 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Outcome> {
     };
     let mut options = model_args.options();
     options.executables.clone_from(&args.executables);
+    let lengths = begun.iter().filter_map(|item| item.ids.as_ref().ok());
+    let lengths = lengths.map(Vec::len).collect();
+    options.workload = Some(match is_job {
+        true => Workload::Jobs(lengths, generate.clone()),
+        false => Workload::Prompts(lengths, generate.clone()),
+    });
     let loaded = load_opened(model, &options)?;
     let engine = loaded.engine();
     if !engine.is_first_process() {

@@ -17,11 +17,15 @@ use super::super::model::ModelArgs;
 use super::Shard;
 use crate::config::CONFIG_FILE;
 use crate::engine::GenerateOptions;
+use crate::input_file;
 use crate::source::Model;
 use crate::whole_file::{Mode, WholeFile};
 
 /// Bytes of each file of a checkpoint that tell it from others, from its beginning and its middle.
 const SAMPLE: u64 = 1 << 20;
+
+/// The most bytes of a configuration, and of the file that says which run results are of.
+const MAX_FILE: u64 = 1 << 24;
 
 /// What tells a run from others, by name.
 pub(super) type Run = BTreeMap<String, String>;
@@ -35,7 +39,8 @@ pub(super) fn fingerprint(
     chat: bool,
 ) -> anyhow::Result<Run> {
     let mut hash = Sha256::new();
-    hash.update(fs::read(model.folder().join(CONFIG_FILE)).unwrap_or_default());
+    let config = input_file::read(&model.folder().join(CONFIG_FILE), MAX_FILE);
+    hash.update(config.ok().flatten().unwrap_or_default());
     for file in model.checkpoint().files() {
         let named = || format!("{}: cannot be read", file.display());
         let mut from = File::open(file).with_context(named)?;
@@ -103,8 +108,9 @@ impl Resumed {
         let name = format!("--output {}", path.display());
         let beside = beside(path);
         let length = fs::metadata(path).map_or(0, |metadata| metadata.len());
-        match fs::read(&beside) {
+        match input_file::read(&beside, MAX_FILE) {
             Ok(content) => {
+                let content = content.unwrap_or_default();
                 let earlier: Run = serde_json::from_slice(&content)
                     .with_context(|| format!("{}: not a run's", beside.display()))?;
                 for (key, value) in run {
@@ -137,6 +143,8 @@ impl Resumed {
             .truncate(false)
             .open(path)
             .with_context(|| name.clone())?;
+        let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        ensure!(is_regular, "{name}: --resume: not a regular file");
         let (end, last) = done(&file, &name, shard, replies)?;
         let mut file = file;
         file.set_len(end).with_context(|| name.clone())?;

@@ -25,6 +25,9 @@ use crate::sharding::Mesh;
 use crate::source::{fitted, open_checkpoint, open_config, tokenizer_folder};
 use crate::tokenizer;
 
+/// The most bytes of a configuration.
+const MAX_CONFIG: u64 = 1 << 24;
+
 /// Options of `inspect`.
 #[derive(Args)]
 pub struct InspectArgs {
@@ -297,8 +300,9 @@ fn config<E: std::error::Error>(
     // Keys that this program does not know are shown too.
     let values = match problem {
         Some(_) => None,
-        None => std::fs::read(&file)
+        None => input_file::read(&file, MAX_CONFIG)
             .ok()
+            .flatten()
             .and_then(|text| serde_json::from_slice(&json_text::standard(&text)).ok()),
     };
     Config {

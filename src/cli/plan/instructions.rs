@@ -1,14 +1,13 @@
 //! The costliest instructions, and sums by scope.
 
-use std::fmt::Write;
-
 use comfy_table::Table;
 
 use super::cells::{align_right, figures, millions, plain, size};
+use crate::cli::terminal::Page;
 use crate::plan::{Executed, Report, ScopeCost};
 
 /// Writes both for the prefill and for a decode step, where they were asked for.
-pub(super) fn write(report: &Report, out: &mut String) -> std::fmt::Result {
+pub(super) fn write(report: &Report, out: &mut Page) -> std::fmt::Result {
     let (Some(instructions), Some(scopes)) = (&report.instructions, &report.scopes) else {
         return Ok(());
     };
@@ -19,10 +18,12 @@ pub(super) fn write(report: &Report, out: &mut String) -> std::fmt::Result {
         let (Some(instructions), Some(scopes)) = (instructions, scopes) else {
             continue;
         };
-        writeln!(out, "\ncostliest instructions of the {name}")?;
-        writeln!(out, "{}", instruction_table(instructions).trim_fmt())?;
-        writeln!(out, "\nthe {name} by scope")?;
-        writeln!(out, "{}", scope_table(scopes).trim_fmt())?;
+        writeln!(out)?;
+        writeln!(out, "costliest instructions of the {name}")?;
+        out.push_lines(&instruction_table(instructions).trim_fmt());
+        writeln!(out)?;
+        writeln!(out, "the {name} by scope")?;
+        out.push_lines(&scope_table(scopes).trim_fmt());
     }
     Ok(())
 }

@@ -143,7 +143,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     if args.json {
         terminal::print_json(&report)?;
     } else {
-        terminal::print(&table::render(&report))?;
+        table::render(&report).print()?;
     }
     Ok(Outcome::Done)
 }

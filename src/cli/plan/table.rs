@@ -1,22 +1,21 @@
 //! The report for people.
 
-use std::fmt::Write;
-
 use comfy_table::Table;
 
 use super::cells::{align_right, figures, millions, plain, size};
 use super::instructions;
+use crate::cli::terminal::Page;
 use crate::plan::{Bound, Bounds, Limit, Memory, PerProgram, Report, SmallestMesh};
 
 /// Lines for people.
-pub(super) fn render(report: &Report) -> String {
-    let mut out = String::new();
-    // Writing into a string does not fail.
+pub(super) fn render(report: &Report) -> Page {
+    let mut out = Page::default();
+    // Writing into a page does not fail.
     let _ = lines(report, &mut out);
     out
 }
 
-fn lines(report: &Report, out: &mut String) -> std::fmt::Result {
+fn lines(report: &Report, out: &mut Page) -> std::fmt::Result {
     writeln!(
         out,
         "{} in {}, batch of {}, up to {} tokens (prompts of {}, caches of {})",
@@ -36,19 +35,21 @@ fn lines(report: &Report, out: &mut String) -> std::fmt::Result {
         report.mesh,
         report.devices
     )?;
-    writeln!(out, "compiled by {}\n", report.compiler)?;
+    writeln!(out, "compiled by {}", report.compiler)?;
+    writeln!(out)?;
     fit(report, out)?;
     memory(report, out)?;
     cost(report, out)?;
     throughput(report, out)?;
     replication(report, out)?;
     if let Some(manifest) = &report.saved {
-        writeln!(out, "\nsaved: {}", manifest.display())?;
+        writeln!(out)?;
+        writeln!(out, "saved: {}", manifest.display())?;
     }
     instructions::write(report, out)
 }
 
-fn fit(report: &Report, out: &mut String) -> std::fmt::Result {
+fn fit(report: &Report, out: &mut Page) -> std::fmt::Result {
     let of = report
         .memory_limit
         .map(|limit| format!(" of {}", size(limit)))
@@ -108,7 +109,7 @@ fn bounds(bounds: Bounds) -> String {
     }
 }
 
-fn memory(report: &Report, out: &mut String) -> std::fmt::Result {
+fn memory(report: &Report, out: &mut Page) -> std::fmt::Result {
     let mut table = figures(["on each device", "prefill", "decode"]);
     let both = |value: u64| PerProgram {
         prefill: Some(value),
@@ -136,7 +137,7 @@ fn memory(report: &Report, out: &mut String) -> std::fmt::Result {
             row(&mut table, name, &report.temporaries_per_cache, ratio);
         }
     }
-    writeln!(out, "{}", table.trim_fmt())?;
+    out.push_lines(&table.trim_fmt());
     for (what, copies) in [
         ("copies", &report.cache_copies),
         ("writes back", &report.cache_write_backs),
@@ -160,7 +161,7 @@ fn memory(report: &Report, out: &mut String) -> std::fmt::Result {
     writeln!(out)
 }
 
-fn cost(report: &Report, out: &mut String) -> std::fmt::Result {
+fn cost(report: &Report, out: &mut Page) -> std::fmt::Result {
     let mut table = figures(["estimated cost", "prefill", "decode step"]);
     let cycles = &report.estimated_cycles;
     row(&mut table, "sum of estimates, cycles", cycles, millions);
@@ -188,7 +189,7 @@ fn cost(report: &Report, out: &mut String) -> std::fmt::Result {
     row(&mut table, "limited by", bound, limit);
     let ratio = |bound: Bound| format!("{:.2}", bound.estimate_ratio);
     row(&mut table, "sum / bound", bound, ratio);
-    writeln!(out, "{}", table.trim_fmt())?;
+    out.push_lines(&table.trim_fmt());
 
     for (name, reasons) in [
         ("prefill", &report.unknown.prefill),
@@ -246,7 +247,7 @@ fn cost(report: &Report, out: &mut String) -> std::fmt::Result {
     writeln!(out)
 }
 
-fn throughput(report: &Report, out: &mut String) -> std::fmt::Result {
+fn throughput(report: &Report, out: &mut Page) -> std::fmt::Result {
     let found = &report.throughput;
     let replicas = match found.replicas {
         1 => String::new(),
@@ -283,10 +284,11 @@ fn throughput(report: &Report, out: &mut String) -> std::fmt::Result {
         );
         row(&mut table, &name, &costs, |cost| format!("{cost:.3}"));
     }
-    writeln!(out, "{}\n", table.trim_fmt())
+    out.push_lines(&table.trim_fmt());
+    writeln!(out)
 }
 
-fn replication(report: &Report, out: &mut String) -> std::fmt::Result {
+fn replication(report: &Report, out: &mut Page) -> std::fmt::Result {
     let totals = &report.parameters;
     writeln!(
         out,
@@ -308,7 +310,8 @@ fn replication(report: &Report, out: &mut String) -> std::fmt::Result {
         table.add_row([replicated.name.clone(), bytes, why]);
     }
     align_right(&mut table, 1..2);
-    writeln!(out, "{}", table.trim_fmt())
+    out.push_lines(&table.trim_fmt());
+    Ok(())
 }
 
 fn row<T: Clone>(

@@ -26,9 +26,8 @@ pub struct Step {
     pub chunk: usize,
     /// How tokens are chosen.
     pub choice: Choice,
-    /// Whether every operation rounds to the compute dtype, as a plain call of the model does:
-    /// programs of one session agree in that, so that a row's tokens do not depend on which of them
-    /// runs it.
+    /// Whether every operation rounds to its dtype, as in a plain call of the model. Programs of one
+    /// session agree in that, so that a row's tokens do not depend on which of them runs it.
     pub rounds: bool,
 }
 
@@ -88,8 +87,9 @@ impl Program for Step {
             ("chunk", self.chunk),
         ];
         sizes.extend(self.choice.sizes());
-        if self.rounds && self.choice.logprobs.is_none() {
-            sizes.push(("rounds", 1));
+        // Probabilities are those of a plain call of the model, unless the session says otherwise.
+        if self.rounds != self.choice.logprobs.is_some() {
+            sizes.push(("rounds", usize::from(self.rounds)));
         }
         sizes
     }
@@ -113,9 +113,8 @@ impl Program for Step {
         }
     }
 
-    /// Probabilities that are reported are those of a plain call of the model.
     fn excess_precision(&self) -> bool {
-        !self.rounds && self.choice.logprobs.is_none()
+        !self.rounds
     }
 
     fn inputs(&self, _: &ModelSpec) -> StepInputs<ArrayShape> {
