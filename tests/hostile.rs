@@ -6,7 +6,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{copy_of, data, edit_json, fails_naming, gemma_xla, installed};
 use serde_json::json;
@@ -335,4 +335,23 @@ fn names_that_are_not_utf8_are_in_json_all_the_same() {
     assert!(output.status.success(), "{output:?}");
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert!(report.to_string().contains("mo\u{fffd}del"), "{report}");
+}
+
+/// Each id costs the same however many there are, and there is a bound on how many.
+#[test]
+fn a_list_of_millions_of_ids_is_refused_at_once() {
+    let copy = copy_of("gemma-small");
+    for file in ["config.json", "generation_config.json"] {
+        let path = copy.path().join(file);
+        let before = fs::read(&path).unwrap_or_else(|_| b"{}".to_vec());
+        fs::write(&path, &before).expect("it is written");
+        let ids: Vec<u32> = (0..1_800_000).collect();
+        edit_json(&path, "eos_token_id", Some(ids.into()));
+        let began = Instant::now();
+        let mut command = gemma_xla();
+        command.args(["generate", "a", "--model"]).arg(copy.path());
+        fails_naming(&mut command, &[file, "eos_token_id"]);
+        assert!(began.elapsed() < Duration::from_secs(60), "{file}");
+        fs::write(&path, before).expect("it is written");
+    }
 }

@@ -23,9 +23,9 @@ use crate::source::Model;
 /// padding, with words, numbers, code and other alphabets.
 const PROMPTS: [&str; 4] = [
     "The quick brown fox jumps over the lazy dog.",
-    "In 1969 three people flew to the Moon and two of them walked on it; the third stayed in orbit \
-     and wrote: \"I am it. If a count were taken, the score would be three billion plus two over on \
-     the other side.\"",
+    "The train leaves at 7:45 from platform 3 and reaches the coast 2 hours and 10 minutes later; \
+     a ticket costs 12.50 in advance, or 18 on the day, and children under six travel free of \
+     charge when somebody is with them.",
     "fn main() {\n    let sum: u64 = (1..=10).map(|n| n * n).sum();",
     "Größe, naïveté, Ελλάδα, 東京, привет",
 ];

@@ -13,6 +13,7 @@ use super::handle::ClientHandle;
 use super::named_value::NamedValue;
 use super::options::{TransferOptions, count};
 use super::plugin::Plugin;
+use super::threads;
 
 /// A client. Clones share it; it is destroyed when the last of its clones, devices, buffers,
 /// executables and events is dropped.
@@ -36,8 +37,10 @@ impl Client {
     /// end the process over one whose value has another type than it expects.
     ///
     /// # Errors
-    /// What the plugin reports, for example a missing device or an unknown option.
+    /// What the plugin reports, for example a missing device or an unknown option, and a system
+    /// without threads for it.
     pub fn new(plugin: &Plugin, options: &[(String, NamedValue)]) -> Result<Client> {
+        threads::check()?;
         let api = plugin.api();
         let handle = ClientHandle::create(plugin, options)?;
         let client = handle.raw();

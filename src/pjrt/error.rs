@@ -58,6 +58,17 @@ pub enum Error {
         /// Minor version of the plugin.
         minor: i32,
     },
+    /// The system gives this process too few threads.
+    #[error(
+        "the system gives this process fewer than {wanted} further threads, which the plugin may \
+         need: {reason} (see ulimit -u, and pids.max of the process's group)"
+    )]
+    NoThreads {
+        /// Threads that were tried.
+        wanted: usize,
+        /// The message of the operating system.
+        reason: String,
+    },
     /// The plugin was built before the function existed, or leaves it empty.
     #[error("the plugin (PJRT API {major}.{minor}) does not have {call}")]
     MissingFunction {

@@ -33,6 +33,7 @@ mod plugin;
 mod plugin_file;
 mod program;
 mod serialized;
+mod threads;
 mod topology;
 mod transfer;
 

@@ -5,6 +5,7 @@ use std::fs;
 use predicates::prelude::*;
 
 use crate::common::{data, fails_naming};
+use crate::server::etag_of;
 use crate::support::{Hub, REPO, add_checkpoint, tokens};
 
 /// Two prompts, as JSON lines.
@@ -290,4 +291,36 @@ fn a_cache_named_by_variables_is_used_where_the_hub_gives_no_access() {
     hub.server.requests();
     assert!(inspect("${PLACE}/of python", true).contains("all in the cache"));
     assert!(hub.server.requests().is_empty());
+}
+
+#[test]
+fn a_file_that_nothing_measures_is_refused_by_name() {
+    let hub = Hub::new();
+    add_checkpoint(&hub, "main", &data("gemma-small"));
+    {
+        let mut state = hub.server.state();
+        state.no_length = true;
+        state
+            .etags
+            .insert("config.json".to_owned(), "tag-1".to_owned());
+    }
+    fails_naming(&mut hub.command(&["inspect", REPO]), &["config.json"]);
+}
+
+#[test]
+fn a_link_in_the_place_of_a_partial_download_is_not_followed() {
+    let hub = Hub::new();
+    add_checkpoint(&hub, "main", &data("gemma-small"));
+    let elsewhere = hub.home.path().join("elsewhere");
+    fs::write(&elsewhere, "mine").expect("it is written");
+    let blobs = hub.repo_folder().join("blobs");
+    fs::create_dir_all(&blobs).expect("a folder");
+    for entry in fs::read_dir(data("gemma-small")).expect("a folder") {
+        let path = entry.expect("it is listed").path();
+        let tag = etag_of(&fs::read(path).expect("it reads"));
+        let partial = blobs.join(format!("{tag}.incomplete"));
+        std::os::unix::fs::symlink(&elsewhere, partial).expect("a link");
+    }
+    hub.command(&["inspect", REPO]).assert().success();
+    assert_eq!(fs::read(&elsewhere).expect("it reads"), b"mine");
 }
