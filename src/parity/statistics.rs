@@ -204,10 +204,10 @@ mod tests {
 
     #[test]
     fn each_difference_is_in_the_bin_of_its_size() {
-        let ours = [4.0, 1.0, 0.004, 1e-20, f32::NAN];
-        let (_, found) = Agreement::with_histogram(ours.iter().zip(&[4.0, 0.6, 0.0, 0.0, 0.0]));
+        let ours = [4.0, 1.0, 0.005, 1e-20, f32::NAN];
+        let (_, found) = Agreement::with_histogram(ours.iter().zip(&[4.0, 0.5, 0.0, 0.0, 0.0]));
         let mut expected = vec![0; Histogram::BINS];
-        // 0.1 of the scale, 0.001 of it, and what lies beyond both ends.
+        // 0.125 of the scale, 0.00125 of it, and what lies beyond both ends.
         for bin in [11 * 4, 9 * 4, 0, Histogram::BINS - 1] {
             expected[bin] += 1;
         }

@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn nested_facts_become_labelled_lines() {
-        let value = serde_json::json!({"max_abs": 0.125, "rows": [null, 2], "jitted": false});
+        let value = serde_json::json!({"max_abs": 0.126, "rows": [null, 2], "jitted": false});
         let mut facts = Vec::new();
         flatten("batch noise".into(), &value, &mut facts);
         let lines: Vec<String> = facts
