@@ -17,7 +17,7 @@ use super::input::{BadPrompt, Line, Lines};
 use super::model::{ModelArgs, load_opened};
 use super::output::{Output, write_line};
 use super::terminal;
-use crate::engine::{Engine, Score, ScoreRequest, windows};
+use crate::engine::{Engine, ScoreRequest, windows};
 use crate::source::Model;
 use crate::tokenizer::Tokenizer;
 
@@ -121,27 +121,17 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<Outcome> {
             let positions = model.config().max_position_embeddings();
             let window = args.max_length.unwrap_or(positions).min(positions);
             let stride = args.stride.unwrap_or(512.min(window));
-            let requests: Vec<ScoreRequest> = windows(ids.len(), window, stride)?
-                .into_iter()
-                .map(|window| {
-                    let end = window.begin + window.length;
-                    let from = end - window.scored;
-                    ScoreRequest {
-                        context: ids[window.begin..from].to_vec(),
-                        continuation: ids[from..end].to_vec(),
-                    }
-                })
-                .collect();
+            // What is wrong with them is said before the checkpoint is read.
+            windows(ids.len(), window, stride)?;
             let loaded = load_opened(model, &arguments.options())?;
-            let scores = loaded.engine().score(&requests, args.batch_size)?;
-            let tokens: usize = scores.iter().map(|score| score.token_logprobs.len()).sum();
-            let logprob: f64 = scores.iter().map(Score::logprob).sum();
+            let engine = loaded.engine();
+            let score = engine.score_text(&ids, window, stride, args.batch_size)?;
             let found = Perplexity {
                 file: file.display().to_string(),
-                tokens,
-                logprob,
-                perplexity: (-logprob / tokens as f64).exp(),
-                bits_per_byte: -logprob / std::f64::consts::LN_2 / text.len() as f64,
+                tokens: score.tokens,
+                logprob: score.logprob,
+                perplexity: score.perplexity(),
+                bits_per_byte: -score.logprob / std::f64::consts::LN_2 / text.len() as f64,
                 window,
                 stride,
             };

@@ -35,5 +35,5 @@ pub use load::checkpoint_dtype;
 pub use numerics::NotFinite;
 pub use options::{LoadOptions, SessionOptions, Workload};
 pub use program_key::{BatchPrograms, ProgramKey};
-pub use score::{Score, ScoreRequest, Window, windows};
+pub use score::{Score, ScoreRequest, TextScore, Window, windows};
 pub use session::{RowId, Session, Stepped};

@@ -39,6 +39,22 @@ impl Score {
     }
 }
 
+/// How likely a whole text is, but for its first token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TextScore {
+    /// Tokens that were scored.
+    pub tokens: usize,
+    /// The sum of the natural logarithms of their probabilities.
+    pub logprob: f64,
+}
+
+impl TextScore {
+    /// The exponential of the mean negative logarithm.
+    pub fn perplexity(&self) -> f64 {
+        (-self.logprob / self.tokens as f64).exp()
+    }
+}
+
 /// A part of a long text, to be scored after what stands before it in the same window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
@@ -48,6 +64,17 @@ pub struct Window {
     pub length: usize,
     /// How many of the last ones are scored.
     pub scored: usize,
+}
+
+impl Window {
+    fn request(&self, text: &[u32]) -> ScoreRequest {
+        let end = self.begin + self.length;
+        let from = end - self.scored;
+        ScoreRequest {
+            context: text[self.begin..from].to_vec(),
+            continuation: text[from..end].to_vec(),
+        }
+    }
 }
 
 /// The windows of `length` tokens, every `stride` tokens, that score each token of a text of
@@ -117,6 +144,46 @@ impl Engine {
             ControlFlow::Continue(())
         })?;
         Ok(scores)
+    }
+
+    /// Scores a text in [`windows`] of `length` tokens, every `stride` tokens, `batch_size` at a
+    /// time.
+    ///
+    /// ```
+    /// use gemma_xla::{LoadOptions, Model};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/gemma-small");
+    /// let model = Model::open(folder)?.load(&LoadOptions::default())?;
+    /// let text = model.tokenizer().unwrap().encode("She was not to be sure of her own.")?;
+    /// let score = model.engine().score_text(&text, 64, 32, 8)?;
+    /// assert!(score.tokens == text.len() - 1 && score.perplexity() > 1.0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`windows`] and [`score_with`](Self::score_with); a text without a second token has none
+    /// to score.
+    pub fn score_text(
+        &self,
+        text: &[u32],
+        length: usize,
+        stride: usize,
+        batch_size: usize,
+    ) -> Result<TextScore> {
+        if text.len() < 2 {
+            return Err(Error::EmptyContinuation { index: 0 });
+        }
+        let windows = windows(text.len(), length, stride)?;
+        let mut requests = windows.iter().map(|window| window.request(text));
+        let (mut tokens, mut logprob) = (0, 0.0);
+        let _: ControlFlow<()> = self.score_with(&mut requests, batch_size, |_, score| {
+            tokens += score.token_logprobs.len();
+            logprob += score.logprob();
+            ControlFlow::Continue(())
+        })?;
+        Ok(TextScore { tokens, logprob })
     }
 
     /// Scores requests as they come and tells `tell` of each, with its place, in their order. Some
