@@ -323,7 +323,7 @@ fn drawing_tokens_is_a_small_part_of_a_step_and_has_its_cycles() {
     assert_eq!(drawn["estimated_cycles"]["decode"], Value::Null);
     let bytes = |report: &Value| number(report, "/bytes_accessed/decode");
     let more = bytes(&drawn) / bytes(&greedy);
-    assert!((1.0..1.01).contains(&more), "{more}");
+    assert!((0.99..1.01).contains(&more), "{more}");
 }
 
 #[test]
