@@ -1,5 +1,7 @@
 //! OpenAI's interfaces.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::common::{data, gemma_xla};
@@ -7,13 +9,18 @@ use crate::support::Server;
 
 /// What `generate` makes of prompts, a JSON line each, with further arguments.
 pub fn generated(prompts: &[Value], arguments: &[&str]) -> Vec<Value> {
+    generated_by(&data("gemma-small"), prompts, arguments)
+}
+
+/// The same by another model.
+pub fn generated_by(model: &Path, prompts: &[Value], arguments: &[&str]) -> Vec<Value> {
     let folder = tempfile::tempdir().expect("a folder");
     let input = folder.path().join("prompts.jsonl");
     let lines: String = prompts.iter().map(|prompt| format!("{prompt}\n")).collect();
     std::fs::write(&input, lines).expect("it is written");
     let output = gemma_xla()
         .args(["generate", "--dtype", "f32", "--format", "jsonl", "--model"])
-        .arg(data("gemma-small"))
+        .arg(model)
         .arg("--input")
         .arg(&input)
         .args(arguments)
