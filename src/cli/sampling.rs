@@ -83,16 +83,17 @@ impl ReplyArgs {
     }
 }
 
-/// Names each key of generation_config.json that is not obeyed in a warning, where requests ask for
-/// the rest.
-#[cfg(feature = "serve")]
-pub(super) fn warn_of_ignored(defaults: &GenerationConfig) {
+/// Names each key of generation_config.json that is not obeyed in a warning. `instead` names what
+/// asks for the same as an argument of sampling; nothing where that was given.
+pub(super) fn warn_of_ignored(
+    defaults: &GenerationConfig,
+    instead: impl Fn(&str) -> Option<String>,
+) {
     for ignored in &defaults.ignored {
-        match ignored.instead {
-            Some(field) => {
-                terminal::warn(format_args!(
-                    "{ignored}; a request's {field} asks for the same"
-                ));
+        match ignored.instead.map(&instead) {
+            Some(None) => {}
+            Some(Some(instead)) => {
+                terminal::warn(format_args!("{ignored}; {instead} asks for the same"));
             }
             None => terminal::warn(ignored),
         }
@@ -107,16 +108,9 @@ impl SamplingArgs {
         defaults: &GenerationConfig,
         tokenizer: Option<&Tokenizer>,
     ) -> anyhow::Result<SamplingOptions> {
-        for ignored in &defaults.ignored {
-            match ignored.instead {
-                Some(option) if self.has(option) => {}
-                Some(option) => terminal::warn(format_args!(
-                    "{ignored}; --{} asks for the same",
-                    option.replace('_', "-")
-                )),
-                None => terminal::warn(ignored),
-            }
-        }
+        warn_of_ignored(defaults, |option| {
+            (!self.has(option)).then(|| format!("--{}", option.replace('_', "-")))
+        });
         let mut options = defaults.sampling.clone();
         options.do_sample = (options.do_sample || self.do_sample) && !self.greedy;
         let given = |to: &mut f32, value: Option<f32>| {

@@ -78,7 +78,9 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let options = args.options()?;
     let arguments = args.model.located()?;
     let model = Model::open(&arguments.model)?;
-    warn_of_ignored(model.generation());
+    warn_of_ignored(model.generation(), |field| {
+        Some(format!("a request's {field}"))
+    });
     let name = args.model.model.display().to_string();
     let name = match args.model.model.is_dir() {
         true => folder_name(&args.model.model).unwrap_or(name),
@@ -94,10 +96,9 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let mut load = arguments.options();
     load.workload = Some(Workload::Session(options.session(model.generation())));
     let load = move || {
-        let template = model.chat_template().map_err(crate::engine::Error::from)?;
-        let generation = model.generation().clone();
-        let model = load_opened(model, &load).map_err(|error| Error::Load(one_line(&error)))?;
-        Ok(Served::new(model, template, generation))
+        Served::load(model, |model| {
+            load_opened(model, &load).map_err(|error| Error::Load(one_line(&error)))
+        })
     };
     let ended = server.run(load, &stop, |event| match event {
         ServerEvent::Ready { took } => {

@@ -276,7 +276,7 @@ fn json_line(level: &str, message: &str, fields: Map<String, Value>) {
     let mut object = Map::new();
     object.insert("time".to_owned(), jiff::Timestamp::now().to_string().into());
     object.insert("level".to_owned(), level.into());
-    object.insert("message".to_owned(), message.into());
+    object.insert("message".to_owned(), shortened(message).into());
     object.extend(fields);
     to_stderr(&escaped(&Value::Object(object).to_string()));
 }

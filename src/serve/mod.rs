@@ -23,6 +23,7 @@
 //! # }
 //! ```
 
+mod doorway;
 mod error;
 mod grammar;
 mod http;
@@ -33,8 +34,8 @@ mod reply;
 mod scheduler;
 mod server;
 
+#[doc(hidden)]
+pub use doorway::Doorway;
 pub use error::{Error, Result};
 pub use options::ServeOptions;
-#[doc(hidden)]
-pub use server::Doorway;
 pub use server::{Ended, Served, Server, ServerEvent};

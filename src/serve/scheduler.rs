@@ -2,8 +2,8 @@
 //! prompts part by part between the steps of the others, and hands out tokens as they come.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -24,7 +24,7 @@ const STEPS_AHEAD: usize = 8;
 
 /// A reply that is wanted.
 pub(super) struct Request {
-    pub prompt: Vec<u32>,
+    pub prompt: Arc<[u32]>,
     /// New tokens at most, at least 1.
     pub max_tokens: usize,
     pub sampling: SamplingOptions,
@@ -109,8 +109,19 @@ struct Queue {
     groups: VecDeque<Group>,
     /// Groups so far.
     count: u64,
-    replies: usize,
-    tokens: usize,
+}
+
+impl Queue {
+    /// Replies that wait.
+    fn replies(&self) -> usize {
+        self.groups.iter().map(|group| group.waiting.len()).sum()
+    }
+
+    /// Tokens of their prompts.
+    fn tokens(&self) -> usize {
+        let waiting = self.groups.iter().flat_map(|group| &group.waiting);
+        waiting.map(|one| one.request.prompt.len()).sum()
+    }
 }
 
 /// What the scheduler's thread and those who ask share.
@@ -118,7 +129,6 @@ pub(super) struct Scheduler {
     queue: Mutex<Queue>,
     changed: Condvar,
     status: AtomicU8,
-    was_ready: AtomicBool,
     most_waiting: usize,
     pub metrics: Metrics,
 }
@@ -129,7 +139,6 @@ impl Scheduler {
             queue: Mutex::default(),
             changed: Condvar::new(),
             status: AtomicU8::new(Status::Loading as u8),
-            was_ready: AtomicBool::new(false),
             most_waiting,
             metrics: Metrics::new(model),
         }
@@ -162,7 +171,6 @@ impl Scheduler {
     pub fn take_requests(&self) {
         let _queue = self.lock();
         if self.status() == Status::Loading {
-            self.was_ready.store(true, Ordering::Release);
             self.set_status(Status::Ready);
         }
     }
@@ -171,11 +179,6 @@ impl Scheduler {
     pub fn fail(&self) {
         let _queue = self.lock();
         self.set_status(Status::Failed);
-    }
-
-    /// Whether it has ever taken requests.
-    pub fn was_ready(&self) -> bool {
-        self.was_ready.load(Ordering::Acquire)
     }
 
     /// Replies that one call may ask for.
@@ -201,11 +204,12 @@ impl Scheduler {
             return Err(Refusal::Not(self.status()));
         }
         let tokens: usize = requests.iter().map(|request| request.prompt.len()).sum();
-        if queue.replies + count > self.most_waiting.max(count)
-            || queue.tokens + tokens > MOST_WAITING_TOKENS.max(tokens)
+        let waiting = queue.replies();
+        if waiting + count > self.most_waiting.max(count)
+            || queue.tokens() + tokens > MOST_WAITING_TOKENS.max(tokens)
         {
             self.metrics.failed("overloaded");
-            return Err(Refusal::Busy((queue.replies as u64 / 16).clamp(1, 30)));
+            return Err(Refusal::Busy((waiting as u64 / 16).clamp(1, 30)));
         }
         let since = Instant::now();
         let mut receivers = Vec::with_capacity(count);
@@ -222,8 +226,6 @@ impl Scheduler {
         queue.count += 1;
         let id = queue.count;
         queue.groups.push_back(Group { id, waiting });
-        queue.replies += count;
-        queue.tokens += tokens;
         drop(queue);
         self.changed.notify_all();
         Ok(receivers)
@@ -245,8 +247,10 @@ impl Scheduler {
             for waiting in queue.groups.drain(..).flat_map(|group| group.waiting) {
                 let _ = waiting.updates.try_send(Update::failed(error));
             }
-            (queue.replies, queue.tokens) = (0, 0);
-            self.set_status(Status::Failed);
+            // A model that was never ready is an error of whoever started the server.
+            if self.status() != Status::Loading {
+                self.set_status(Status::Failed);
+            }
         }
         outcome
     }
@@ -265,7 +269,6 @@ impl Scheduler {
             engine,
             session,
             running: BTreeMap::new(),
-            rows_of: HashMap::new(),
             steps_ahead: if is_host { 1 } else { STEPS_AHEAD },
         };
         self.take_requests();
@@ -305,8 +308,6 @@ struct Worker<'a> {
     engine: &'a Engine,
     session: Session<'a>,
     running: BTreeMap<RowId, Running>,
-    /// Rows of each group.
-    rows_of: HashMap<u64, usize>,
     steps_ahead: usize,
 }
 
@@ -316,8 +317,8 @@ impl Worker<'_> {
         let scheduler = self.scheduler;
         let mut queue = scheduler.lock();
         loop {
-            scheduler.metrics.load(queue.replies, self.running.len());
-            if !self.running.is_empty() || queue.replies > 0 {
+            scheduler.metrics.load(queue.replies(), self.running.len());
+            if !self.running.is_empty() || !queue.groups.is_empty() {
                 return true;
             }
             if scheduler.status() == Status::Draining {
@@ -343,7 +344,7 @@ impl Worker<'_> {
             }
         }
         self.constrain()?;
-        let waits = self.session.arriving_rows() > 0 || self.scheduler.lock().replies > 0;
+        let waits = self.session.arriving_rows() > 0 || !self.scheduler.lock().groups.is_empty();
         let steps = if waits { 1 } else { self.steps_ahead };
         let stepped = self.session.step(steps, true)?;
         let capacity = self.session.rows() * self.session.max_length();
@@ -375,18 +376,10 @@ impl Worker<'_> {
             self.scheduler.metrics.failed("abandoned");
         }
         let mut queue = self.scheduler.lock();
-        let (mut replies, mut tokens) = (0, 0);
         for group in &mut queue.groups {
             group.waiting.retain(|one| !one.updates.is_closed());
-            replies += group.waiting.len();
-            tokens += group
-                .waiting
-                .iter()
-                .map(|one| one.request.prompt.len())
-                .sum::<usize>();
         }
         queue.groups.retain(|group| !group.waiting.is_empty());
-        (queue.replies, queue.tokens) = (replies, tokens);
     }
 
     /// Gives free rows to waiting replies: to those of the group that has the fewest, and of equal
@@ -420,7 +413,6 @@ impl Worker<'_> {
                 }
             };
             let now = Instant::now();
-            *self.rows_of.entry(group).or_default() += 1;
             let metrics = &self.scheduler.metrics;
             if request.score.is_none() {
                 metrics.prefix_queries.inc_by(request.prompt.len() as u64);
@@ -444,8 +436,12 @@ impl Worker<'_> {
     }
 
     fn next_waiting(&self) -> Option<(u64, Waiting)> {
+        let mut rows_of: HashMap<u64, usize> = HashMap::new();
+        for running in self.running.values() {
+            *rows_of.entry(running.group).or_default() += 1;
+        }
         let mut queue = self.scheduler.lock();
-        let rows = |group: &Group| self.rows_of.get(&group.id).copied().unwrap_or(0);
+        let rows = |group: &Group| rows_of.get(&group.id).copied().unwrap_or(0);
         let (place, _) = queue
             .groups
             .iter()
@@ -457,10 +453,7 @@ impl Worker<'_> {
         if group.waiting.is_empty() {
             queue.groups.remove(place);
         }
-        let waiting = waiting?;
-        queue.replies -= 1;
-        queue.tokens -= waiting.request.prompt.len();
-        Some((id, waiting))
+        Some((id, waiting?))
     }
 
     /// Says which tokens may come next in each row with a constraint.
@@ -573,13 +566,6 @@ impl Worker<'_> {
 
     fn free(&mut self, row: RowId) -> Option<Running> {
         self.session.free(row);
-        let running = self.running.remove(&row)?;
-        if let Some(rows) = self.rows_of.get_mut(&running.group) {
-            *rows -= 1;
-            if *rows == 0 {
-                self.rows_of.remove(&running.group);
-            }
-        }
-        Some(running)
+        self.running.remove(&row)
     }
 }

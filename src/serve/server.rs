@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use hyper::server::conn::http1;
-use hyper::service::Service as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::error::{Error, Result};
 use super::http::{App, Ready};
@@ -56,13 +55,18 @@ pub struct Served {
 }
 
 impl Served {
-    /// A model with what a server needs of it.
-    pub fn new(model: LoadedModel, template: ChatTemplate, generation: GenerationConfig) -> Self {
-        Self {
-            model,
+    /// Loads a model, as `load` does it, with what a server needs of it.
+    ///
+    /// # Errors
+    /// A chat template that cannot be read, and what `load` says.
+    pub fn load(model: Model, load: impl FnOnce(Model) -> Result<LoadedModel>) -> Result<Self> {
+        let template = model.chat_template().map_err(crate::engine::Error::from)?;
+        let generation = model.generation().clone();
+        Ok(Self {
             template,
             generation,
-        }
+            model: load(model)?,
+        })
     }
 }
 
@@ -95,13 +99,7 @@ impl Model {
     /// # Errors
     /// As [`load`](Self::load), and a chat template that cannot be read.
     pub fn into_served(self, options: &LoadOptions) -> Result<Served> {
-        let template = self.chat_template().map_err(crate::engine::Error::from)?;
-        let generation = self.generation().clone();
-        Ok(Served {
-            template,
-            generation,
-            model: self.load(options)?,
-        })
+        Served::load(self, |model| Ok(model.load(options)?))
     }
 }
 
@@ -190,7 +188,7 @@ impl Server {
             let mut is_waiting = true;
             loop {
                 tokio::select! {
-                    stream = accept(&listener, &connections) => connections.take(stream),
+                    accepted = accept(&listener, &connections) => connections.take(accepted),
                     () = set(stop) => break,
                     outcome = &mut ready, if is_waiting => {
                         is_waiting = false;
@@ -203,8 +201,8 @@ impl Server {
                             let problem = "the thread of the devices ended".to_owned();
                             Err(Error::Load(problem))
                         });
+                        let was_ready = app.scheduler.status() != Status::Loading;
                         app.scheduler.fail();
-                        let was_ready = app.scheduler.was_ready();
                         match outcome {
                             // Health tells whoever watches, who restarts the server.
                             Err(error) if was_ready => {
@@ -227,7 +225,7 @@ impl Server {
             let drained = async {
                 while has_ended.is_none() {
                     tokio::select! {
-                        stream = accept(&listener, &connections) => connections.take(stream),
+                        accepted = accept(&listener, &connections) => connections.take(accepted),
                         outcome = &mut end => {
                             has_ended = Some(outcome.unwrap_or(Ok(())));
                         }
@@ -262,12 +260,10 @@ fn own_devices(
     } = load()?;
     let model = Arc::new(model);
     let engine = model.engine();
-    let options = &app.options;
-    let mut defaults = generation.sampling.clone();
-    defaults.stop.clear();
+    let session = app.options.session(&generation);
+    let defaults = session.sampling.clone();
     let positions = engine.spec().config.max_position_embeddings();
-    let max_length = options.max_length.min(positions);
-    let session = options.session(&generation);
+    let max_length = session.max_length.min(positions);
     app.set_ready(Ready::new(model.clone(), template, defaults, max_length));
     app.scheduler.run(engine, &session, || {
         // The server has ended where nobody listens.
@@ -323,9 +319,7 @@ impl Connections {
     }
 
     /// Answers a connection's requests.
-    fn take(&self, stream: TcpStream) {
-        // The caller waited for a free place.
-        let place = self.free.clone().try_acquire_owned();
+    fn take(&self, (stream, place): Accepted) {
         // A token is sent when it is there.
         let _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(self.router.clone());
@@ -348,71 +342,20 @@ impl Connections {
     }
 }
 
+/// A connection and its place among those that there may be. The semaphore is never closed.
+type Accepted = (
+    TcpStream,
+    std::result::Result<OwnedSemaphorePermit, AcquireError>,
+);
+
 /// The next connection, when there is a place for it.
-async fn accept(listener: &tokio::net::TcpListener, connections: &Connections) -> TcpStream {
+async fn accept(listener: &tokio::net::TcpListener, connections: &Connections) -> Accepted {
+    let place = connections.free.clone().acquire_owned().await;
     loop {
-        // The semaphore is never closed.
-        let place = connections.free.acquire().await;
         match listener.accept().await {
-            Ok((stream, _)) => {
-                drop(place);
-                return stream;
-            }
+            Ok((stream, _)) => return (stream, place),
             // Out of file descriptors, for one: others may end.
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
-    }
-}
-
-/// Answers requests without sockets and without a thread of devices: for fuzz targets, which see all
-/// that happens to a request before it waits for a row.
-#[doc(hidden)]
-pub struct Doorway {
-    router: Router,
-    runtime: tokio::runtime::Runtime,
-}
-
-impl Doorway {
-    /// For a model that is loaded.
-    ///
-    /// # Errors
-    /// A system that gives no event loop.
-    pub fn new(served: Served) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        // Once these wait, all others are refused.
-        let scheduler = Arc::new(Scheduler::new("model", 4));
-        let options = ServeOptions {
-            predict_route: Some("/predict".to_owned()),
-            ..ServeOptions::default()
-        };
-        let app = App::new(scheduler.clone(), options, "model".to_owned(), Vec::new());
-        let (model, defaults) = (Arc::new(served.model), served.generation.sampling);
-        app.set_ready(Ready::new(model, served.template, defaults, 256));
-        scheduler.take_requests();
-        let router = Arc::new(app).router();
-        Ok(Self { router, runtime })
-    }
-
-    /// The status and the body of the response to a POST; none where the request waits for a row.
-    pub fn post(&self, path: &str, body: &[u8]) -> Option<(u16, Vec<u8>)> {
-        let request = axum::http::Request::post(path).body(axum::body::Body::from(body.to_vec()));
-        let service = TowerToHyperService::new(self.router.clone());
-        self.runtime.block_on(async {
-            let answer = async {
-                let response = match service.call(request.ok()?).await {
-                    Ok(response) => response,
-                    Err(never) => match never {},
-                };
-                let status = response.status().as_u16();
-                let body: axum::body::Body = response.into_body();
-                let body = axum::body::to_bytes(body, usize::MAX).await.ok()?;
-                Some((status, body.to_vec()))
-            };
-            tokio::time::timeout(Duration::from_millis(5), answer)
-                .await
-                .ok()?
-        })
     }
 }

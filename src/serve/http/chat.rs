@@ -2,25 +2,23 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::super::reply::{Delta, End, Token};
 use super::fields::Fields;
-use super::openai::{self, StreamOptions, finish_reason, usage};
+use super::openai::{self, Answer, StreamOptions, finish_reason};
 use super::problem::{Problem, Style};
 use super::stream::{Events, Whole, stream, wait_for};
 use super::wanted::{Choosing, Limit, Wanted};
 use super::{App, answered};
 use crate::chat::Message;
-use crate::sampling::MAX_LOGPROBS;
 
+/// What a request asks to be told of its replies.
 struct Told {
-    id: String,
-    created: u64,
-    model: String,
+    answer: Answer,
+    /// How many of the most likely tokens are told.
     logprobs: Option<usize>,
     prompt_tokens: usize,
 }
@@ -45,16 +43,10 @@ pub(super) async fn answer(app: Arc<App>, mut fields: Fields) -> Result<Response
     let mut choosing = Choosing::take(&mut fields, &ready.defaults)?;
     let n = openai::replies(&mut fields)?;
     let wants_logprobs = fields.flag("logprobs")?.unwrap_or(false);
-    let top = fields.size("top_logprobs", 0)?;
-    if let Some(top) = top {
-        if top > MAX_LOGPROBS {
-            let message = format!("{top} is above {MAX_LOGPROBS}");
-            return Err(Problem::field("top_logprobs", message));
-        }
-        if !wants_logprobs && top > 0 {
-            let message = "it is for logprobs: logprobs is not true";
-            return Err(Problem::field("top_logprobs", message));
-        }
+    let top = fields.most_likely("top_logprobs")?;
+    if !wants_logprobs && top.is_some_and(|top| top > 0) {
+        let message = "it is for logprobs: logprobs is not true";
+        return Err(Problem::field("top_logprobs", message));
     }
     let logprobs = wants_logprobs.then_some(top.unwrap_or(0));
     let mut limit = Limit::UpTo(usize::MAX);
@@ -66,7 +58,6 @@ pub(super) async fn answer(app: Arc<App>, mut fields: Fields) -> Result<Response
     let stops = fields.stops("stop")?;
     let streaming = StreamOptions::take(&mut fields)?;
     let form = openai::response_format(&mut fields)?;
-    let is_empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
     fields.refuse("tools", is_empty)?;
     fields.refuse("functions", is_empty)?;
     fields.refuse("tool_choice", |value| value == "none" || value == "auto")?;
@@ -75,44 +66,37 @@ pub(super) async fn answer(app: Arc<App>, mut fields: Fields) -> Result<Response
     fields.refuse("modalities", |value| value == &json!(["text"]))?;
     fields.finish(openai::IGNORED)?;
 
-    choosing.stop_tokens.extend(ready.model.end_of_turn());
+    match choosing.ignore_eos {
+        true => choosing.stop_tokens.clear(),
+        false => choosing.stop_tokens.extend(ready.model.end_of_turn()),
+    }
+    choosing.sampling.logprobs = logprobs;
+    let kinds = ["chat.completion", "chat.completion.chunk"];
+    let prompt_tokens = prompt.len();
     let told = Told {
-        id: openai::id("chatcmpl"),
-        created: openai::now(),
-        model,
+        answer: Answer::new("chatcmpl", kinds, model, streaming, prompt_tokens),
         logprobs,
-        prompt_tokens: prompt.len(),
+        prompt_tokens,
     };
-    let mut wanted = Wanted {
-        prompts: vec![prompt],
+    let ones = app.submit(Wanted {
+        prompts: vec![prompt.into()],
         n,
         limit,
-        sampling: choosing.sampling,
-        seed: choosing.seed,
+        choosing,
         score: None,
         stops,
-        stop_tokens: choosing.stop_tokens,
-        ignore_eos: choosing.ignore_eos,
         form,
-    };
-    wanted.sampling.logprobs = logprobs;
-    if choosing.ignore_eos {
-        wanted.stop_tokens.clear();
-    }
-    let ones = app.submit(wanted)?;
+    })?;
     if streaming.wanted {
-        return Ok(stream(app, ones, Stream { told, streaming }));
+        return Ok(stream(app, ones, told));
     }
     let replies = wait_for(&app, ones).await?;
-    let ends: Vec<End> = replies.iter().map(|reply| reply.end).collect();
-    let choices: Vec<Value> = replies
-        .into_iter()
-        .enumerate()
-        .map(|(index, reply)| told.choice(&app, index, reply))
-        .collect();
-    let mut object = told.object("chat.completion", choices);
-    object.insert("usage".to_owned(), usage(told.prompt_tokens, &ends));
-    Ok(Json(Value::Object(object)).into_response())
+    let choice = |index, reply| told.choice(&app, index, reply);
+    Ok(told.answer.whole(replies, choice))
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.as_array().is_some_and(Vec::is_empty)
 }
 
 /// The messages of a request. With `merge_system` a system message goes before the text of the
@@ -150,7 +134,6 @@ fn messages(fields: &mut Fields, merge_system: bool) -> Result<Vec<Message>, Pro
             }
             Some(_) => return Err(problem(index, "its content is not a text")),
         };
-        let is_empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
         let leftover = message
             .refuse("tool_calls", is_empty)
             .and_then(|()| message.finish(&["name", "refusal", "annotations", "audio"]));
@@ -174,20 +157,6 @@ fn messages(fields: &mut Fields, merge_system: bool) -> Result<Vec<Message>, Pro
 }
 
 impl Told {
-    fn object(&self, kind: &str, choices: Vec<Value>) -> Map<String, Value> {
-        let object = json!({
-            "id": self.id,
-            "object": kind,
-            "created": self.created,
-            "model": self.model,
-            "choices": choices,
-        });
-        match object {
-            Value::Object(object) => object,
-            _ => Map::new(),
-        }
-    }
-
     fn choice(&self, app: &App, index: usize, reply: Whole) -> Value {
         json!({
             "index": index,
@@ -224,21 +193,7 @@ impl Told {
     }
 }
 
-struct Stream {
-    told: Told,
-    streaming: StreamOptions,
-}
-
-impl Stream {
-    fn chunk(&self, choice: Value, tokens: usize) -> Value {
-        let mut object = self.told.object("chat.completion.chunk", vec![choice]);
-        let prompt = self.told.prompt_tokens;
-        self.streaming.annotate(&mut object, prompt, tokens);
-        Value::Object(object)
-    }
-}
-
-impl Events for Stream {
+impl Events for Told {
     /// Tokens so far.
     type State = usize;
 
@@ -246,7 +201,7 @@ impl Events for Stream {
         let delta = json!({"role": "assistant", "content": "", "refusal": null});
         let value = json!({"index": choice, "delta": delta, "logprobs": null,
             "finish_reason": null});
-        vec![self.chunk(value, 0)]
+        vec![self.answer.chunk(value, self.prompt_tokens, 0)]
     }
 
     fn delta(
@@ -258,39 +213,26 @@ impl Events for Stream {
         tokens: &mut usize,
     ) -> Vec<Value> {
         *tokens += delta.tokens.len();
-        let has_logprobs = self.told.logprobs.is_some() && !delta.tokens.is_empty();
+        let has_logprobs = self.logprobs.is_some() && !delta.tokens.is_empty();
         let mut chunks = Vec::new();
         if !delta.text.is_empty() || has_logprobs {
             let logprobs = match has_logprobs {
-                true => self.told.logprobs(app, &delta.tokens),
+                true => self.logprobs(app, &delta.tokens),
                 false => Value::Null,
             };
             let value = json!({"index": choice, "delta": {"content": delta.text},
                 "logprobs": logprobs, "finish_reason": null});
-            chunks.push(self.chunk(value, *tokens));
+            chunks.push(self.answer.chunk(value, self.prompt_tokens, *tokens));
         }
         if let Some(end) = end {
             let value = json!({"index": choice, "delta": {}, "logprobs": null,
                 "finish_reason": finish_reason(end), "stop_reason": end.stop_token});
-            chunks.push(self.chunk(value, *tokens));
+            chunks.push(self.answer.chunk(value, self.prompt_tokens, *tokens));
         }
         chunks
     }
 
     fn after(&self, ends: &[End]) -> Vec<Value> {
-        if !self.streaming.usage {
-            return Vec::new();
-        }
-        let mut object = self.told.object("chat.completion.chunk", Vec::new());
-        object.insert("usage".to_owned(), usage(self.told.prompt_tokens, ends));
-        vec![Value::Object(object)]
-    }
-
-    fn last(&self) -> Option<&'static str> {
-        Some("[DONE]")
-    }
-
-    fn style(&self) -> Style {
-        Style::OpenAi
+        self.answer.after(ends)
     }
 }

@@ -2,34 +2,28 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::super::reply::{Delta, End, Token};
 use super::fields::Fields;
-use super::openai::{self, StreamOptions, finish_reason, usage};
+use super::openai::{self, Answer, StreamOptions, finish_reason};
 use super::problem::{Problem, Style};
 use super::stream::{Events, Whole, stream, wait_for};
 use super::wanted::{Choosing, Limit, Wanted};
 use super::{App, answered};
 use crate::engine::TokenLogprob;
-use crate::sampling::MAX_LOGPROBS;
 
 /// Prompts of a request, at most.
 const MOST_PROMPTS: usize = 4096;
 
 /// What a request asks to be told of its replies.
 struct Told {
-    id: String,
-    created: u64,
-    model: String,
+    answer: Answer,
     /// How many of the most likely tokens are told.
     logprobs: Option<usize>,
     echo: bool,
-    /// Whether no token was wanted: only the prompt is told.
-    nothing_new: bool,
     prompts: Vec<Arc<[u32]>>,
     n: usize,
 }
@@ -45,19 +39,12 @@ pub(super) async fn completions(State(app): State<Arc<App>>, request: Request) -
 
 /// Answers a request whose fields these are.
 pub(super) async fn answer(app: Arc<App>, mut fields: Fields) -> Result<Response, Problem> {
-    app.require_ready()?;
+    let ready = app.require_ready()?;
     let model = app.check_model(&mut fields)?;
     let prompts = prompts(&app, &mut fields)?;
-    let defaults = app.require_ready()?.defaults.clone();
-    let choosing = Choosing::take(&mut fields, &defaults)?;
+    let mut choosing = Choosing::take(&mut fields, &ready.defaults)?;
     let n = openai::replies(&mut fields)?;
-    let logprobs = fields.size("logprobs", 0)?;
-    if let Some(count) = logprobs.filter(|&count| count > MAX_LOGPROBS) {
-        return Err(Problem::field(
-            "logprobs",
-            format!("{count} is above {MAX_LOGPROBS}"),
-        ));
-    }
+    let logprobs = fields.most_likely("logprobs")?;
     let echo = fields.flag("echo")?.unwrap_or(false);
     let limit = match fields.size("max_tokens", 0)? {
         Some(tokens) => Limit::Exactly(tokens, "max_tokens"),
@@ -73,53 +60,36 @@ pub(super) async fn answer(app: Arc<App>, mut fields: Fields) -> Result<Response
     if nothing_new && !echo {
         return Err(Problem::field("max_tokens", "0 tokens are for echo alone"));
     }
-    let mut wanted = Wanted {
+    choosing.sampling.logprobs = logprobs;
+    let prompt_tokens = prompts.iter().map(|prompt| prompt.len()).sum();
+    let kinds = ["text_completion"; 2];
+    let mut told = Told {
+        answer: Answer::new("cmpl", kinds, model, streaming, prompt_tokens),
+        logprobs,
+        echo,
+        prompts: prompts.clone(),
+        n,
+    };
+    told.answer.nothing_new = nothing_new;
+    let ones = app.submit(Wanted {
         prompts,
         n,
         limit,
-        sampling: choosing.sampling,
-        seed: choosing.seed,
+        choosing,
         score: logprobs.filter(|_| echo),
         stops,
-        stop_tokens: choosing.stop_tokens,
-        ignore_eos: choosing.ignore_eos,
         form,
-    };
-    wanted.sampling.logprobs = logprobs;
-    let prompts = wanted.prompts.iter().map(|prompt| prompt.as_slice().into());
-    let told = Told {
-        id: openai::id("cmpl"),
-        created: openai::now(),
-        model,
-        logprobs,
-        echo,
-        nothing_new,
-        prompts: prompts.collect(),
-        n,
-    };
-    let ones = app.submit(wanted)?;
+    })?;
     if streaming.wanted {
-        let events = Stream { told, streaming };
-        return Ok(stream(app, ones, events));
+        return Ok(stream(app, ones, told));
     }
     let replies = wait_for(&app, ones).await?;
-    let ends: Vec<End> = replies
-        .iter()
-        .map(|reply| told.counted(reply.end))
-        .collect();
-    let choices: Vec<Value> = replies
-        .into_iter()
-        .enumerate()
-        .map(|(index, reply)| told.choice(&app, index, reply))
-        .collect();
-    let prompts = told.prompts.iter().map(|prompt| prompt.len()).sum();
-    let mut object = told.object(choices);
-    object.insert("usage".to_owned(), usage(prompts, &ends));
-    Ok(Json(Value::Object(object)).into_response())
+    let choice = |index, reply| told.choice(&app, index, reply);
+    Ok(told.answer.whole(replies, choice))
 }
 
 /// The prompts: a text, texts, ids, or lists of ids.
-fn prompts(app: &App, fields: &mut Fields) -> Result<Vec<Vec<u32>>, Problem> {
+fn prompts(app: &App, fields: &mut Fields) -> Result<Vec<Arc<[u32]>>, Problem> {
     let expected = || {
         Problem::field(
             "prompt",
@@ -144,41 +114,26 @@ fn prompts(app: &App, fields: &mut Fields) -> Result<Vec<Vec<u32>>, Problem> {
                     Value::Array(list) => ids(list).ok_or_else(expected),
                     _ => Err(expected()),
                 });
-                prompts.collect::<Result<_, _>>()?
+                prompts.collect::<Result<Vec<_>, _>>()?
             }
         },
         Some(_) => return Err(expected()),
     };
-    Ok(prompts)
+    Ok(prompts.into_iter().map(Arc::from).collect())
 }
 
 impl Told {
-    fn object(&self, choices: Vec<Value>) -> Map<String, Value> {
-        let object = json!({
-            "id": self.id,
-            "object": "text_completion",
-            "created": self.created,
-            "model": self.model,
-            "choices": choices,
-        });
-        match object {
-            Value::Object(object) => object,
-            _ => Map::new(),
-        }
-    }
-
-    /// What of a reply counts.
-    fn counted(&self, end: End) -> End {
-        End {
-            tokens: if self.nothing_new { 0 } else { end.tokens },
-            ..end
-        }
-    }
-
     fn prompt(&self, choice: usize) -> &[u32] {
         self.prompts
             .get(choice / self.n)
             .map_or(&[], |prompt| prompt)
+    }
+
+    fn finish_reason(&self, end: &End) -> &'static str {
+        match self.answer.nothing_new {
+            true => "length",
+            false => finish_reason(end),
+        }
     }
 
     fn choice(&self, app: &App, index: usize, reply: Whole) -> Value {
@@ -189,7 +144,7 @@ impl Told {
             text = app.text_of(prompt);
             logprobs.prompt(app, prompt, &reply.scores);
         }
-        if !self.nothing_new {
+        if !self.answer.nothing_new {
             text.push_str(&reply.text);
             logprobs.tokens(app, &reply.tokens);
         }
@@ -197,10 +152,7 @@ impl Told {
             "index": index,
             "text": text,
             "logprobs": logprobs.value(),
-            "finish_reason": match self.nothing_new {
-                true => "length",
-                false => finish_reason(&reply.end),
-            },
+            "finish_reason": self.finish_reason(&reply.end),
             "stop_reason": reply.end.stop_token,
         })
     }
@@ -285,11 +237,6 @@ impl Logprobs {
     }
 }
 
-struct Stream {
-    told: Told,
-    streaming: StreamOptions,
-}
-
 /// What is kept of a reply between its chunks.
 #[derive(Default)]
 struct Kept {
@@ -299,16 +246,7 @@ struct Kept {
     tokens: usize,
 }
 
-impl Stream {
-    fn chunk(&self, choice: Value, tokens: usize, index: usize) -> Value {
-        let mut object = self.told.object(vec![choice]);
-        let prompt = self.told.prompt(index).len();
-        self.streaming.annotate(&mut object, prompt, tokens);
-        Value::Object(object)
-    }
-}
-
-impl Events for Stream {
+impl Events for Told {
     type State = Kept;
 
     fn delta(
@@ -319,20 +257,19 @@ impl Events for Stream {
         end: Option<&End>,
         state: &mut Kept,
     ) -> Vec<Value> {
-        let told = &self.told;
         state.scores.extend(delta.scores);
         state.tokens += delta.tokens.len();
-        let mut logprobs = Logprobs::new(told.logprobs);
+        let mut logprobs = Logprobs::new(self.logprobs);
         logprobs.offset = state.offset;
         let mut text = String::new();
         let has_news = !delta.tokens.is_empty() || end.is_some();
-        if told.echo && !state.echoed && has_news {
+        if self.echo && !state.echoed && has_news {
             state.echoed = true;
-            let prompt = told.prompt(choice);
+            let prompt = self.prompt(choice);
             text = app.text_of(prompt);
             logprobs.prompt(app, prompt, &state.scores);
         }
-        if !told.nothing_new {
+        if !self.answer.nothing_new {
             text.push_str(&delta.text);
             logprobs.tokens(app, &delta.tokens);
         }
@@ -341,10 +278,6 @@ impl Events for Stream {
         if text.is_empty() && !has_logprobs && end.is_none() {
             return Vec::new();
         }
-        let reason = end.map(|end| match told.nothing_new {
-            true => "length",
-            false => finish_reason(end),
-        });
         let value = json!({
             "index": choice,
             "text": text,
@@ -352,29 +285,14 @@ impl Events for Stream {
                 true => logprobs.value(),
                 false => Value::Null,
             },
-            "finish_reason": reason,
+            "finish_reason": end.map(|end| self.finish_reason(end)),
             "stop_reason": end.and_then(|end| end.stop_token),
         });
-        let tokens = if told.nothing_new { 0 } else { state.tokens };
-        vec![self.chunk(value, tokens, choice)]
+        let prompt = self.prompt(choice).len();
+        vec![self.answer.chunk(value, prompt, state.tokens)]
     }
 
     fn after(&self, ends: &[End]) -> Vec<Value> {
-        if !self.streaming.usage {
-            return Vec::new();
-        }
-        let ends: Vec<End> = ends.iter().map(|&end| self.told.counted(end)).collect();
-        let mut object = self.told.object(Vec::new());
-        let prompts = self.told.prompts.iter().map(|prompt| prompt.len()).sum();
-        object.insert("usage".to_owned(), usage(prompts, &ends));
-        vec![Value::Object(object)]
-    }
-
-    fn last(&self) -> Option<&'static str> {
-        Some("[DONE]")
-    }
-
-    fn style(&self) -> Style {
-        Style::OpenAi
+        self.answer.after(ends)
     }
 }

@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
 use super::problem::Problem;
+use crate::sampling::MAX_LOGPROBS;
 
 /// The fields of a JSON object that are not taken yet.
 #[derive(Debug)]
@@ -87,6 +88,27 @@ impl Fields {
             let value = value.as_f64()? as f32;
             value.is_finite().then_some(value)
         })
+    }
+
+    /// Takes numbers to where they belong; whether any of them is there.
+    pub fn reals<const N: usize>(&mut self, wanted: [(&str, &mut f32); N]) -> Result<bool> {
+        let mut any = false;
+        for (name, to) in wanted {
+            if let Some(value) = self.real(name)? {
+                (*to, any) = (value, true);
+            }
+        }
+        Ok(any)
+    }
+
+    /// How many of the most likely tokens are told.
+    pub fn most_likely(&mut self, name: &str) -> Result<Option<usize>> {
+        match self.size(name, 0)? {
+            Some(count) if count > MAX_LOGPROBS => {
+                Err(self.problem(name, format_args!("{count} is above {MAX_LOGPROBS}")))
+            }
+            count => Ok(count),
+        }
     }
 
     /// A whole number of `least` or above, as a size.

@@ -12,6 +12,7 @@ mod tgi;
 mod wanted;
 
 use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -224,6 +225,12 @@ impl App {
             .layer(middleware::from_fn(operation::log))
             .with_state(self)
     }
+}
+
+/// A number that nobody can know.
+fn random() -> u64 {
+    // The standard library seeds each of these at random.
+    RandomState::new().hash_one(0_u8)
 }
 
 /// A response, or the problem in the interface's words.

@@ -1,7 +1,5 @@
 //! What OpenAI's interfaces share, and `/v1/models`.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,9 +11,10 @@ use serde_json::{Map, Value, json};
 
 use super::super::grammar::Form;
 use super::super::reply::End;
-use super::App;
 use super::fields::Fields;
 use super::problem::{Problem, Style};
+use super::stream::Whole;
+use super::{App, random};
 use crate::engine::FinishReason;
 
 /// Fields that do not change a reply.
@@ -112,33 +111,111 @@ impl StreamOptions {
         options.finish(&["include_obfuscation"])?;
         Ok(taken)
     }
-
-    /// Adds a chunk's usage, where chunks have one.
-    pub fn annotate(self, chunk: &mut Map<String, Value>, prompt: usize, new: usize) {
-        if self.usage {
-            let usage = match self.continuous {
-                true => json!({
-                    "prompt_tokens": prompt,
-                    "completion_tokens": new,
-                    "total_tokens": prompt + new,
-                }),
-                false => Value::Null,
-            };
-            chunk.insert("usage".to_owned(), usage);
-        }
-    }
 }
 
-/// The usage of all replies.
-pub(super) fn usage(prompt: usize, ends: &[End]) -> Value {
-    let new: usize = ends.iter().map(|end| end.tokens).sum();
-    let cached: usize = ends.iter().map(|end| end.reused).sum();
-    json!({
-        "prompt_tokens": prompt,
-        "completion_tokens": new,
-        "total_tokens": prompt + new,
-        "prompt_tokens_details": {"cached_tokens": cached.min(prompt)},
-    })
+/// What all objects of one answer have in common, streamed or not.
+pub(super) struct Answer {
+    id: String,
+    object: &'static str,
+    created: u64,
+    model: String,
+    pub streaming: StreamOptions,
+    /// Tokens of all prompts.
+    prompt_tokens: usize,
+    /// Whether no token was wanted: only the prompt is told.
+    pub nothing_new: bool,
+}
+
+impl Answer {
+    /// For the model of this name. `prefix` begins its id, and `objects` are the kinds of a whole
+    /// answer and of a chunk.
+    pub fn new(
+        prefix: &str,
+        objects: [&'static str; 2],
+        model: String,
+        streaming: StreamOptions,
+        prompt_tokens: usize,
+    ) -> Self {
+        let [whole, chunk] = objects;
+        Self {
+            id: format!("{prefix}-{:016x}", random()),
+            object: if streaming.wanted { chunk } else { whole },
+            created: now(),
+            model,
+            streaming,
+            prompt_tokens,
+            nothing_new: false,
+        }
+    }
+
+    fn object(&self, choices: Vec<Value>) -> Map<String, Value> {
+        let fields = [
+            ("id", json!(self.id)),
+            ("object", json!(self.object)),
+            ("created", json!(self.created)),
+            ("model", json!(self.model)),
+            ("choices", choices.into()),
+        ];
+        let fields = fields.map(|(name, value)| (name.to_owned(), value));
+        fields.into_iter().collect()
+    }
+
+    /// The answer of replies that were waited for.
+    pub fn whole(&self, replies: Vec<Whole>, choice: impl Fn(usize, Whole) -> Value) -> Response {
+        let ends: Vec<End> = replies.iter().map(|reply| reply.end).collect();
+        let replies = replies.into_iter().enumerate();
+        let choices = replies.map(|(index, reply)| choice(index, reply));
+        let mut object = self.object(choices.collect());
+        object.insert("usage".to_owned(), self.usage(&ends));
+        Json(object).into_response()
+    }
+
+    /// A chunk of a stream, with its usage where chunks have one: the tokens of the choice's prompt
+    /// and its new ones so far.
+    pub fn chunk(&self, choice: Value, prompt: usize, new: usize) -> Value {
+        let mut object = self.object(vec![choice]);
+        if self.streaming.usage {
+            let usage = match self.streaming.continuous {
+                true => {
+                    let new = self.counted(new);
+                    json!({
+                        "prompt_tokens": prompt,
+                        "completion_tokens": new,
+                        "total_tokens": prompt + new,
+                    })
+                }
+                false => Value::Null,
+            };
+            object.insert("usage".to_owned(), usage);
+        }
+        object.into()
+    }
+
+    /// What comes after all replies of a stream.
+    pub fn after(&self, ends: &[End]) -> Vec<Value> {
+        if !self.streaming.usage {
+            return Vec::new();
+        }
+        let mut object = self.object(Vec::new());
+        object.insert("usage".to_owned(), self.usage(ends));
+        vec![object.into()]
+    }
+
+    fn counted(&self, new: usize) -> usize {
+        if self.nothing_new { 0 } else { new }
+    }
+
+    fn usage(&self, ends: &[End]) -> Value {
+        let prompt = self.prompt_tokens;
+        let new = self.counted(ends.iter().map(|end| end.tokens).sum());
+        let cached: usize = ends.iter().map(|end| end.reused).sum();
+        json!({
+            "prompt_tokens": prompt,
+            "completion_tokens": new,
+            "total_tokens": prompt + new,
+            "prompt_tokens_details": {"cached_tokens": cached.min(prompt)},
+        })
+    }
 }
 
 pub(super) fn finish_reason(end: &End) -> &'static str {
@@ -154,10 +231,6 @@ pub(super) fn finite(value: f32) -> Value {
         true => json!(value),
         false => json!(f32::MIN),
     }
-}
-
-pub(super) fn id(prefix: &str) -> String {
-    format!("{prefix}-{:016x}", RandomState::new().hash_one(1_u8))
 }
 
 /// Seconds since 1970.

@@ -1,6 +1,5 @@
 //! Health, metrics, the page, keys and logs.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
@@ -19,7 +18,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::fields::Fields;
 use super::problem::{Problem, Style};
-use super::{App, answered, chat, completions};
+use super::{App, answered, chat, completions, random};
 use crate::serve::scheduler::{Refusal, Status};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -216,7 +215,7 @@ fn plain_header(request: &Request, name: &HeaderName) -> Option<String> {
 pub(super) async fn log(request: Request, next: Next) -> Response<Body> {
     let began = Instant::now();
     let id = plain_header(&request, &REQUEST_ID);
-    let id = id.unwrap_or_else(|| format!("{:016x}", RandomState::new().hash_one(2_u8)));
+    let id = id.unwrap_or_else(|| format!("{:016x}", random()));
     let trace = plain_header(&request, &TRACE_PARENT);
     let method = request.method().clone();
     let path: String = request.uri().path().chars().take(200).collect();

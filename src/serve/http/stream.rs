@@ -103,11 +103,13 @@ pub(super) trait Events: Send + Sync + 'static {
 
     /// The last line of a stream, if there is one.
     fn last(&self) -> Option<&'static str> {
-        None
+        Some("[DONE]")
     }
 
     /// Whose form an error has.
-    fn style(&self) -> Style;
+    fn style(&self) -> Style {
+        Style::OpenAi
+    }
 }
 
 /// Streams replies as they come.

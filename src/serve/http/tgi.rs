@@ -14,17 +14,16 @@ use super::fields::Fields;
 use super::openai::finite;
 use super::problem::{Problem, Style};
 use super::stream::{Events, ended_early, stream, wait_for};
-use super::wanted::{Limit, Wanted};
+use super::wanted::{Choosing, Limit, Wanted};
 use super::{App, answered};
 use crate::engine::{FinishReason, TokenLogprob};
-use crate::sampling::MAX_LOGPROBS;
 
 /// New tokens where a request does not say.
 const DEFAULT_TOKENS: usize = 100;
 
 /// What a request asks to be told.
 struct Told {
-    prompt: Vec<u32>,
+    prompt: Arc<[u32]>,
     /// The prompt's text, where it is to stand before the reply.
     before: Option<String>,
     details: bool,
@@ -122,29 +121,20 @@ fn take(app: &App, mut fields: Fields) -> Result<(Told, Wanted), Problem> {
     let mut sampling = ready.defaults.clone();
     sampling.do_sample = p.flag("do_sample")?.unwrap_or(false);
     let mut draws = sampling.do_sample;
-    for (name, to) in [
+    draws |= p.reals([
         ("temperature", &mut sampling.temperature),
         ("top_p", &mut sampling.top_p),
-    ] {
-        if let Some(value) = p.real(name)? {
-            *to = value;
-            draws = true;
-        }
-    }
+    ])?;
     if let Some(top_k) = p.top_k("top_k")? {
         sampling.top_k = top_k;
         draws = true;
     }
     // As in TGI, a setting that only a draw obeys asks for one.
     sampling.do_sample = draws;
-    for (name, to) in [
+    p.reals([
         ("repetition_penalty", &mut sampling.repetition_penalty),
         ("frequency_penalty", &mut sampling.frequency_penalty),
-    ] {
-        if let Some(value) = p.real(name)? {
-            *to = value;
-        }
-    }
+    ])?;
     let seed = p.seed("seed")?;
     let limit = match p.size("max_new_tokens", 1)? {
         Some(tokens) => Limit::Exactly(tokens, "max_new_tokens"),
@@ -152,11 +142,7 @@ fn take(app: &App, mut fields: Fields) -> Result<(Told, Wanted), Problem> {
     };
     let details = p.flag("details")?.unwrap_or(false);
     let prefill = p.flag("decoder_input_details")?.unwrap_or(false);
-    let top = p.size("top_n_tokens", 0)?.unwrap_or(0);
-    if top > MAX_LOGPROBS {
-        let message = format!("{top} is above {MAX_LOGPROBS}");
-        return Err(p.problem("top_n_tokens", message));
-    }
+    let top = p.most_likely("top_n_tokens")?.unwrap_or(0);
     let full_text = p.flag("return_full_text")?.unwrap_or(false);
     let stops = p.stops("stop")?;
     if let Some(most) = p.size("truncate", 1)? {
@@ -191,6 +177,7 @@ fn take(app: &App, mut fields: Fields) -> Result<(Told, Wanted), Problem> {
     fields.finish(&["stream"])?;
 
     sampling.logprobs = (details || top > 0).then_some(top);
+    let prompt: Arc<[u32]> = prompt.into();
     let told = Told {
         before: full_text.then_some(text),
         details,
@@ -199,16 +186,19 @@ fn take(app: &App, mut fields: Fields) -> Result<(Told, Wanted), Problem> {
         seed,
         prompt: prompt.clone(),
     };
+    let choosing = Choosing {
+        sampling,
+        seed,
+        stop_tokens: Vec::new(),
+        ignore_eos: false,
+    };
     let wanted = Wanted {
         prompts: vec![prompt],
         n: 1,
         limit,
-        sampling,
-        seed,
+        choosing,
         score: prefill.then_some(0),
         stops,
-        stop_tokens: Vec::new(),
-        ignore_eos: false,
         form,
     };
     Ok((told, wanted))
@@ -330,6 +320,10 @@ impl Events for Stream {
                 self.event(app, token, kept, end)
             })
             .collect()
+    }
+
+    fn last(&self) -> Option<&'static str> {
+        None
     }
 
     fn style(&self) -> Style {

@@ -1,6 +1,5 @@
 //! What a request wants, whatever the interface: prompts, how tokens are chosen, when replies end.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use axum::http::StatusCode;
@@ -9,9 +8,9 @@ use tokio::sync::mpsc::Receiver;
 use super::super::grammar::Form;
 use super::super::reply::Reply;
 use super::super::scheduler::{Request, Update};
-use super::App;
 use super::fields::Fields;
 use super::problem::Problem;
+use super::{App, random};
 use crate::sampling::{Key, SamplingOptions, StopStrings};
 
 type Result<T> = std::result::Result<T, Problem>;
@@ -21,18 +20,14 @@ const MOST_STOPS: usize = 64;
 
 /// What a request wants.
 pub(super) struct Wanted {
-    pub prompts: Vec<Vec<u32>>,
+    pub prompts: Vec<Arc<[u32]>>,
     /// Replies to each prompt.
     pub n: usize,
     pub limit: Limit,
-    pub sampling: SamplingOptions,
-    pub seed: Option<u64>,
+    pub choosing: Choosing,
     /// How many of the most likely tokens are reported in each place of a prompt.
     pub score: Option<usize>,
     pub stops: StopStrings,
-    pub stop_tokens: Vec<u32>,
-    /// Whether replies have as many tokens as they may.
-    pub ignore_eos: bool,
     pub form: Option<Form>,
 }
 
@@ -45,31 +40,28 @@ pub(super) enum Limit {
     UpTo(usize),
 }
 
-/// How tokens are chosen and when replies end, as the fields that all interfaces share say.
+/// How tokens are chosen, and which of them end replies.
 pub(super) struct Choosing {
     pub sampling: SamplingOptions,
     pub seed: Option<u64>,
     pub stop_tokens: Vec<u32>,
+    /// Whether replies have as many tokens as they may.
     pub ignore_eos: bool,
 }
 
 impl Choosing {
-    /// Takes the fields; what is absent is the model's default.
+    /// Takes the fields that OpenAI's interfaces share; what is absent is the model's default.
     pub fn take(fields: &mut Fields, defaults: &SamplingOptions) -> Result<Self> {
         let mut sampling = defaults.clone();
         sampling.do_sample = true;
-        for (name, to) in [
+        fields.reals([
             ("temperature", &mut sampling.temperature),
             ("top_p", &mut sampling.top_p),
             ("min_p", &mut sampling.min_p),
             ("repetition_penalty", &mut sampling.repetition_penalty),
             ("presence_penalty", &mut sampling.presence_penalty),
             ("frequency_penalty", &mut sampling.frequency_penalty),
-        ] {
-            if let Some(value) = fields.real(name)? {
-                *to = value;
-            }
-        }
+        ])?;
         if let Some(top_k) = fields.top_k("top_k")? {
             sampling.top_k = top_k;
         }
@@ -153,26 +145,34 @@ impl One {
 impl App {
     /// Checks what a request wants and asks the scheduler for it: the replies, those of one prompt
     /// next to each other.
-    pub(super) fn submit(&self, mut wanted: Wanted) -> Result<Vec<One>> {
+    pub(super) fn submit(&self, wanted: Wanted) -> Result<Vec<One>> {
+        let Wanted {
+            prompts,
+            n,
+            limit,
+            choosing,
+            score,
+            stops,
+            form,
+        } = wanted;
         let ready = self.require_ready()?;
         let engine = ready.model.engine();
         let vocabulary = engine.spec().config.vocab_size();
-        let count = wanted.prompts.len().saturating_mul(wanted.n);
+        let count = prompts.len().saturating_mul(n);
         if count > self.scheduler.most_replies() {
             let most = self.scheduler.most_replies();
             let message = format!("{count} replies are more than the {most} that may wait");
             return Err(Problem::field("n", message));
         }
-        wanted.sampling.stop.clear();
-        wanted.sampling.num_return_sequences = 1;
-        let checked = wanted.sampling.validate(vocabulary, ready.max_length);
+        let mut sampling = choosing.sampling;
+        sampling.num_return_sequences = 1;
+        let checked = sampling.validate(vocabulary, ready.max_length);
         checked.map_err(|error| Problem::field(field_of(error.argument), error.problem))?;
         let mut requests = Vec::with_capacity(count);
-        let mut prompts = Vec::with_capacity(count);
-        for prompt in &wanted.prompts {
-            self.check_prompt(prompt, vocabulary)?;
+        for prompt in prompts {
+            self.check_prompt(&prompt, vocabulary)?;
             let room = ready.max_length.saturating_sub(prompt.len());
-            let max_tokens = match wanted.limit {
+            let max_tokens = match limit {
                 Limit::Exactly(tokens, field) if tokens > room => {
                     let message = format!(
                         "the prompt has {} tokens, and {tokens} more do not fit in {}",
@@ -184,44 +184,40 @@ impl App {
                 }
                 Limit::Exactly(tokens, _) | Limit::UpTo(tokens) => tokens.min(room),
             };
-            let shared: Arc<[u32]> = prompt.as_slice().into();
-            for sequence in 0..wanted.n {
-                let key = match wanted.seed {
-                    Some(seed) if wanted.n == 1 => Key::from_seed(seed),
+            let mut sampling = sampling.clone();
+            if choosing.ignore_eos {
+                sampling.min_new_tokens = max_tokens;
+            } else if sampling.min_new_tokens > max_tokens {
+                let message = format!("it is above the {max_tokens} tokens that may come");
+                return Err(Problem::field("min_tokens", message));
+            }
+            for sequence in 0..n {
+                let key = match choosing.seed {
+                    Some(seed) if n == 1 => Key::from_seed(seed),
                     Some(seed) => Key::from_seed(seed).fold_in(sequence as u32),
-                    None => random_key(),
+                    None => Key([random() as u32, random() as u32]),
                 };
-                let constraint = match &wanted.form {
-                    None => None,
-                    Some(form) => Some(ready.constraint(form)?),
-                };
-                let mut sampling = wanted.sampling.clone();
-                if wanted.ignore_eos {
-                    sampling.min_new_tokens = max_tokens;
-                } else if sampling.min_new_tokens > max_tokens {
-                    let message = format!("it is above the {max_tokens} tokens that may come");
-                    return Err(Problem::field("min_tokens", message));
-                }
+                let constraint = form.as_ref().map(|form| ready.constraint(form));
                 requests.push(Request {
                     prompt: prompt.clone(),
                     max_tokens: max_tokens.max(1),
-                    sampling,
+                    sampling: sampling.clone(),
                     key,
-                    score: wanted.score,
-                    stop_tokens: wanted.stop_tokens.clone(),
-                    constraint,
+                    score,
+                    stop_tokens: choosing.stop_tokens.clone(),
+                    constraint: constraint.transpose()?,
                 });
-                prompts.push(shared.clone());
             }
         }
+        let prompts: Vec<_> = requests.iter().map(|one| one.prompt.clone()).collect();
         let updates = self.scheduler.submit(requests)?;
         let ones = updates.into_iter().zip(prompts);
         Ok(ones
             .map(|(updates, prompt)| One {
                 prompt,
                 updates,
-                stops: wanted.stops.clone(),
-                stop_tokens: wanted.stop_tokens.clone(),
+                stops: stops.clone(),
+                stop_tokens: choosing.stop_tokens.clone(),
             })
             .collect())
     }
@@ -280,11 +276,4 @@ fn field_of(argument: &'static str) -> &'static str {
         "min_new_tokens" => "min_tokens",
         other => other,
     }
-}
-
-/// A key that nobody can know.
-fn random_key() -> Key {
-    // The standard library seeds each of these at random.
-    let word = || RandomState::new().hash_one(0_u8);
-    Key([word() as u32, (word() >> 32) as u32])
 }
