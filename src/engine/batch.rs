@@ -102,8 +102,8 @@ impl<'a> BatchRun<'a> {
 
         let choice = || {
             let choosing = self.choosing_rows(rows, |row| row);
-            let (devices, vocabulary) = (self.engine.devices(), self.vocabulary());
-            choice_inputs(devices, vocabulary, programs.prefill.choosing(), &choosing)
+            let (devices, spec) = (self.engine.devices(), self.engine.spec());
+            choice_inputs(devices, spec, programs.prefill.choosing(), &choosing)
         };
         let prefilled = prompts.prefill(self.engine, &programs, rows, choice)?;
         let (first_tokens, mut caches) = (prefilled.tokens, prefilled.caches);
@@ -184,7 +184,7 @@ impl<'a> BatchRun<'a> {
         let layout = self.rows_layout;
         let choosing = self.choosing_rows(layout.decode_rows(), |row| layout.decode_row(row));
         let choosing_now = input.program.choosing();
-        let choice = choice_inputs(devices, self.vocabulary(), choosing_now, &choosing)?;
+        let choice = choice_inputs(devices, engine.spec(), choosing_now, &choosing)?;
         let outcome = engine.call(&program, inputs, choice.as_ref(), caches)?;
         let steps = devices.read_s32(&outcome.results.steps)?;
         let steps = steps.first().copied().unwrap_or(0);
@@ -291,10 +291,6 @@ impl<'a> BatchRun<'a> {
             tell(Event::Finished(generation))?;
         }
         ControlFlow::Continue(())
-    }
-
-    fn vocabulary(&self) -> usize {
-        self.engine.spec().gemma.spec().vocabulary.size()
     }
 
     fn pad(&self) -> i32 {

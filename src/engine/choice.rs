@@ -209,14 +209,15 @@ impl Chooser {
     }
 }
 
-/// What a program needs for these rows of all groups of the data axis, where the vocabulary has so
-/// many entries; none stands for a row that nobody looks at.
+/// What a program needs for these rows of all groups of the data axis; none stands for a row that
+/// nobody looks at.
 pub(super) fn choice_inputs(
     devices: &Devices,
-    vocabulary: usize,
+    spec: &ModelSpec,
     choosing: Choosing,
     rows: &[Option<ChoosingRow<'_>>],
 ) -> Result<ChoiceInputs<PerDevice>> {
+    let vocabulary = spec.gemma.spec().vocabulary.size();
     let shapes = choosing.inputs(vocabulary);
     let bytes =
         |words: Vec<u32>| -> Vec<u8> { words.iter().flat_map(|word| word.to_le_bytes()).collect() };

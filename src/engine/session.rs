@@ -332,8 +332,7 @@ impl<'a> Session<'a> {
         for (row, taken) in self.taken() {
             choosing[row] = Some(taken.choosing());
         }
-        let vocabulary = engine.spec().gemma.spec().vocabulary.size();
-        let choice = choice_inputs(devices, vocabulary, program.choosing(), &choosing)?;
+        let choice = choice_inputs(devices, engine.spec(), program.choosing(), &choosing)?;
         let outcome = engine.call(&ready, inputs.as_ref(), choice.as_ref(), &self.caches)?;
         self.caches = outcome.caches;
         let ran = devices.read_s32(&outcome.results.steps)?;
