@@ -94,6 +94,7 @@ pub mod parity;
 pub mod pjrt;
 pub mod plan;
 pub mod plugin;
+mod proc_file;
 pub mod sampling;
 #[cfg(feature = "serve")]
 pub mod serve;

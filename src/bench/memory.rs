@@ -1,5 +1,7 @@
 //! What the operating system says of this process's memory.
 
+use crate::proc_file::kibibytes;
+
 /// The largest resident set that this process has had, in bytes: `VmHWM` of Linux's
 /// `/proc/self/status`, child processes not counted. `None` where there is no such file.
 pub fn peak_resident_bytes() -> Option<u64> {
@@ -8,9 +10,7 @@ pub fn peak_resident_bytes() -> Option<u64> {
 }
 
 fn parse(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kibibytes.checked_mul(1024)
+    kibibytes(status, "VmHWM:")
 }
 
 #[cfg(test)]

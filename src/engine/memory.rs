@@ -10,6 +10,7 @@ use crate::dtype::DType;
 use crate::model::ModelSpec;
 use crate::model::programs::Caches;
 use crate::pjrt::{CompiledMemoryStats, MemoryStats};
+use crate::proc_file::kibibytes;
 
 /// What Linux says of the machine's memory and of the limits of this process's group.
 const MEMORY_INFO: &str = "/proc/meminfo";
@@ -271,13 +272,6 @@ fn available() -> Option<u64> {
 fn of_machine(text: &str) -> Option<u64> {
     let swap = kibibytes(text, "SwapFree:").unwrap_or_default();
     Some(kibibytes(text, "MemAvailable:")?.saturating_add(swap))
-}
-
-/// The bytes of a field that is given in kibibytes.
-fn kibibytes(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kibibytes.checked_mul(1024)
 }
 
 /// What a group uses for copies of files, which gives way.
