@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{checkpoints, copy_of, data, gemma_xla};
+use common::{checkpoints, copy_of, data, gemma_xla, spoil_down_projection};
 use gemma_xla::dtype::DType;
 use gemma_xla::engine::{Engine, GenerateOptions, LoadOptions};
 use gemma_xla::parity::{Reference, Report, Tolerance, compare};
@@ -160,18 +160,7 @@ fn an_untouched_checkpoint_is_within_tolerance_and_a_perturbed_one_is_not() {
     assert_eq!(report["dtype"], "float32");
 
     let copy = copy_of("gemma-small");
-    let file = copy.path().join("flax_model.msgpack");
-    let mut bytes = fs::read(&file).expect("the checkpoint can be read");
-    let key = b"down_proj";
-    let at = bytes
-        .windows(key.len())
-        .position(|w| w == key)
-        .expect("a down_proj");
-    // 64 weights of the first layer become 1.0, whatever the element type's size.
-    for pair in bytes[at + 512..at + 640].chunks_exact_mut(2) {
-        pair.copy_from_slice(&[0x80, 0x3f]);
-    }
-    fs::write(&file, bytes).expect("the checkpoint can be written");
+    spoil_down_projection(&copy, 0);
     let page = copy.path().join("report.html");
     let output = gemma_xla()
         .args(["parity", "--model"])

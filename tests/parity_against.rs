@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{copy_of, data, fails_naming, gemma_xla, installed};
+use common::{copy_of, data, fails_naming, gemma_xla, installed, spoil_down_projection};
 use serde_json::Value;
 
 /// Runs `parity --json` on a model with these arguments; its exit status and what it prints.
@@ -77,19 +77,8 @@ fn another_dtype_differs_within_the_tolerance_of_the_coarser_one() {
 #[test]
 fn another_checkpoint_is_compared_and_the_first_layer_that_differs_is_named() {
     let copy = copy_of("gemma-small");
-    let file = copy.path().join("flax_model.msgpack");
-    let mut bytes = fs::read(&file).expect("the checkpoint can be read");
-    // The second layer's projection: the first one is before it.
-    let key = b"down_proj";
-    let places: Vec<usize> = bytes
-        .windows(key.len())
-        .enumerate()
-        .filter_map(|(at, window)| (window == key).then_some(at))
-        .collect();
-    for pair in bytes[places[1] + 512..places[1] + 640].chunks_exact_mut(2) {
-        pair.copy_from_slice(&[0x80, 0x3f]);
-    }
-    fs::write(&file, bytes).expect("the checkpoint can be written");
+    // The second layer's: the first one is before it.
+    spoil_down_projection(&copy, 1);
     let page = copy.path().join("report.html");
     let output = gemma_xla()
         .args(["parity", "--model"])

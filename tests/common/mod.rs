@@ -49,6 +49,21 @@ pub fn copy_of(name: &str) -> TempDir {
     copy
 }
 
+/// Makes 64 weights of the down projection that comes in `place` of a copy's file, from 0, 1.0,
+/// whatever the element type's size.
+pub fn spoil_down_projection(copy: &TempDir, place: usize) {
+    let file = copy.path().join("flax_model.msgpack");
+    let mut bytes = fs::read(&file).expect("the checkpoint can be read");
+    let key = b"down_proj";
+    let windows = bytes.windows(key.len()).enumerate();
+    let mut found = windows.filter_map(|(at, window)| (window == key).then_some(at));
+    let at = found.nth(place).expect("a down_proj");
+    for pair in bytes[at + 512..at + 640].chunks_exact_mut(2) {
+        pair.copy_from_slice(&[0x80, 0x3f]);
+    }
+    fs::write(&file, bytes).expect("the checkpoint can be written");
+}
+
 /// Replaces a key of a JSON file; `None` removes it.
 pub fn edit_json(file: &Path, key: &str, value: Option<serde_json::Value>) {
     let text = fs::read_to_string(file).expect("the file can be read");

@@ -14,12 +14,18 @@ pub fn generated(prompts: &[Value], arguments: &[&str]) -> Vec<Value> {
 
 /// The same by another model.
 pub fn generated_by(model: &Path, prompts: &[Value], arguments: &[&str]) -> Vec<Value> {
+    let arguments = [&["--format", "jsonl"], arguments].concat();
+    results("generate", model, prompts, &arguments)
+}
+
+/// What a command makes of JSON lines by a model in float32.
+fn results(command: &str, model: &Path, lines: &[Value], arguments: &[&str]) -> Vec<Value> {
     let folder = tempfile::tempdir().expect("a folder");
-    let input = folder.path().join("prompts.jsonl");
-    let lines: String = prompts.iter().map(|prompt| format!("{prompt}\n")).collect();
-    std::fs::write(&input, lines).expect("it is written");
+    let input = folder.path().join("lines.jsonl");
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    std::fs::write(&input, text).expect("it is written");
     let output = gemma_xla()
-        .args(["generate", "--dtype", "f32", "--format", "jsonl", "--model"])
+        .args([command, "--dtype", "f32", "--model"])
         .arg(model)
         .arg("--input")
         .arg(&input)
@@ -272,32 +278,11 @@ fn scores_equal_those_of_score() {
                 .collect()
         })
         .collect();
-    let folder = tempfile::tempdir().expect("a folder");
-    let input = folder.path().join("texts.jsonl");
-    let line = |ids: &Vec<u32>| {
-        format!(
-            "{}\n",
-            json!({"context_ids": ids[..1], "continuation_ids": ids[1..]})
-        )
-    };
-    std::fs::write(&input, texts.iter().map(line).collect::<String>()).expect("it is written");
-    let output = gemma_xla()
-        .args(["score", "--dtype", "f32", "--model"])
-        .arg(data("gemma-small"))
-        .arg("--input")
-        .arg(&input)
-        .output()
-        .expect("the binary runs");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let scores: Vec<Value> = String::from_utf8(output.stdout)
-        .expect("UTF-8")
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
+    let lines: Vec<Value> = texts
+        .iter()
+        .map(|ids| json!({"context_ids": ids[..1], "continuation_ids": ids[1..]}))
         .collect();
+    let scores = results("score", &data("gemma-small"), &lines, &[]);
     // One at a time, and all at once.
     let body = |prompts: Value| json!({"prompt": prompts, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": true});
     let together = server.ask("/v1/completions", &body(json!(texts)));
