@@ -179,42 +179,30 @@ impl<'a> ContinuousRun<'a> {
     /// waits until all others have ended.
     fn admit<B>(&mut self, tell: Tell<'_, B>) -> Result<ControlFlow<B>> {
         self.fit_session()?;
-        let Some(session) = &self.session else {
-            return Ok(ControlFlow::Continue(()));
-        };
-        let positions = self.engine.spec().config.max_position_embeddings();
-        let fits = |reply: &&Reply| {
-            let wanted = reply.prompt.len() + self.options.max_new_tokens;
-            wanted.min(positions) <= session.max_length()
-        };
-        let replies: Vec<&Reply> = self
-            .waiting
-            .iter()
-            .take(session.free_rows())
-            .take_while(fits)
-            .collect();
-        let admissions: Vec<Admission<'_>> = replies
-            .iter()
-            .map(|reply| {
-                let key = self.chooser.own_key(reply.index, reply.sequence);
-                Admission::new(&reply.prompt, reply.limit, key)
-            })
-            .collect();
         let Some(session) = &mut self.session else {
             return Ok(ControlFlow::Continue(()));
         };
-        let mut rows = Vec::with_capacity(admissions.len());
-        for admission in &admissions {
-            rows.extend(session.begin(admission)?.map(|admitted| admitted.row));
-        }
-        let took = session.prefill_all()?;
-        let each = took / (rows.len().max(1) as u32);
-        for row in rows {
-            let Some(reply) = self.waiting.pop_front() else {
+        let positions = self.engine.spec().config.max_position_embeddings();
+        let most = session.max_length();
+        let fits = |reply: &&Reply| {
+            let wanted = reply.prompt.len() + self.options.max_new_tokens;
+            wanted.min(positions) <= most
+        };
+        let mut begun = 0;
+        while let Some(reply) = self.waiting.front().filter(fits) {
+            let key = self.chooser.own_key(reply.index, reply.sequence);
+            let admission = Admission::new(&reply.prompt, reply.limit, key);
+            let Some(admitted) = session.begin(&admission)? else {
                 break;
             };
-            self.running.insert(row, reply);
-            or_break!(tell(Event::Prefilled(each)));
+            begun += 1;
+            let reply = self.waiting.pop_front();
+            self.running
+                .extend(reply.map(|reply| (admitted.row, reply)));
+        }
+        let took = session.prefill_all()?;
+        for _ in 0..begun {
+            or_break!(tell(Event::Prefilled(took / begun)));
         }
         Ok(ControlFlow::Continue(()))
     }

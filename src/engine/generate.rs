@@ -1,5 +1,5 @@
-//! Generation for lists of prompts: the batches in turn, or one session where there are more prompts than
-//! rows.
+//! Generation for lists of prompts: the batches in turn, or one session where there are more
+//! prompts than rows.
 
 use std::convert::Infallible;
 use std::ops::ControlFlow;
@@ -43,8 +43,8 @@ impl Engine {
     /// several replies counts as so many prompts; reply n of it then has `fold_in` of that and n.
     ///
     /// # Errors
-    /// Options that cannot be used, an empty prompt, one that is too long, an id outside of the vocabulary (all checked before
-    /// anything runs), or a device that fails.
+    /// Options that cannot be used, an empty prompt, one that is too long, an id outside of the
+    /// vocabulary (all checked before anything runs), or a device that fails.
     pub fn generate_with<B>(
         &self,
         prompts: &[Vec<u32>],

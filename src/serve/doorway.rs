@@ -17,8 +17,8 @@ use super::options::ServeOptions;
 use super::scheduler::Scheduler;
 use super::server::Served;
 
-/// Answers requests without sockets and without a thread of devices: for fuzz targets, which see all
-/// that happens to a request before it waits for a row.
+/// Answers requests without sockets and without a thread of devices: for fuzz targets, which see
+/// all that happens to a request before it waits for a row.
 #[doc(hidden)]
 pub struct Doorway {
     router: Router,

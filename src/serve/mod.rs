@@ -1,10 +1,10 @@
 //! An HTTP server for a model, with the interfaces of OpenAI, of Text Generation Inference and of
 //! Vertex AI.
 //!
-//! One thread owns the devices. It runs one [`Session`](crate::engine::Session) whose rows are given
-//! to requests as they come: a part of a prompt, then a step of all rows that generate, in turn. All
-//! programs are compiled before the server says that it is ready. A request's tokens do not depend
-//! on the others; with a seed they are those of Flax's `generate` on its prompt alone.
+//! One thread owns the devices. It runs one [`Session`](crate::engine::Session) whose rows are
+//! given to requests as they come: a part of a prompt, then a step of all rows that generate, in
+//! turn. All programs are compiled before the server says that it is ready. A request's tokens do
+//! not depend on the others; with a seed they are those of Flax's `generate` on its prompt alone.
 //!
 //! ```no_run
 //! use std::sync::atomic::AtomicBool;
